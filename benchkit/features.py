@@ -1,0 +1,38 @@
+"""The seam between encoder and head: values, not calls.
+
+A head reads features and nothing else. Features encoded once and stored (frozen encoder) and features computed
+live with gradients (fine-tuning) are the same types, so a head cannot tell them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One vector a sentence.
+
+    Attributes:
+        pooled: (batch, segment, hidden), float. `segment` is 1 for a sentence, 2 for a pair encoded
+            apart, 1 for a pair encoded jointly (`[CLS] a [SEP] b [SEP]`).
+    """
+
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens(Pooled):
+    """Also one vector a word piece, `[CLS]` and `[SEP]` included.
+
+    Attributes:
+        tokens: (batch, segment, time, hidden), float; zero where `mask` is False.
+        mask: (batch, segment, time), bool; True on real word pieces.
+    """
+
+    tokens: Tensor
+    mask: Tensor

@@ -1,0 +1,115 @@
+"""What a finished cell leaves behind: frozen, JSON-ready, with the provenance of every number."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA = 1
+
+Status = Literal["ok", "collapsed", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number: a metric of one task on one split, with the checkpoint chosen on dev."""
+
+    task: str
+    split: str
+    metric: str
+    value: float
+    loss: float
+    n: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One task and split after one epoch. For `train` these are running means over the epoch, dropout on."""
+
+    phase: str
+    epoch: int
+    task: str
+    split: str
+    metric: str
+    value: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """One phase of training.
+
+    Attributes:
+        best_epoch: 1-based epoch whose weights were kept, by the mean of the dev metrics.
+        order_hash: hash over the order of all (task, example) seen; equal for heads that saw the same batches.
+        train_seconds, eval_seconds: wall-clock of optimisation and of evaluation, over all sittings of the cell.
+        events: what happened on the way, such as a task whose predictions were all one class after an epoch.
+    """
+
+    name: str
+    epochs: int
+    best_epoch: int
+    steps: int
+    batch_size: int
+    order_hash: str
+    train_seconds: float
+    eval_seconds: float
+    scores: tuple[Score, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    events: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> PhaseResult:
+        scores = tuple(Score(**each) for each in data["scores"])
+        curve = tuple(CurvePoint(**each) for each in data["curve"])
+        return PhaseResult(**{**data, "scores": scores, "curve": curve, "events": tuple(data["events"])})
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell: (head config, protocol, encoder, data, seed) and what came of it.
+
+    Attributes:
+        key: hash of `identity`.
+        identity: everything that can change the numbers, by part (head, protocol, encoder, data, seed, engine …).
+        parameters: counts for `head`, `trunk`, `branches` and `encoder`.
+        environment: versions, device, threads, git state: what explains a number but is not asked for.
+        error: why the cell is not `ok`, in one line.
+    """
+
+    key: str
+    head: str
+    seed: int
+    status: Status
+    identity: Mapping[str, Any]
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    phases: tuple[PhaseResult, ...] = ()
+    error: str = ""
+    peak_memory_bytes: int = 0
+    predictions_sha256: str = ""
+    schema: int = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Record:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: the data is of another schema or not a record.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"not a record: {type(data).__name__}")
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"record of schema {data.get('schema')}, this benchkit reads {SCHEMA}")
+        try:
+            phases = tuple(PhaseResult.from_dict(each) for each in data["phases"])
+            return Record(**{**data, "phases": phases})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a record: {error}") from error
