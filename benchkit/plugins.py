@@ -1,0 +1,225 @@
+"""Finding plugins: entry points of the group `benchkit`, loaded one by one, each guarded.
+
+Built-in heads, tasks and encoders come through the same entry points as anyone's. A plugin that fails to load is kept
+as broken, with its error, and takes nothing else down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from benchkit import hookspecs
+from benchkit.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from benchkit.encoder import EncoderSpec
+    from benchkit.head import HeadSpec
+    from benchkit.task import TaskSpec
+
+GROUP = "benchkit"
+_Spec = TypeVar("_Spec")
+# Methods and attributes of `nn.ModuleDict` that are also plausible names of a task.
+_MODULE_NAMES = (
+    "type",
+    "train",
+    "eval",
+    "keys",
+    "values",
+    "items",
+    "pop",
+    "clear",
+    "update",
+    "training",
+    "half",
+    "float",
+)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: its name, `distribution version`, module, and the error that broke it ("" if it works)."""
+
+    name: str
+    distribution: str
+    module: str
+    error: str = ""
+
+
+@dataclass
+class Plugins:
+    """What is installed: specs by name, and the state of each plugin."""
+
+    manager: pluggy.PluginManager
+    plugins: list[Plugin] = field(default_factory=list)
+    heads: dict[str, HeadSpec] = field(default_factory=dict)
+    tasks: dict[str, TaskSpec] = field(default_factory=dict)
+    encoders: dict[str, EncoderSpec] = field(default_factory=dict)
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def head(self, name: str) -> HeadSpec:
+        return self._get("head", self.heads, name)
+
+    def task(self, name: str) -> TaskSpec:
+        return self._get("task", self.tasks, name)
+
+    def _get(self, kind: str, specs: dict[str, _Spec], name: str) -> _Spec:
+        if name in specs:
+            return specs[name]
+        error = unknown(kind, name, specs)
+        broken = [f"{plugin.name} ({plugin.error})" for plugin in self.plugins if plugin.error]
+        if broken:
+            error = UserError(f"{error}; plugins that did not load: {', '.join(broken)}")
+        raise error
+
+    def observe(self, record: Any) -> list[str]:
+        """Call the `benchkit_record` hooks; a plugin that fails there is named and does not stop the run."""
+        errors = []
+        for impl in self.manager.hook.benchkit_record.get_hookimpls():
+            try:
+                impl.function(record) if impl.argnames else impl.function()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - an observer must not take the run down
+                errors.append(f"plugin {impl.plugin_name}: benchkit_record failed: {_line(error)}")
+        return errors
+
+
+def load_plugins(files: Iterable[Path] = ()) -> Plugins:
+    """Load every plugin named by an entry point, and modules from `files` beside them.
+
+    `BENCHKIT_PLUGINS=a,b` restricts the entry points to those names; empty loads none.
+
+    Raises:
+        UserError: two plugins claim one name, a plugin implements a hook that does not exist, or a file that was asked
+            for does not load.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    found = Plugins(manager)
+    wanted = os.environ.get("BENCHKIT_PLUGINS")
+    allowed = None if wanted is None else {name.strip() for name in wanted.split(",")}
+    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+        if allowed is None or entry.name in allowed:
+            _register(found, entry.name, _distribution(entry), entry.value, entry.load)
+    unknown_names = (allowed or set()) - {""} - {entry.name for entry in entry_points(group=GROUP)}
+    if unknown_names:
+        installed = [entry.name for entry in entry_points(group=GROUP)]
+        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(unknown_names), installed)}")
+    for path in files:
+        error = _register(found, path.stem, "", str(path), partial(_load_file, path))
+        if error:
+            raise UserError(f"{path} does not load as a plugin: {error}")
+    return found
+
+
+def _load_file(path: Path) -> Any:
+    """The module in a file; it is entered in `sys.modules`, where dataclasses and `inspect` look for it."""
+    if not path.is_file():
+        raise UserError(f"no head file at {path}")
+    name = f"benchkit_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise UserError(f"head file {path} is not a Python file: its name must end in .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _register(found: Plugins, name: str, distribution: str, module: str, load: Callable[[], Any]) -> str:
+    """Load one plugin and collect its specs, or note why it is broken and return that."""
+    label = f"{distribution}:{name}" if distribution else module
+    error, specs, plugin = "", [], None
+    try:
+        plugin = load()
+        if found.manager.is_registered(plugin):
+            return ""
+        found.manager.register(plugin, label)
+        specs = _collect(found.manager, plugin)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as caught:  # noqa: BLE001 - whatever a stranger's module raises, SystemExit too
+        error, specs = _line(caught), []
+        if plugin is not None and found.manager.is_registered(plugin):
+            found.manager.unregister(plugin)
+    else:
+        _check_hooks(found.manager, plugin, distribution or module)
+    found.plugins.append(Plugin(name, distribution, module, error))
+    for kind, spec in specs:
+        _add(found, kind, spec, distribution or module)
+    return error
+
+
+def _add(found: Plugins, kind: str, spec: Any, owner: str) -> None:
+    """Enter a spec under its name; heads and tasks share the names of `--set` tables, so they share one space."""
+    for other in ("head", "task") if kind != "encoder" else ("encoder",):
+        if (other, spec.name) in found.owners:
+            first = found.owners[other, spec.name]
+            both = f"{kind} {spec.name!r}" if other == kind else f"the name {spec.name!r}, a {kind} and a {other},"
+            raise UserError(f"{both} comes from both {first} and {owner}: uninstall one, or set BENCHKIT_PLUGINS")
+    found.owners[kind, spec.name] = owner
+    registries: dict[str, dict[str, Any]] = {"head": found.heads, "task": found.tasks, "encoder": found.encoders}
+    registries[kind][spec.name] = spec
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None:
+    known = [hook for hook in dir(hookspecs) if hook.startswith("benchkit_")]
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        hook = (options.get("specname") or name) if options is not None else name
+        if options is not None and hook not in known:
+            raise UserError(f"plugin {owner}: {unknown('hook', hook, known)}")
+
+
+def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]]:
+    """What a plugin offers, as (kind, spec).
+
+    Raises:
+        TypeError, ValueError: it offers something else, or under a name that cannot be used.
+    """
+    from benchkit.head import HeadSpec
+    from benchkit.task import TaskSpec
+
+    specs: list[tuple[str, Any]] = []
+    for kind, hook in (("head", "benchkit_heads"), ("task", "benchkit_tasks"), ("encoder", "benchkit_encoders")):
+        for impl in getattr(manager.hook, hook).get_hookimpls():
+            for spec in impl.function() if impl.plugin is plugin else ():
+                wanted = {"head": (HeadSpec,), "task": (TaskSpec,)}.get(kind)
+                # The type of an encoder's spec is not asked for: its module would import torch.
+                right = isinstance(spec, wanted) if wanted else type(spec).__name__ == "EncoderSpec"
+                if not right:
+                    raise TypeError(f"{hook} returned {spec!r:.60}, not a {kind.capitalize()}Spec")
+                _check_name(kind, spec.name)
+                if kind == "head":
+                    spec.configure({})
+                specs.append((kind, spec))
+    return specs
+
+
+def _check_name(kind: str, name: str) -> None:
+    """A task's name becomes a key of `nn.ModuleDict` in most heads, which refuses dots and its own attributes."""
+    reserved = {"pretrain", "finetune", "mean", *(_MODULE_NAMES if kind == "task" else ())}
+    if not name or not name.replace("-", "_").isidentifier() or name in reserved:
+        raise ValueError(
+            f"{kind} name {name!r} cannot be used: letters, digits, _ and -, none of {', '.join(sorted(reserved))}"
+        )
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
