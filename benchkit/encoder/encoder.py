@@ -1,0 +1,184 @@
+"""A BERT with its tokenizer: texts or word pieces in, features out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from benchkit.encoder.batch import compute, gather
+from benchkit.encoder.config import BertConfig
+from benchkit.encoder.model import MiniBert
+from benchkit.encoder.pooling import check_pooling, resolve_layers
+from benchkit.encoder.precision import resolve_precision
+from benchkit.encoder.stream import EncodedChunk, stream
+from benchkit.encoder.tokenizer import Tokenized, tokenize
+from benchkit.errors import UserError
+from benchkit.features import Pooled, Tokens
+
+
+class Encoder:
+    """A BERT with its tokenizer.
+
+    Attributes:
+        model: float32, also when it computes in bf16.
+        notes: what a user should know of this checkpoint, a line each.
+    """
+
+    def __init__(self, name: str, model: MiniBert, tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
+        self.name, self.model, self.tokenizer, self.notes = name, model, tokenizer, notes
+
+    @property
+    def config(self) -> BertConfig:
+        return self.model.config
+
+    @property
+    def hidden(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.word.weight.device
+
+    def to(self, device: torch.device | str) -> Encoder:
+        self.model.to(device)
+        return self
+
+    def train(self) -> Encoder:
+        self.model.train()
+        return self
+
+    def eval(self) -> Encoder:
+        self.model.eval()
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the present weights, the config and the tokenizer: equal means the same numbers.
+
+        Computed at each access (0.1 s per 100 MB), so that a trained encoder is never taken for the original: torch
+        does not tell of every change (fused optimisers leave a parameter's version as it was).
+        """
+        tokenizer = json.loads(self.tokenizer.to_str())
+        for setting in ("truncation", "padding"):  # of the last call, not of the tokenizer
+            tokenizer.pop(setting, None)
+        digest = hashlib.sha256(json.dumps([asdict(self.config), tokenizer], sort_keys=True).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy())
+        return digest.hexdigest()
+
+    def tokenize(self, inputs: Sequence[tuple[str, ...]], max_length: int = 512) -> Tokenized:
+        """Sentences (1-tuples) and joint pairs (2-tuples, `[CLS] a [SEP] b [SEP]`) as packed word pieces.
+
+        Inputs are cut to `max_length` word pieces, or to the model's positions where these are fewer.
+
+        Raises:
+            UserError: an input is not a tuple of one or two strings, a pair for a model with one segment only, or
+                `max_length` leaves no room for text.
+        """
+        if self.config.type_vocab_size < 2 and any(len(texts) == 2 for texts in inputs):
+            raise UserError(f"encoder {self.name!r} knows one segment only, so no joint pairs")
+        return tokenize(self.tokenizer, inputs, min(max_length, self.config.max_position_embeddings))
+
+    def features(
+        self,
+        tokenized: Tokenized,
+        rows: Tensor,
+        reads: type[Pooled] = Pooled,
+        pooling: str = "mean",
+        layers: tuple[int, ...] = (-1,),
+    ) -> Pooled | Tokens:
+        """Live features, with gradients and, in `train()`, dropout.
+
+        Args:
+            rows: (batch, segment) int64, which of the inputs.
+            layers: put side by side: hidden of the result is the model's times their number.
+
+        Returns:
+            `reads`, float32, on the model's device. Outside `train()` an input named twice is computed once.
+        """
+        numbers = self.check(pooling, layers)
+        flat, inverse = rows.cpu().flatten(), None
+        if not self.model.training:
+            flat, inverse = torch.unique(flat, return_inverse=True)
+        order = tokenized.lengths[flat].argsort(stable=True)
+        back = order.argsort() if inverse is None else order.argsort()[inverse]
+        batch = gather(tokenized, flat[order], self.device, padded=self.device.type != "cpu")
+        want_tokens = issubclass(reads, Tokens)
+        pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens)
+        back = back.to(self.device)
+        pooled = pooled[back].view(*rows.shape, -1)
+        if pieces is None:
+            return Pooled(pooled)
+        tokens, mask = batch.layout.pad(pieces)[back], batch.layout.mask[back]
+        return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, -1))
+
+    def encode_chunks(
+        self,
+        tokenized: Tokenized,
+        *,
+        reads: type[Pooled] = Pooled,
+        pooling: str = "mean",
+        layers: tuple[int, ...] = (-1,),
+        precision: str = "auto",
+        chunk: int = 16384,
+    ) -> Iterator[EncodedChunk]:
+        """All inputs, each once, longest first; without gradients and without dropout."""
+        numbers = self.check(pooling, layers)
+        was_training = self.model.training
+        model = self.model
+        if resolve_precision(precision, self.device) == "bf16":
+            model = copy.deepcopy(model).to(torch.bfloat16)
+        model.eval()
+        try:
+            yield from stream(model, tokenized, pooling, numbers, issubclass(reads, Tokens), chunk)
+        finally:
+            self.model.train(was_training)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pooling: str = "mean",
+        layers: tuple[int, ...] = (-1,),
+        precision: str = "auto",
+        max_length: int = 512,
+    ) -> Tensor:
+        """(n, width) float32 on the CPU, width = hidden * len(layers); a text named twice is computed once.
+
+        Raises:
+            UserError: `texts` is one string or holds something else than strings; a pooling, layer or precision
+                that does not exist.
+        """
+        if isinstance(texts, str):
+            raise UserError("encode takes a list of texts, not one text; write encode([text])")
+        self.check(pooling, layers)
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        tokenized = self.tokenize([(text,) for text in places], max_length)
+        result = torch.empty(len(places), self.hidden * len(layers))
+        for chunk in self.encode_chunks(tokenized, pooling=pooling, layers=layers, precision=precision):
+            result[chunk.rows] = chunk.pooled
+        if len(places) == len(texts):
+            return result
+        return result[torch.tensor([places[text] for text in texts])]
+
+    def check(self, pooling: str, layers: Sequence[int]) -> tuple[int, ...]:
+        """The layers counted from 0, the embeddings.
+
+        Raises:
+            UserError: a layer or a pooling that this encoder does not have.
+        """
+        numbers = resolve_layers(layers, self.config.num_hidden_layers)
+        check_pooling(pooling, numbers, self.model)
+        return numbers
