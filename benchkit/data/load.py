@@ -1,0 +1,72 @@
+"""From a folder, or the tasks' own generators, to splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchkit.data.locate import check_folder, find_splits, missing
+from benchkit.data.rows import to_split
+from benchkit.data.split import Split
+from benchkit.data.tables import Table, read_table
+from benchkit.errors import UserError
+from benchkit.task import SPLITS, Example, TaskSpec
+
+DEMO = "demo"
+DEMO_SEED = 0
+REQUIRED = ("train", "dev")
+
+
+def load_data(source: str | Path, tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Split]]:
+    """Task -> split -> rows; splits in the order train, dev, test. `source` is a folder or `demo`.
+
+    Test may be absent or unlabelled. A folder named `demo` can be given as `./demo`.
+
+    Raises:
+        UserError: folder, train or dev missing; a file that is broken or the wrong one; labels out of range.
+    """
+    if str(source) == DEMO and not isinstance(source, Path):
+        return {task.name: load_demo(task) for task in tasks}
+    folder = Path(source)
+    check_folder(folder)
+    paths = {task.name: find_splits(folder, task) for task in tasks}
+    whole = [name for name, found in paths.items() if all(split in found for split in REQUIRED)]
+    for task in tasks:
+        for split in REQUIRED:
+            if split not in paths[task.name]:
+                raise missing(folder, task, split, whole)
+    return {task.name: load_files(folder, paths[task.name], task) for task in tasks}
+
+
+def load_files(folder: Path, paths: Mapping[str, Path], task: TaskSpec) -> dict[str, Split]:
+    """The splits of one task from files under `folder`."""
+    return {
+        split: to_split(read_table(path), task, split, path, path.relative_to(folder).as_posix())
+        for split, path in paths.items()
+    }
+
+
+def load_demo(task: TaskSpec, seed: int = DEMO_SEED) -> dict[str, Split]:
+    """The synthetic splits of one task.
+
+    Raises:
+        UserError: the task has none.
+    """
+    if task.demo is None:
+        raise UserError(f"task {task.name!r} has no demo data: leave it out with --tasks, or give a folder with --data")
+    made = task.demo(seed)
+    source = f"{DEMO}: synthetic, seed {seed}"
+    for split in REQUIRED:
+        if split not in made:
+            raise UserError(f"demo data of task {task.name!r} has no {split} split: its plugin must make one")
+    return {
+        split: to_split(_table(made[split], task, source), task, split, Path(DEMO) / task.name / split, source)
+        for split in SPLITS
+        if split in made
+    }
+
+
+def _table(examples: Sequence[Example], task: TaskSpec, source: str) -> Table:
+    """Examples as a table, so that they pass the checks that files pass."""
+    rows = [(number, (each.id, *each.texts, each.label)) for number, each in enumerate(examples, start=1)]
+    return Table(("id", *task.texts, task.label), list(rows), [], "", "")
