@@ -1,0 +1,1 @@
+"""What is kept on disk: encoded features and finished cells. Keyed, atomic, verified."""

@@ -1,0 +1,250 @@
+"""The feature store: each distinct input is encoded once, ever, for one encoder and one way of encoding."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from benchkit.encoder.stream import CHUNK_TOKENS
+from benchkit.errors import UserError
+from benchkit.features import Pooled, Tokens
+from benchkit.settings import plain
+from benchkit.store.atomic import write_atomic, writing
+from benchkit.store.locks import locked
+from benchkit.store.segments import BadSegment, Segment, digest, open_segment, write_segment
+from benchkit.store.table import FeatureTable, Report, assemble
+
+if TYPE_CHECKING:
+    from benchkit.encoder import Encoder
+
+FORMAT = 1
+CHUNK = 4096  # inputs a segment: what a killed process loses at most
+_TOKEN_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_LOG = logging.getLogger("benchkit")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How inputs are encoded; all of it is part of the store's key.
+
+    Attributes:
+        reads: `pooled`, or `tokens` for word pieces as well.
+        pooling, layers: see `benchkit.protocol.Protocol`.
+        max_length: word pieces kept of an input.
+        precision: as resolved, not `auto`.
+        device: kind of device; its numbers differ in the last bits.
+    """
+
+    reads: Literal["pooled", "tokens"] = "pooled"
+    pooling: str = "cls"
+    layers: tuple[int, ...] = (-1,)
+    max_length: int = 512
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+def cache_root() -> Path:
+    """Where features are kept: $BENCHKIT_CACHE, else $XDG_CACHE_HOME/benchkit, else ~/.cache/benchkit."""
+    if own := os.environ.get("BENCHKIT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "benchkit"
+
+
+class FeatureStore:
+    """Features under `root/features/<key>/`: `settings.json` for people, and segments.
+
+    Segments (see `benchkit.store.segments`) are verified when opened, once a store object; a bad one is
+    removed and its inputs are encoded again. `log` gets a line for each such event.
+    """
+
+    def __init__(self, root: Path, log: Callable[[str], None] = _LOG.warning, chunk: int = CHUNK) -> None:
+        self.root = root
+        self._log = log
+        self._chunk = chunk
+        self._verified: dict[Path, tuple[int, int, int]] = {}
+
+    def key(self, encoder: Encoder, settings: FeatureSettings) -> str:
+        """Name of the folder of these features: a hash of all that can change them but the texts."""
+        return _hash(self._identity(encoder, settings))
+
+    def missing(self, encoder: Encoder, inputs: Iterable[tuple[str, ...]], settings: FeatureSettings) -> int:
+        """How many distinct inputs `table` would encode."""
+        key = self.key(encoder, settings)
+        segments, _ = self._open(self._folder(key), key)
+        return len({digest(each) for each in inputs} - _stored(segments))
+
+    def table(
+        self,
+        encoder: Encoder,
+        inputs: Sequence[tuple[str, ...]],
+        settings: FeatureSettings,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FeatureTable:
+        """The features of `inputs`: sentences (1-tuples) or joint pairs (2-tuples). Encodes what is missing.
+
+        Args:
+            progress: called with the number of inputs encoded so far and to be encoded in all.
+
+        Raises:
+            UserError: the cache cannot be written.
+        """
+        began = time.perf_counter()
+        identity = self._identity(encoder, settings)
+        key = _hash(identity)
+        folder = self._folder(key)
+        digests = [digest(each) for each in inputs]
+        distinct = dict(zip(digests, inputs, strict=True))
+        segments, bad = self._open(folder, key)
+        encoded = 0
+        if bad or not _described(folder, identity) or not distinct.keys() <= _stored(segments):
+            say = partial(self._log, f"another process encodes into {folder}: waiting for it")
+            with locked(folder / "lock", wait=True, on_wait=say):
+                self._repair(folder, identity)
+                segments, _ = self._open(folder, key)  # another process may have encoded them meanwhile
+                stored = _stored(segments)
+                encoded = len(distinct.keys() - stored)
+                self._encode(folder, key, encoder, distinct, stored, settings, progress)
+                segments, _ = self._open(folder, key)
+        report = Report(len(distinct) - encoded, encoded, time.perf_counter() - began)
+        return assemble(digests, segments, encoder.hidden * len(settings.layers), report)
+
+    def _encode(
+        self,
+        folder: Path,
+        key: str,
+        encoder: Encoder,
+        distinct: Mapping[bytes, tuple[str, ...]],
+        stored: Set[bytes],
+        settings: FeatureSettings,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Encode and store what is not `stored`.
+
+        Which inputs are computed together follows from the request, not from what is there already: a run
+        that was killed and started again gets the same numbers, to the last bit.
+        """
+        total = len(distinct.keys() - stored)
+        done = 0
+        if progress:
+            progress(0, total)
+        for batch in _batches(distinct, self._chunk):
+            names = [name for name in batch if name not in stored]
+            if not names:
+                continue
+            tokenized = encoder.tokenize([distinct[name] for name in names], settings.max_length)
+            for part in encoder.encode_chunks(
+                tokenized,
+                reads=Tokens if settings.reads == "tokens" else Pooled,
+                pooling=settings.pooling,
+                layers=settings.layers,
+                precision=settings.precision,
+                chunk=self._chunk,
+            ):
+                tokens = part.tokens
+                if tokens is not None:
+                    tokens = tokens.to("cpu", _TOKEN_TYPES[settings.precision])
+                order = [names[row] for row in part.rows.tolist()]
+                write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
+                done += len(order)
+                if progress:
+                    progress(done, total)
+
+    def _open(self, folder: Path, key: str) -> tuple[list[Segment], dict[Path, str]]:
+        """The sound segments of a folder, and why each other one is not."""
+        sound, bad = [], {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                stat = path.stat()
+                state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                sound.append(open_segment(path, key, verify=self._verified.get(path) != state))
+                self._verified[path] = state
+            except BadSegment as error:
+                bad[path] = str(error)
+            except FileNotFoundError:
+                continue  # another process found it bad and removed it
+            except OSError as error:
+                raise UserError(f"cannot read {path}: {error.strerror}; remove it or set BENCHKIT_CACHE") from error
+        return sound, bad
+
+    def _repair(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Remove bad segments and write `settings.json` where it is not right; under the folder's lock."""
+        _, bad = self._open(folder, _hash(identity))
+        for path, why in bad.items():
+            self._log(f"removed {path} ({why}): its inputs are encoded again")
+            with writing(path):
+                path.unlink(missing_ok=True)
+        if not _described(folder, identity):
+            path = folder / "settings.json"
+            if path.exists():
+                self._log(f"{path} was damaged: written again")
+            text = json.dumps({**identity, "written_by": {"torch": torch.__version__}}, indent=2)
+            write_atomic(path, text.encode() + b"\n")
+
+    def _identity(self, encoder: Encoder, settings: FeatureSettings) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "encoder": encoder.fingerprint,
+            "encoder_source": encoder_source(),
+            "settings": plain(settings),
+        }
+
+    def _folder(self, key: str) -> Path:
+        return self.root / "features" / key
+
+
+def encoder_source() -> str:
+    """Hash of the source of `benchkit.encoder`: other code may give other numbers."""
+    spec = importlib.util.find_spec("benchkit.encoder")
+    assert spec is not None
+    assert spec.origin is not None
+    sha = hashlib.sha256()
+    for file in sorted(Path(spec.origin).parent.rglob("*.py")):
+        sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return sha.hexdigest()
+
+
+def _hash(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _described(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether `settings.json` says what the folder's name says; segments do not rely on it."""
+    try:
+        found = json.loads((folder / "settings.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {name: found.get(name) for name in identity} == dict(identity)
+
+
+def _stored(segments: Iterable[Segment]) -> set[bytes]:
+    return {name for segment in segments for name in segment.digests}
+
+
+def _batches(inputs: Mapping[bytes, tuple[str, ...]], size: int) -> Iterator[list[bytes]]:
+    """Up to `size` inputs, fewer where they are long: no more word pieces than the encoder gives back at once.
+
+    So a batch is one segment, and a killed process leaves all of it or none.
+    """
+    batch: list[bytes] = []
+    room = CHUNK_TOKENS
+    for name, texts in inputs.items():
+        pieces = sum(map(len, texts)) + 3  # at most: a character each, and the special ones
+        if batch and (len(batch) == size or pieces > room):
+            yield batch
+            batch, room = [], CHUNK_TOKENS
+        batch.append(name)
+        room -= pieces
+    if batch:
+        yield batch
