@@ -1,0 +1,100 @@
+"""Controls: what one learns from the labels alone. A head not above them has learnt nothing of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchkit.errors import unknown
+
+if TYPE_CHECKING:
+    from benchkit.data import Split
+    from benchkit.task import TaskSpec
+
+# Losses may be quadratic in the batch, and a split can have hundreds of thousands of rows.
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Control:
+    """One constant prediction, learnt on train, on one split of one task.
+
+    Attributes:
+        name: `majority class`, or `mean score` for a regression.
+        value: the task's metric.
+        loss: of the constant outputs that `baseline_loss` describes.
+    """
+
+    name: str
+    task: str
+    split: str
+    metric: str
+    value: float
+    loss: float
+
+
+def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> list[Control]:
+    """The control of a task on each labelled split. Of equally frequent classes the first is predicted.
+
+    Args:
+        splits: by name; `train` must be there and labelled.
+        loss: name of the task's loss; "" is the default one.
+
+    Raises:
+        UserError: the task has no loss of that name.
+        ValueError: train has no label.
+    """
+    outputs = _outputs(task, splits["train"].labels)
+    prediction = int(outputs.argmax()) if task.classes else float(outputs)
+    name = "majority class" if task.classes else "mean score"
+    found = []
+    for split, data in splits.items():
+        if len(data) and data.labelled:
+            value = float(task.metric.score(data.labels, np.full(len(data), prediction)))
+            cost = _loss(task, loss, outputs, data.labels)
+            found.append(Control(name, task.name, split, task.metric.name, value, cost))
+    return found
+
+
+def baseline_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> float:
+    """Training loss of constant outputs: the log class frequencies, or the mean score.
+
+    A class without an example counts as half a one, so that its logit is finite.
+
+    Args:
+        loss_name: "" is the task's default loss.
+        train_labels: (n,), class indices or scores.
+
+    Raises:
+        UserError: the task has no loss of that name.
+        ValueError: there is no label.
+    """
+    return _loss(task, loss_name, _outputs(task, train_labels), train_labels)
+
+
+def _outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
+    """The constant outputs (out,), fp32, that fit labels (n,) best."""
+    if not len(labels) or np.isnan(labels).any():
+        raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
+    if not task.classes:
+        return torch.tensor([labels.mean()], dtype=torch.float32)
+    counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
+    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
+
+
+def _loss(task: TaskSpec, name: str, outputs: Tensor, labels: np.ndarray) -> float:
+    """Mean loss of constant outputs (out,) over labels (n,)."""
+    if name and name not in task.losses:
+        raise unknown(f"loss of task {task.name!r},", name, task.losses)
+    loss = task.losses[name or next(iter(task.losses))]
+    targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
+    total = 0.0
+    for start in range(0, len(targets), _BATCH):
+        part = targets[start : start + _BATCH]
+        total += float(loss(outputs.expand(len(part), -1), part, task.shape())) * len(part)
+    return total / len(labels)

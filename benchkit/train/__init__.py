@@ -1,0 +1,1 @@
+"""The two-phase multitask trainer. No task or head is named here."""

@@ -1,0 +1,91 @@
+"""Scoring a head on one split, and telling a collapsed head from a working one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchkit.features import Pooled
+from benchkit.task import Loss, TaskShape, TaskSpec
+from benchkit.train.corpus import Part
+
+_BATCH = 512
+
+
+class Reader(Protocol):
+    """Where features come from: a store's table, or a live encoder."""
+
+    def gather(self, rows: Tensor) -> Pooled:
+        """Features of inputs: rows (batch, segment) int64 -> (batch, segment, hidden)."""
+
+    def snapshot(self, rows: Tensor) -> Reader:
+        """A reader of these rows as the encoder is now, dropout off, no gradients."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One head on one split.
+
+    Attributes:
+        predictions: (n,) class indices or scores in the label range.
+        scores: (n,) probability of the predicted class; a regression's prediction.
+        value, loss: metric and mean loss; NaN where the split is unlabelled.
+    """
+
+    predictions: np.ndarray
+    scores: np.ndarray
+    value: float
+    loss: float
+
+
+@torch.no_grad()
+def evaluate(head: nn.Module, reader: Reader, part: Part, task: TaskSpec, shape: TaskShape, loss: Loss) -> Evaluation:
+    """Run the head in eval mode over all examples of a part."""
+    head.eval()
+    batches = torch.split(part.rows, _BATCH)
+    outputs = torch.cat([forward(head, reader.gather(rows), shape, len(rows)) for rows in batches])
+    predictions, scores = decide(outputs, shape)
+    if part.labels is None:
+        return Evaluation(predictions, scores, float("nan"), float("nan"))
+    labels = part.labels.to(outputs.device)
+    value = task.metric.score(part.labels.numpy(), predictions)
+    return Evaluation(predictions, scores, value, float(loss(outputs, labels, shape)))
+
+
+def forward(head: nn.Module, features: Pooled, shape: TaskShape, batch: int) -> Tensor:
+    """The head's outputs (batch, out) in fp32.
+
+    Raises:
+        ValueError: the head returned something of another shape.
+    """
+    outputs = head(features, shape.name)
+    if not isinstance(outputs, Tensor) or outputs.shape != (batch, shape.out):
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"forward(features, {shape.name!r}) must return a tensor ({batch}, {shape.out}), it returned {got}"
+        )
+    return outputs.float()
+
+
+def decide(outputs: Tensor, shape: TaskShape) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and scores, both (n,), from outputs (n, out)."""
+    if not shape.classes:
+        values = outputs[:, 0].double().cpu().numpy()
+        return values, values
+    probabilities, classes = outputs.softmax(dim=1).max(dim=1)
+    return classes.cpu().numpy(), probabilities.double().cpu().numpy()
+
+
+def collapsed(predictions: np.ndarray, task: TaskSpec) -> str:
+    """Why predictions are worthless though finite: all one class, or all one score; "" if they are not."""
+    if len(predictions) < 2:
+        return ""
+    if task.classes:
+        first = int(predictions[0])
+        return f"{task.name} predicts only class {task.classes[first]!r}" if (predictions == first).all() else ""
+    spread = float(np.std(predictions)) / (task.high - task.low)
+    return f"{task.name} predicts only {predictions[0]:.3g}" if spread < 1e-4 else ""
