@@ -1,0 +1,56 @@
+"""The report's baseline: one shared linear, then one linear a task, or the cosine of two short vectors.
+
+Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from benchkit.blocks import cosine_score, finish, joined
+from benchkit.features import Pooled
+from benchkit.head import HeadSpec, option
+from benchkit.hookspecs import hookimpl
+from benchkit.task import TaskShape
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    width: int = option(400, low=32, high=1024, log=True, help="features of the shared linear")
+    embedding: int = option(13, low=4, high=256, log=True, help="features of the vectors that are compared by cosine")
+    dropout: float = option(0.3, low=0.0, high=0.6, help="before each linear")
+
+
+class Baseline(nn.Module):
+    def __init__(self, config: BaselineConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
+        super().__init__()
+        self.shapes = {shape.name: shape for shape in tasks}
+        self.dropout = nn.Dropout(config.dropout)
+        # The report's 307,200 weights at hidden 768 are 768 * 400: there is no bias.
+        self.trunk = nn.Linear(hidden, config.width, bias=False)
+        self.branches = nn.ModuleDict(
+            {
+                shape.name: nn.Linear(config.width, config.embedding)
+                if _compares(shape)
+                else nn.Linear(config.width * shape.segments, shape.out)
+                for shape in tasks
+            }
+        )
+
+    def forward(self, features: Pooled, task: str) -> Tensor:
+        shape, branch = self.shapes[task], self.branches[task]
+        shared = self.dropout(self.trunk(self.dropout(features.pooled)))  # (batch, segment, width)
+        if _compares(shape):
+            return cosine_score(branch(shared), shape)
+        return finish(branch(joined(shared)), shape)
+
+
+def _compares(shape: TaskShape) -> bool:
+    return shape.segments == 2 and not shape.classes
+
+
+@hookimpl
+def benchkit_heads() -> list[HeadSpec]:
+    return [HeadSpec("baseline", "Shared linear; a linear or a cosine a task.", Baseline, BaselineConfig)]

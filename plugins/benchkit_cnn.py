@@ -1,0 +1,74 @@
+"""The report's convolutional head: a shared convolution over the features, a second one a task, then linears.
+
+Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from benchkit.blocks import cosine_score, finish, joined
+from benchkit.features import Pooled
+from benchkit.head import HeadSpec, option
+from benchkit.hookspecs import hookimpl
+from benchkit.task import TaskShape
+
+
+@dataclass(frozen=True)
+class CnnConfig:
+    channels: int = option(8, low=2, high=32, log=True, help="channels of the shared convolution")
+    wide_channels: int = option(16, low=4, high=64, log=True, help="channels of a branch's convolution")
+    kernel_size: int = option(3, choices=(1, 3, 5, 7, 9), help="filter size of both convolutions")
+    pool: int = option(2, choices=(1, 2, 4, 8), help="max-pooling after a branch's convolution")
+    linear: int = option(64, low=16, high=512, log=True, help="features between a branch's two linears")
+    embedding: int = option(13, low=4, high=256, log=True, help="features of the vectors that are compared by cosine")
+    dropout: float = option(0.3, low=0.0, high=0.6, help="in the trunk and in the branches")
+
+
+class Cnn(nn.Module):
+    def __init__(self, config: CnnConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
+        super().__init__()
+        self.shapes = {shape.name: shape for shape in tasks}
+        self.trunk = nn.Sequential(_convolution(1, config.channels, config), nn.ReLU(), nn.Dropout(config.dropout))
+        self.branches = nn.ModuleDict({shape.name: _branch(shape, config, hidden) for shape in tasks})
+
+    def forward(self, features: Pooled, task: str) -> Tensor:
+        shape, branch = self.shapes[task], self.branches[task]
+        batch, segment, hidden = features.pooled.shape
+        maps = self.trunk(features.pooled.reshape(batch * segment, 1, hidden))  # (batch*segment, channels, hidden)
+        if _is_linear(shape):
+            return finish(branch(joined(maps.reshape(batch, segment, -1))), shape)
+        vectors = branch(maps).reshape(batch, segment, -1)
+        return cosine_score(vectors, shape) if segment == 2 else finish(vectors.squeeze(1), shape)
+
+
+def _is_linear(shape: TaskShape) -> bool:
+    """A pair to be classified: the two sentences' maps go to one linear."""
+    return shape.segments == 2 and shape.classes > 0
+
+
+def _convolution(inputs: int, outputs: int, config: CnnConfig) -> nn.Conv1d:
+    return nn.Conv1d(inputs, outputs, config.kernel_size, padding=config.kernel_size // 2)
+
+
+def _branch(shape: TaskShape, config: CnnConfig, hidden: int) -> nn.Module:
+    if _is_linear(shape):
+        return nn.Linear(config.channels * hidden * shape.segments, shape.out)
+    return nn.Sequential(
+        _convolution(config.channels, config.wide_channels, config),
+        nn.BatchNorm1d(config.wide_channels),
+        nn.ReLU(),
+        nn.MaxPool1d(config.pool),
+        nn.Flatten(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.wide_channels * (hidden // config.pool), config.linear),
+        nn.ReLU(),
+        nn.Linear(config.linear, config.embedding if shape.segments == 2 else shape.out),
+    )
+
+
+@hookimpl
+def benchkit_heads() -> list[HeadSpec]:
+    return [HeadSpec("cnn", "Two convolutions over the features, pooling, linears; cosine for pairs.", Cnn, CnnConfig)]
