@@ -1,0 +1,1 @@
+"""Heads × seeds → cells → records, through an executor."""

@@ -1,0 +1,187 @@
+"""A cell: one (head config, protocol, encoder, data, seed). The unit of running, caching, resuming and comparing.
+
+A cell is plain data, so that it can be carried to another process or machine and run there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import benchkit
+from benchkit.data import Split
+from benchkit.errors import UserError
+from benchkit.head import HeadSpec
+from benchkit.protocol import Protocol
+from benchkit.settings import plain
+from benchkit.task import TaskSpec
+
+# Parts of the package whose code can change a number. The rest (command line, tables) may change freely.
+_ENGINE = (
+    *("blocks.py", "controls.py", "features.py", "head.py", "losses.py", "metrics.py", "protocol.py", "rng.py"),
+    *(
+        "settings.py",
+        "task.py",
+        "data",
+        "encoder",
+        "store",
+        "train",
+        "runner/execute.py",
+        "runner/scoring.py",
+        "runner/workspace.py",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a cell runs, as far as it can change a number in its last bits."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+    feature_cache: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run, self-contained.
+
+    Attributes:
+        key: the first 16 hex digits of the hash of `identity`.
+        encoder, data: names or folders, as the process that runs the cell can open them.
+        head_files: files with heads that are not installed.
+        identity: everything that can change the numbers, by part; what `key` is the hash of.
+    """
+
+    key: str
+    head: str
+    config: Mapping[str, Any]
+    seed: int
+    protocol: Protocol
+    encoder: str
+    data: str
+    execution: Execution
+    head_files: tuple[str, ...]
+    identity: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Cell:
+        values = json.loads(text)
+        return Cell(
+            **{
+                **values,
+                "protocol": Protocol.from_dict(values["protocol"]),
+                "execution": Execution(**values["execution"]),
+                "head_files": tuple(values["head_files"]),
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        return f"{self.head} seed {self.seed}"
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity_of(
+    spec: HeadSpec,
+    config: Any,
+    seed: int,
+    protocol: Protocol,
+    tasks: Sequence[TaskSpec],
+    data: Mapping[str, Mapping[str, Split]],
+    encoder_fingerprint: str,
+    execution: Execution,
+) -> dict[str, Any]:
+    """The parts of a cell's key. A change in any of them makes another cell."""
+    return {
+        "head": {"name": spec.name, "config": plain(config), "source": spec.source()},
+        "protocol": _numbers(protocol),
+        # A list: their order decides that of batches and of initial weights.
+        "tasks": [{"name": task.name, **_task(task, protocol)} for task in tasks],
+        "data": {task.name: {name: split.digest() for name, split in data[task.name].items()} for task in tasks},
+        "encoder": encoder_fingerprint,
+        "seed": seed,
+        "engine": {
+            "benchkit": benchkit.__version__,
+            "source": engine_source(),
+            "torch": version("torch"),
+            "tokenizers": version("tokenizers"),
+        },
+        "execution": dataclasses.asdict(execution),
+    }
+
+
+def _numbers(protocol: Protocol) -> dict[str, Any]:
+    """The protocol without what does not change a cell's numbers: names, other heads, phases that are not run."""
+    values = plain(protocol)
+    for name in (
+        "name",
+        "summary",
+        "encoder",
+        "data",
+        "heads",
+        "tasks",
+        "seeds",
+        "head_options",
+        "task_options",
+        "precision",
+    ):
+        del values[name]
+    for phase in ("pretrain", "finetune"):
+        if phase not in protocol.phases:
+            del values[phase]
+    return values
+
+
+def _task(task: TaskSpec, protocol: Protocol) -> dict[str, Any]:
+    loss = protocol.options(task.name).loss or next(iter(task.losses))
+    code = hashlib.sha256()
+    for function in (task.losses[loss], task.metric.score):
+        code.update(_source_of(function, task))
+    return {
+        "classes": list(task.classes),
+        "range": [task.low, task.high],
+        "loss": loss,
+        "metric": task.metric.name,
+        "source": code.hexdigest(),
+    }
+
+
+def _source_of(function: Any, task: TaskSpec) -> bytes:
+    """The source file of a loss or metric; of what a partial wraps, or of a callable object's class."""
+    while isinstance(function, partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    try:
+        file = inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
+    except TypeError:
+        file = None
+    if file is None:
+        raise UserError(f"task {task.name!r}: {function!r} has no source file, so its results could not be keyed")
+    return Path(file).read_bytes()
+
+
+def engine_source() -> str:
+    """Hash of the package's own code that can change a number."""
+    root = Path(benchkit.__file__).parent
+    digest = hashlib.sha256()
+    for part in _ENGINE:
+        path = root / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,43 @@
+"""From what a user writes after `--encoder` to an encoder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from benchkit.encoder import Encoder, load_encoder
+from benchkit.errors import UserError, unknown
+from benchkit.plugins import Plugins
+
+
+def open_encoder(name: str, plugins: Plugins) -> Encoder:
+    """A plugin's encoder by name, a folder, or a folder's name inside `$BENCHKIT_WEIGHTS`.
+
+    Raises:
+        UserError: there is no such thing, or the checkpoint is not usable.
+    """
+    if name in plugins.encoders:
+        return plugins.encoders[name].load()
+    folder = find_folder(name)
+    if folder is None:
+        if "/" in name or os.sep in name:
+            raise UserError(f"no encoder at {name}: give a folder with config.json, model.safetensors and vocab.txt")
+        known = [*plugins.encoders, *_weights_names()]
+        raise UserError(
+            f"{unknown('encoder', name, known)}; or give a folder with config.json, model.safetensors and vocab.txt"
+        )
+    return load_encoder(folder)
+
+
+def find_folder(name: str) -> Path | None:
+    """The folder that an encoder name stands for, or None."""
+    weights = os.environ.get("BENCHKIT_WEIGHTS")
+    places = [Path(name).expanduser(), *([Path(weights) / name] if weights else [])]
+    return next((place.resolve() for place in places if place.is_dir()), None)
+
+
+def _weights_names() -> list[str]:
+    weights = os.environ.get("BENCHKIT_WEIGHTS")
+    if not weights or not Path(weights).is_dir():
+        return []
+    return sorted(each.name for each in Path(weights).iterdir() if (each / "config.json").is_file())

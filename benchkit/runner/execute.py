@@ -1,0 +1,247 @@
+"""Running one cell: from its data to its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchkit.controls import baseline_loss
+from benchkit.encoder import Encoder
+from benchkit.errors import UserError
+from benchkit.head import HeadSpec
+from benchkit.record import CurvePoint, PhaseResult, Record
+from benchkit.rng import global_stream
+from benchkit.runner.cell import Cell
+from benchkit.runner.outcome import failed, finished, parameter_counts
+from benchkit.runner.scoring import Predictions, score_splits
+from benchkit.runner.workspace import Workspace, feature_settings
+from benchkit.store.cells import CellStore
+from benchkit.store.memory import encode_table
+from benchkit.store.table import FeatureTable
+from benchkit.task import Loss, TaskShape, TaskSpec
+from benchkit.train.corpus import Corpus
+from benchkit.train.evaluate import Reader
+from benchkit.train.loop import State, Work, train_phase
+from benchkit.train.order import Order
+from benchkit.train.readers import LiveReader, StoredReader
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+
+
+def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> Record:
+    """Run a cell, or what is left of it, and store its record.
+
+    Another process that runs the same cell is waited for, and its record used. Whatever a head raises becomes the
+    record of a failed cell, so that the other cells go on.
+    """
+    waiting = {"event": "log", "line": f"{cell.label}: another run is working on this cell; waiting for its result"}
+    with store.lock(cell.key, on_wait=lambda: emit(waiting)):
+        done = store.load(cell.key)
+        if done is not None and done.status != "failed":
+            return done
+        try:
+            with _threads(cell.execution.threads):
+                return _Run.open(cell, workspace, store, emit).finish()
+        except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
+            record = failed(cell, error)
+            store.save(record, Predictions().columns(), {})
+            if not isinstance(error, UserError):
+                emit({"event": "log", "line": f"{cell.label}: the traceback is in {store.note(cell.key, error)}"})
+            return record
+
+
+@dataclass
+class _Run:
+    """One cell with everything it needs loaded."""
+
+    cell: Cell
+    store: CellStore
+    emit: Emit
+    workspace: Workspace
+    device: torch.device
+    spec: HeadSpec
+    tasks: dict[str, TaskSpec]
+    shapes: dict[str, TaskShape]
+    corpus: Corpus
+    encoder: Encoder
+    head: nn.Module
+
+    @staticmethod
+    def open(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> _Run:
+        protocol, device = cell.protocol, torch.device(cell.execution.device)
+        spec = workspace.plugins.head(cell.head)
+        tasks = {task.name: task for task in workspace.tasks(protocol)}
+        shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
+        corpus = workspace.corpus(cell.data, protocol)
+        encoder = workspace.encoder(cell.encoder).to(device)
+        if encoder.fingerprint != cell.identity["encoder"]:
+            raise UserError(f"encoder {cell.encoder} is not the one this cell was planned with: run the command again")
+        width = encoder.hidden * len(protocol.layers)
+        with global_stream(cell.seed, "init"):
+            head = spec.build(spec.configure(cell.config), width, tuple(shapes.values())).to(device)
+        return _Run(cell, store, emit, workspace, device, spec, tasks, shapes, corpus, encoder, head)
+
+    def finish(self) -> Record:
+        """All phases, from the last checkpoint if there is one, then the record."""
+        saved = self.store.load_checkpoint(self.cell.key) or {}
+        done = [PhaseResult.from_dict(each) for each in saved.get("done", [])]
+        predictions = Predictions(**saved.get("predictions", {}))
+        state = State(**saved["state"]) if saved.get("state") else None
+        diverged = ""
+        with self._pristine():
+            if saved.get("weights"):
+                self._modules().load_state_dict(saved["weights"])
+            for phase in self.cell.protocol.phases[len(done) :]:
+                result, predictions, diverged = self._phase(phase, state or State(phase), done)
+                state = None  # the next phase begins with its first epoch
+                done.append(result)
+                if diverged:
+                    break
+                self._checkpoint(done, None, predictions)
+            weights = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        record = finished(
+            self.cell,
+            self.workspace.data(self.cell.data, self.cell.protocol),
+            self.encoder,
+            parameter_counts(self.head, self.spec.trunk, self.encoder),
+            done,
+            diverged=diverged,
+            collapses=[reason for task in self.tasks.values() if (reason := predictions.collapse(task))],
+        )
+        self.store.save(record, predictions.columns(), weights)
+        return self.store.load(self.cell.key) or record
+
+    def _phase(self, phase: str, state: State, done: list[PhaseResult]) -> tuple[PhaseResult, Predictions, str]:
+        """Train one phase to its end and score it; the last value says why it diverged, or is ""."""
+        work, reader = self._work(phase), self._reader(phase)
+
+        def on_epoch(state: State) -> None:
+            self._checkpoint(done, state, Predictions())
+            self.emit(
+                {
+                    "event": "epoch",
+                    "key": self.cell.key,
+                    "phase": phase,
+                    "epoch": state.epoch,
+                    "seconds": state.train_seconds + state.eval_seconds,
+                    "score": state.best_score,
+                }
+            )
+
+        modules = self._modules(tuned=phase == "finetune")
+        state = train_phase(work, modules, reader, state, on_epoch)
+        started = time.perf_counter()
+        scores, predictions = ((), Predictions()) if state.diverged else score_splits(work, self.head, reader)
+        state.eval_seconds += time.perf_counter() - started
+        result = PhaseResult(
+            name=phase,
+            epochs=state.epoch,
+            best_epoch=state.best_epoch,
+            steps=state.epoch * work.order.steps(),
+            batch_size=work.settings.batch_size,
+            order_hash=state.order_hash,
+            train_seconds=state.train_seconds,
+            eval_seconds=state.eval_seconds,
+            scores=scores,
+            curve=tuple(CurvePoint(**each) for each in state.curve),
+            events=tuple(state.events),
+        )
+        return result, predictions, state.diverged
+
+    def _work(self, phase: str) -> Work:
+        cell, settings = self.cell, self.cell.protocol.phase(phase)
+        sizes = {name: len(self.corpus.parts[name, "train"]) for name in self.tasks}
+        order = Order(sizes, settings.batch_size, cell.protocol.sampling, cell.seed, phase, settings.epochs)
+        return Work(
+            phase=phase,
+            settings=settings,
+            tasks=self.tasks,
+            shapes=self.shapes,
+            losses={name: self._loss(task) for name, task in self.tasks.items()},
+            constant_losses={name: self._constant_loss(task) for name, task in self.tasks.items()},
+            corpus=self.corpus,
+            order=order,
+            seed=cell.seed,
+            device=self.device,
+            autocast=phase == "finetune" and cell.execution.precision == "bf16",
+        )
+
+    def _reader(self, phase: str) -> Reader:
+        cell, reads = self.cell, self.spec.reads
+        settings = feature_settings(cell.protocol, reads, cell.execution.precision, self.device)
+        if phase == "pretrain" and cell.execution.feature_cache:
+            return StoredReader(self.workspace.table(cell.encoder, self.corpus, settings).to(self.device))
+        tokenized = self.workspace.tokenized(cell.encoder, self.corpus, cell.protocol.max_length)
+
+        # A fine-tuned encoder is scored as it is trained: weights in fp32, since rounding them to bf16 would undo most
+        # of what small steps changed; the forward in bf16, under autocast.
+        tuned, half = phase == "finetune", settings.precision == "bf16"
+        kind = dataclasses.replace(settings, precision="fp32") if tuned else settings
+
+        def make_table(rows: Tensor) -> FeatureTable:
+            self.encoder.eval()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=tuned and half):
+                return encode_table(self.encoder, tokenized.select(rows), kind).to(self.device)
+
+        self.encoder.eval()
+        return LiveReader(self.encoder, tokenized, settings, reads, tuned, make_table)
+
+    def _modules(self, *, tuned: bool | None = None) -> nn.ModuleDict:
+        """What a phase trains; without `tuned`, what any phase of the cell changes."""
+        if tuned is None:
+            tuned = "finetune" in self.cell.protocol.phases
+        return nn.ModuleDict({"head": self.head, "encoder": self.encoder.model} if tuned else {"head": self.head})
+
+    def _checkpoint(self, done: list[PhaseResult], state: State | None, predictions: Predictions) -> None:
+        self.store.save_checkpoint(
+            self.cell.key,
+            {
+                "done": [dataclasses.asdict(each) for each in done],
+                "state": dict(vars(state)) if state else None,
+                # A state has the weights of the modules that its phase trains; between phases all are kept.
+                "weights": None if state else self._modules().state_dict(),
+                "predictions": predictions.columns(),
+            },
+        )
+
+    @contextmanager
+    def _pristine(self) -> Iterator[None]:
+        """Give the encoder, which other cells of this process share, its weights back after fine-tuning."""
+        if "finetune" not in self.cell.protocol.phases:
+            yield
+            return
+        kept = {name: value.detach().clone() for name, value in self.encoder.model.state_dict().items()}
+        try:
+            yield
+        finally:
+            self.encoder.model.load_state_dict(kept)
+            self.encoder.eval()
+
+    def _loss(self, task: TaskSpec) -> Loss:
+        return task.losses[self._loss_name(task)]
+
+    def _loss_name(self, task: TaskSpec) -> str:
+        return self.cell.protocol.options(task.name).loss or next(iter(task.losses))
+
+    def _constant_loss(self, task: TaskSpec) -> float:
+        labels = self.corpus.parts[task.name, "train"].labels
+        assert labels is not None
+        return baseline_loss(task, self._loss_name(task), labels.numpy())
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,97 @@
+"""Records of cells that ended, well or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchkit.encoder import Encoder
+from benchkit.errors import UserError
+from benchkit.record import PhaseResult, Record, Status
+from benchkit.runner.cell import Cell
+from benchkit.runner.environment import environment, peak_memory
+from benchkit.runner.workspace import Data
+
+
+def finished(
+    cell: Cell,
+    data: Data,
+    encoder: Encoder,
+    parameters: dict[str, int],
+    phases: Sequence[PhaseResult],
+    *,
+    diverged: str,
+    collapses: Sequence[str],
+) -> Record:
+    """The record of a cell that ran to its end, or until its training diverged."""
+    error = diverged or "; ".join(collapses)
+    status: Status = "diverged" if diverged else "collapsed" if error else "ok"
+    return Record(
+        key=cell.key,
+        head=cell.head,
+        seed=cell.seed,
+        status=status,
+        identity=cell.identity,
+        parameters=parameters,
+        environment=environment(cell.execution),
+        data={"name": cell.data, "splits": _splits(data)},
+        encoder={
+            "name": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "notes": list(encoder.notes),
+            "config": dataclasses.asdict(encoder.config),
+        },
+        phases=tuple(phases),
+        error=error,
+        peak_memory_bytes=peak_memory(torch.device(cell.execution.device)),
+    )
+
+
+def failed(cell: Cell, error: Exception) -> Record:
+    """The record of a cell that could not be run, with the reason in one line."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        text = out_of_memory(cell)
+    elif not isinstance(error, UserError):
+        text = f"head {cell.head!r} raised {type(error).__name__}: {text}"
+    return Record(
+        key=cell.key,
+        head=cell.head,
+        seed=cell.seed,
+        status="failed",
+        identity=cell.identity,
+        environment=environment(cell.execution),
+        error=text,
+    )
+
+
+def out_of_memory(cell: Cell) -> str:
+    """What to say when memory ran out: names the batch sizes."""
+    sizes = ", ".join(f"{name}.batch_size={cell.protocol.phase(name).batch_size}" for name in cell.protocol.phases)
+    return f"out of memory on {cell.execution.device} with {sizes}; --set a smaller one (it is never shrunk for you)"
+
+
+def parameter_counts(head: nn.Module, trunk: str, encoder: Encoder) -> dict[str, int]:
+    """Parameters of the head, of the part its tasks share, of the rest of it, and of the encoder."""
+    total = _count(head)
+    module = getattr(head, trunk, None) if trunk else None
+    shared = _count(module) if isinstance(module, nn.Module) else 0
+    return {"head": total, "trunk": shared, "branches": total - shared, "encoder": encoder.parameters}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _splits(data: Data) -> dict[str, Any]:
+    return {
+        task: {
+            name: {"rows": len(s), "source": s.source, "sha256": s.sha256, "broken": len(s.broken)}
+            for name, s in splits.items()
+        }
+        for task, splits in data.items()
+    }

@@ -1,0 +1,145 @@
+"""One run from request to result: plan, encode once, run the cells that are not done, collect the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchkit.controls import Control, controls
+from benchkit.data import label_problems
+from benchkit.plugins import Plugins
+from benchkit.record import Record
+from benchkit.runner.cell import Cell
+from benchkit.runner.execute import Emit, Event
+from benchkit.runner.executor import Executor, InProcess, LocalProcesses
+from benchkit.runner.request import Plan, Request, make_cells, resolve
+from benchkit.runner.workspace import Workspace, feature_settings
+from benchkit.store.cells import CellStore
+from benchkit.store.features import FeatureSettings, cache_root
+from benchkit.task import TaskSpec
+
+_SHOWN = 5  # broken rows of a split
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its records in the order of the heads as named, then of seeds."""
+
+    plan: Plan
+    tasks: dict[str, TaskSpec]
+    records: tuple[Record, ...]
+    controls: tuple[Control, ...]
+    reused: int
+
+
+@dataclass
+class Session:
+    """A resolved request with what it has loaded."""
+
+    plan: Plan
+    workspace: Workspace
+    store: CellStore
+    cells: list[Cell]
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def open(request: Request, plugins: Plugins, emit: Emit) -> Session:
+        """Plan the cells.
+
+        Raises:
+            UserError: see `resolve`; also data or an encoder that cannot be used.
+        """
+
+        def log(line: str) -> None:
+            emit({"event": "log", "line": line})
+
+        def progress(done: int, total: int) -> None:
+            emit({"event": "encode", "done": done, "total": total})
+
+        plan = resolve(request, plugins)
+        workspace = Workspace(plugins, cache_root(), log, progress)
+        cells = make_cells(plan, workspace)
+        for line in _remarks(plan, workspace):
+            log(line)
+        return Session(plan, workspace, CellStore(plan.out / "cells", log=log), cells)
+
+    def finished(self) -> dict[str, Record]:
+        """Records of the cells that need not run, by key. Failed cells are tried again."""
+        found = {cell.key: self.store.load(cell.key) for cell in self.cells}
+        return {key: record for key, record in found.items() if record is not None and record.status != "failed"}
+
+    def run(self, emit: Emit) -> Outcome:
+        """Run what is not done; every cell has a record afterwards."""
+        done = self.finished()
+        pending = [cell for cell in self.cells if cell.key not in done]
+        emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
+        if pending:
+            self.encode(pending)
+            self._executor(len(pending)).run(pending, self.store, lambda event: self._pass_on(event, emit))
+        records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
+        tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
+        data, options = self.workspace.data(self.plan.data, self.plan.protocol), self.plan.protocol.options
+        return Outcome(
+            plan=self.plan,
+            tasks=tasks,
+            records=tuple(records),
+            controls=tuple(
+                row for name, task in tasks.items() for row in controls(task, data[name], options(name).loss)
+            ),
+            reused=len(done),
+        )
+
+    def _pass_on(self, event: Event, emit: Emit) -> None:
+        """Show a finished cell's record to the plugins that observe records."""
+        emit(event)
+        if event["event"] == "cell":
+            self.errors[event["key"]] = event["error"]
+        record = self.store.load(event["key"]) if event["event"] == "cell" else None
+        for line in self.workspace.plugins.observe(record) if record else []:
+            emit({"event": "log", "line": line})
+
+    def _lost(self, cell: Cell) -> Record:
+        """A row for a cell whose record could not even be stored."""
+        error = self.errors.get(cell.key) or f"its record in {self.store.root} is gone; run the command again"
+        return Record(cell.key, cell.head, cell.seed, "failed", cell.identity, error=error)
+
+    def encode(self, cells: Sequence[Cell]) -> None:
+        """Encode each distinct text that the frozen phase needs, once for all heads and seeds."""
+        for settings in self.feature_settings(cells):
+            corpus = self.workspace.corpus(self.plan.data, self.plan.protocol)
+            self.workspace.table(self.plan.encoder, corpus, settings)
+
+    def feature_settings(self, cells: Sequence[Cell]) -> list[FeatureSettings]:
+        """The distinct kinds of stored features that cells read."""
+        plan = self.plan
+        if "pretrain" not in plan.protocol.phases or not plan.execution.feature_cache:
+            return []
+        device = torch.device(plan.execution.device)
+        reads = {self.workspace.plugins.head(cell.head).reads: None for cell in cells}
+        return [feature_settings(plan.protocol, each, plan.execution.precision, device) for each in reads]
+
+    def _executor(self, pending: int) -> Executor:
+        if min(self.plan.jobs, pending) == 1:
+            return InProcess(self.workspace)
+        return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))
+
+
+def _remarks(plan: Plan, workspace: Workspace) -> Iterator[str]:
+    """What a user should know of encoder and data before trusting a number, a line each."""
+    encoder = workspace.encoder(plan.encoder)
+    yield from (f"encoder {encoder.name}: {note}" for note in encoder.notes)
+    for task in workspace.tasks(plan.protocol):
+        for split in workspace.data(plan.data, plan.protocol)[task.name].values():
+            yield from label_problems(split, task)
+            yield from (f"left out {row.file}:{row.line}: {row.reason}" for row in split.broken[:_SHOWN])
+            if len(split.broken) > _SHOWN:
+                more = len(split.broken) - _SHOWN
+                yield f"left out {more} more rows of {task.name} {split.name}: see benchkit data check"
+
+
+def _describe(cell: Cell, done: bool) -> dict[str, object]:
+    phases = {name: cell.protocol.phase(name).epochs for name in cell.protocol.phases}
+    return {"key": cell.key, "head": cell.head, "seed": cell.seed, "phases": phases, "done": done}

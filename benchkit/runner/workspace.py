@@ -1,0 +1,111 @@
+"""What a process has loaded: plugins, encoder, data, features. Shared by the cells that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from benchkit.data import Split, load_data, subsample
+from benchkit.encoder import Encoder, Tokenized
+from benchkit.errors import UserError, unknown
+from benchkit.features import Pooled, Tokens
+from benchkit.plugins import Plugins
+from benchkit.protocol import Protocol
+from benchkit.runner.encoders import open_encoder
+from benchkit.store.features import FeatureSettings, FeatureStore
+from benchkit.store.table import FeatureTable
+from benchkit.task import SPLITS, TaskSpec
+from benchkit.train.corpus import Corpus, build_corpus
+
+_T = TypeVar("_T")
+Data = Mapping[str, Mapping[str, Split]]
+
+
+@dataclass
+class Workspace:
+    """Loads on first use and keeps; `log` gets one line for whatever a user should know."""
+
+    plugins: Plugins
+    cache: Path
+    log: Callable[[str], None]
+    progress: Callable[[int, int], None] | None = None
+    _kept: dict[Any, Any] = field(default_factory=dict)
+
+    def encoder(self, name: str) -> Encoder:
+        """The encoder as loaded; whoever trains it must put its weights back (see `pristine`)."""
+        return self.once(("encoder", name), lambda: open_encoder(name, self.plugins))
+
+    def tasks(self, protocol: Protocol) -> list[TaskSpec]:
+        if not protocol.tasks:
+            raise UserError(f"no task was named (known: {', '.join(self.plugins.tasks)})")
+        tasks = [self.plugins.task(name) for name in dict.fromkeys(protocol.tasks)]
+        for task in tasks:
+            loss = protocol.options(task.name).loss
+            if loss and loss not in task.losses:
+                raise unknown(f"loss of {task.name}", loss, task.losses)
+        return tasks
+
+    def data(self, source: str, protocol: Protocol) -> Data:
+        """Splits by task, at the protocol's sizes."""
+        tasks = self.tasks(protocol)
+        sizes = {(t.name, s): getattr(protocol.options(t.name), f"{s}_size") for t in tasks for s in SPLITS}
+        return self.once(
+            ("data", source, protocol.subsample_seed, *sizes.items()),
+            lambda: {
+                name: {
+                    each: subsample(
+                        split,
+                        sizes[name, each],
+                        protocol.subsample_seed,
+                        self.plugins.tasks[name].kind == "classification",
+                    )
+                    for each, split in splits.items()
+                }
+                for name, splits in load_data(source, tasks).items()
+            },
+        )
+
+    def corpus(self, source: str, protocol: Protocol) -> Corpus:
+        data, tasks, joint = self.data(source, protocol), self.tasks(protocol), protocol.pair_input == "joint"
+        return self.once(("corpus", id(data), joint), lambda: build_corpus(data, tasks, joint=joint))
+
+    def tokenized(self, encoder: str, corpus: Corpus, max_length: int) -> Tokenized:
+        return self.once(
+            ("tokenized", encoder, id(corpus), max_length),
+            lambda: self.encoder(encoder).tokenize(corpus.inputs, max_length),
+        )
+
+    def table(self, encoder: str, corpus: Corpus, settings: FeatureSettings) -> FeatureTable:
+        """Stored features of the whole corpus, encoded now as far as they are missing."""
+        return self.once(
+            ("table", encoder, id(corpus), settings),
+            lambda: FeatureStore(self.cache, log=self.log).table(
+                self.encoder(encoder).to(settings.device), corpus.inputs, settings, progress=self.progress
+            ),
+        )
+
+    def missing(self, encoder: str, corpus: Corpus, settings: FeatureSettings) -> int:
+        """How many inputs `table` would have to encode."""
+        return FeatureStore(self.cache, log=self.log).missing(self.encoder(encoder), corpus.inputs, settings)
+
+    def once(self, key: Any, make: Callable[[], _T]) -> _T:
+        """`make()`, the first time; what it gave, ever after."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: _T = self._kept[key]
+        return kept
+
+
+def feature_settings(protocol: Protocol, reads: type[Pooled], precision: str, device: torch.device) -> FeatureSettings:
+    return FeatureSettings(
+        reads="tokens" if issubclass(reads, Tokens) else "pooled",
+        pooling=protocol.pooling,
+        layers=tuple(protocol.layers),
+        max_length=protocol.max_length,
+        precision="bf16" if precision == "bf16" else "fp32",
+        device="cuda" if device.type == "cuda" else "cpu",
+    )
