@@ -1,0 +1,133 @@
+"""benchkit from Python, for notebooks: the same run as the command line's, with frames instead of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchkit.controls import Control
+from benchkit.encoder import Encoder
+from benchkit.plugins import load_plugins
+from benchkit.record import Record
+from benchkit.report import curves_frame, render, summary_frame, write_report
+from benchkit.runner.encoders import open_encoder
+from benchkit.runner.request import Request, parse_seeds, split_names
+from benchkit.runner.session import Session
+from benchkit.task import TaskSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found.
+
+    Attributes:
+        cells: one record a (head, seed), in the order asked for.
+        folder: where the tables, curves, records and predictions are.
+    """
+
+    cells: tuple[Record, ...]
+    controls: tuple[Control, ...]
+    tasks: Mapping[str, TaskSpec]
+    folder: Path
+    phases: tuple[str, ...]
+
+    def table(self) -> pd.DataFrame:
+        """Mean, spread and interval a head, task, phase and split: the content of `summary.csv`."""
+        return summary_frame(self.cells, self.controls, self.tasks, phases=self.phases)
+
+    def curves(self) -> pd.DataFrame:
+        """A row a cell, phase, epoch, task and split: the content of `curves.csv`."""
+        return curves_frame(self.cells)
+
+    def __str__(self) -> str:
+        return render(self.cells, self.controls, self.tasks, phases=self.phases)
+
+
+def run(
+    heads: str | Sequence[str] = (),
+    *,
+    head_files: Sequence[str | Path] = (),
+    preset: str = "",
+    protocol: str | Path | None = None,
+    tasks: str | Sequence[str] = (),
+    data: str | Path = "",
+    encoder: str | Path = "",
+    seeds: int | Sequence[int] = (),
+    phases: str | Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    precision: str = "",
+    out: str | Path | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    feature_cache: bool = True,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> Result:
+    """Train heads on one encoder and compare them; finished cells under `out` are reused.
+
+    Args:
+        heads, tasks, phases: names, as a sequence or as text with commas.
+        seeds: how many, or which.
+        settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
+        on_event: sees progress, `{"event": "epoch", "phase": …, "epoch": …}` and the like.
+
+    Raises:
+        UserError: the request cannot be carried out, in one line.
+    """
+    request = Request(
+        heads=split_names(heads),
+        head_files=tuple(map(Path, head_files)),
+        tasks=split_names(tasks),
+        seeds=_seeds(seeds),
+        phases=split_names(phases),
+        preset=preset,
+        protocol=Path(protocol) if protocol else None,
+        settings=tuple(f"{name}={_written(value)}" for name, value in (settings or {}).items()),
+        data=str(data),
+        encoder=str(encoder),
+        device=device,
+        precision=precision,
+        out=Path(out) if out else None,
+        jobs=jobs,
+        threads=threads,
+        feature_cache=feature_cache,
+    )
+    emit = on_event or (lambda event: None)
+    session = Session.open(request, load_plugins(request.head_files), emit)
+    outcome = session.run(emit)
+    write_report(
+        session.plan.out,
+        outcome.records,
+        outcome.controls,
+        outcome.tasks,
+        phases=session.plan.protocol.phases,
+        log=lambda line: emit({"event": "log", "line": line}),
+    )
+    plan = session.plan
+    return Result(outcome.records, outcome.controls, outcome.tasks, plan.out, plan.protocol.phases)
+
+
+def load_encoder(name_or_dir: str | Path) -> Encoder:
+    """An encoder by name, or from a folder in the Hugging Face layout.
+
+    `load_encoder(…).encode(texts, pooling="mean")` gives a tensor (n, hidden), float32.
+
+    Raises:
+        UserError: there is no such encoder, or its checkpoint cannot be used.
+    """
+    return open_encoder(str(name_or_dir), load_plugins())
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, int):
+        return parse_seeds(str(seeds))
+    return parse_seeds(",".join(map(str, seeds)) + ",") if len(seeds) else ()
+
+
+def _written(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

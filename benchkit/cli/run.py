@@ -1,0 +1,167 @@
+"""`benchkit run`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from benchkit.runner.request import Request
+    from benchkit.runner.session import Session
+
+
+@click.command(short_help="Train heads on one encoder and compare them.")
+@click.option("--heads", metavar="NAMES", help="Heads to compare, comma separated; default: the preset's.")
+@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="A Python file with a head of yours, for a quick try; repeatable.")  # fmt: skip
+@click.option("--tasks", metavar="NAMES", help="Tasks to train together, comma separated; default: the preset's.")
+@click.option("--seeds", metavar="N", help="Number of seeds per head, or the seeds themselves as 0,5,7.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help="A shipped protocol: demo (the default), paper or strong.",
+)
+@click.option(
+    "--protocol",
+    type=click.Path(path_type=Path),
+    help="A protocol of your own, as TOML; instead of --preset.",
+)
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
+              help="Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")  # fmt: skip
+@click.option("--data", metavar="DIR", help="Folder with the tasks' data, or `demo`; default: the preset's.")
+@click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
+@click.option("--phases", metavar="NAMES", help="pretrain (encoder frozen), finetune (everything trained), or both.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    help="Of the encoder; auto: bf16 where the hardware has it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where results go; default: results/runs/<preset>-<encoder>.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Cells that run at once; default: one per core, at most 4; 1 on a GPU.",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per cell.")
+@click.option("--feature-cache/--no-feature-cache", default=True,
+              help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show the cells, what is done and cached, and the estimated time; train nothing.",
+)
+def run(**options: Any) -> None:
+    """Train each head on the same encoder, through the same two phases, on the same batches, and compare them.
+
+    \b
+    benchkit run --heads baseline,recurrent,cnn
+    benchkit run --preset paper --phases pretrain --data DIR --encoder DIR --seeds 3
+
+    Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell has a result;
+    1: some cells failed; 2: the request cannot be carried out.
+    """  # noqa: D301 - click reads \b as "do not rewrap"
+    dry_run = options.pop("dry_run")
+    request = _request(options)
+
+    from benchkit.cli.progress import Progress
+    from benchkit.plugins import load_plugins
+    from benchkit.runner.session import Session
+
+    progress = Progress(jobs=1)
+    try:
+        session = Session.open(request, load_plugins(request.head_files), progress)
+        progress.jobs = session.plan.jobs
+        if dry_run:
+            _dry_run(session)
+        else:
+            _run(session, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        click.echo("benchkit: interrupted; the same command goes on from the last finished epoch", err=True)
+        sys.exit(130)
+    finally:
+        progress.close()
+
+
+def _request(options: dict[str, Any]) -> Request:
+    from benchkit.runner.request import Request, parse_seeds, split_names
+
+    return Request(
+        heads=split_names(options.pop("heads") or ""),
+        tasks=split_names(options.pop("tasks") or ""),
+        phases=split_names(options.pop("phases") or ""),
+        seeds=parse_seeds(seeds) if (seeds := options.pop("seeds")) is not None else (),
+        preset=options.pop("preset") or "",
+        settings=tuple(options.pop("settings")),
+        head_files=tuple(options.pop("head_files")),
+        data=options.pop("data") or "",
+        encoder=options.pop("encoder") or "",
+        precision=options.pop("precision") or "",
+        jobs=options.pop("jobs") or 0,
+        **options,
+    )
+
+
+def _run(session: Session, progress: Any) -> None:
+    from benchkit.report import render, write_report
+    from benchkit.runner.eta import clock
+
+    started = time.monotonic()
+    outcome = session.run(progress)
+    progress.close()
+    plan = session.plan
+    click.echo(f"\n{_headline(session)}\n")
+    phases = plan.protocol.phases
+    click.echo(render(outcome.records, outcome.controls, outcome.tasks, phases=phases))
+    write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, log=progress.say)
+    spent = clock(time.monotonic() - started)
+    count = f"{_count(len(outcome.records), 'cell')} ({outcome.reused} reused)"
+    click.echo(f"\n{count} in {spent}; table, curves and cells are in {plan.out}")
+    if plan.data == "demo":
+        click.echo(
+            "These data are synthetic and the encoder is small and random: a check that all works, not a finding. "
+            "Real data: benchkit run --preset paper --data DIR --encoder DIR"
+        )
+    _exit(outcome.records)
+
+
+def _headline(session: Session) -> str:
+    plan = session.plan
+    protocol = plan.protocol
+    sizes = session.workspace.data(plan.data, protocol)
+    trained = ", ".join(f"{name} {len(splits['train']):,}" for name, splits in sizes.items())
+    encoder = session.workspace.encoder(plan.encoder)
+    return (
+        f"{protocol.name}: {_count(len(plan.heads), 'head')} × {_count(len(plan.seeds), 'seed')} on {encoder.name} "
+        f"({encoder.parameters / 1e6:.1f} M parameters, {plan.execution.precision}, {plan.execution.device}); "
+        f"{' then '.join(protocol.phases)}; {protocol.pooling} pooling; train {trained}"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _exit(records: Any) -> None:
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        click.echo(f"benchkit: error: {record.head} seed {record.seed}: {record.error}", err=True)
+    if failed:
+        sys.exit(2 if all("out of memory" in record.error for record in failed) else 1)
+
+
+def _dry_run(session: Session) -> None:
+    from benchkit.runner.estimate import describe
+
+    for line in describe(session):
+        click.echo(line)

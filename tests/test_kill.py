@@ -1,0 +1,89 @@
+"""`kill -9` at random moments, and the same command again, end with the numbers of a run that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+KILLS = 10
+SIZES = [f"{task}.{split}_size={size}" for task in ("sst", "quora", "sts")
+         for split, size in (("train", 96), ("dev", 60), ("test", 60))]  # fmt: skip
+FIELDS = [*SIZES, "pretrain.epochs=5", "finetune.epochs=3", "pretrain.batch_size=8", "finetune.batch_size=8"]
+
+
+def start(out: Path, cache: Path, jobs: int) -> subprocess.Popen[str]:
+    settings = [part for field in FIELDS for part in ("--set", field)]
+    command = [sys.executable, "-m", "benchkit", "run", "--heads", "baseline", "--seeds", "2"]
+    return subprocess.Popen(
+        [*command, "--out", str(out), "--jobs", str(jobs), *settings],
+        env={**os.environ, "BENCHKIT_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for an end that must be a good one; its stderr."""
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def numbers(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "summary.csv").drop(columns="train_seconds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ten_kills_and_reruns_end_with_the_same_numbers(jobs: int, tmp_path: Path) -> None:
+    started = time.monotonic()
+    undisturbed = start(tmp_path / "a", tmp_path / "cache-a", jobs)
+    finish(undisturbed)
+    seconds = time.monotonic() - started
+
+    draw = random.Random(jobs)
+    for _ in range(KILLS // 2):
+        process = start(tmp_path / "b", tmp_path / "cache-b", jobs)
+        time.sleep(draw.uniform(0.2, 0.6) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(start(tmp_path / "b", tmp_path / "cache-b", jobs))
+    pd.testing.assert_frame_equal(numbers(tmp_path / "a"), numbers(tmp_path / "b"), check_exact=True)
+    leftover = [path for path in (tmp_path / "b").rglob("*") if path.name.endswith((".tmp", "checkpoint.pt"))]
+    assert not leftover
+
+
+def test_two_runs_into_one_folder_at_once_do_no_harm(tmp_path: Path) -> None:
+    both = [start(tmp_path / "out", tmp_path / "cache", 1) for _ in range(2)]
+    for process in both:
+        finish(process)
+    finish(start(tmp_path / "alone", tmp_path / "cache", 1))
+    pd.testing.assert_frame_equal(numbers(tmp_path / "out"), numbers(tmp_path / "alone"), check_exact=True)
+
+
+def test_ctrl_c_is_one_line_and_code_130_and_the_run_goes_on(tmp_path: Path) -> None:
+    process = start(tmp_path / "out", tmp_path / "cache", 1)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[1/2]"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    again = finish(start(tmp_path / "out", tmp_path / "cache", 1))
+    assert "finished already and are reused" in again
