@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from benchkit.api import load_encoder as load_encoder
     from benchkit.api import run as run
     from benchkit.errors import UserError as UserError
+    from benchkit.features import Layers as Layers
     from benchkit.features import Pooled as Pooled
     from benchkit.features import Tokens as Tokens
     from benchkit.head import HeadSpec as HeadSpec
@@ -28,6 +29,7 @@ _HOME = {
     "load_encoder": "benchkit.api",
     "run": "benchkit.api",
     "UserError": "benchkit.errors",
+    "Layers": "benchkit.features",
     "Pooled": "benchkit.features",
     "Tokens": "benchkit.features",
     "HeadSpec": "benchkit.head",

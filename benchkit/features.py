@@ -36,3 +36,20 @@ class Tokens(Pooled):
 
     tokens: Tensor
     mask: Tensor
+
+
+@dataclass(frozen=True)
+class Layers(Pooled):
+    """Also one vector a layer, pooled as the protocol says; `pooled` is the last of them.
+
+    Attributes:
+        layers: (batch, segment, layer, hidden), float; the embeddings first, the last layer last.
+    """
+
+    layers: Tensor
+
+    @staticmethod
+    def split(vectors: Tensor, count: int) -> Layers:
+        """From vectors of all layers side by side, (batch, segment, layer * hidden)."""
+        layers = vectors.view(*vectors.shape[:-1], count, -1)
+        return Layers(layers[..., -1, :], layers)

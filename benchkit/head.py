@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchkit.errors import UserError
-from benchkit.features import Pooled
+from benchkit.features import Layers, Pooled
 from benchkit.settings import apply
 
 if TYPE_CHECKING:
@@ -71,10 +71,15 @@ class HeadSpec:
     Attributes:
         cls: `cls(config, hidden, tasks)` builds an `nn.Module` whose `forward(features, task)` returns
             (batch, out): logits for a classification, a score in the task's own label range for a regression.
-            `hidden` is the width of the features, `tasks` a tuple of `TaskShape`.
+            `hidden` is the width of a feature vector, `tasks` a tuple of `TaskShape`. A head that reads `Layers` is
+            also told how many: `cls(config, hidden, tasks, layers=7)`.
         config: a frozen dataclass, every field with a default; its field names are what `--set` shows.
-        reads: the features it needs, `Pooled` or `Tokens`.
+        reads: the features it needs: `Pooled`, `Tokens` or `Layers`.
         trunk: attribute of the module that the tasks share, for parameter counts; "" if there is none.
+        symmetric: whether a pair's sentences may change places without a change of the output; checked by
+            `benchkit heads check`.
+        loss: `loss(config, shape)` names the loss that the head asks for, one of the task's; "" leaves it to the task.
+            A loss that the protocol names goes before it.
     """
 
     name: str
@@ -83,6 +88,8 @@ class HeadSpec:
     config: type[Any]
     reads: type[Pooled] = Pooled
     trunk: str = "trunk"
+    symmetric: bool = False
+    loss: Callable[[Any, TaskShape], str] | None = None
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """A config with `values` over the defaults.
@@ -103,8 +110,15 @@ class HeadSpec:
                 )
         return config
 
-    def build(self, config: Any, hidden: int, tasks: Sequence[TaskShape]) -> nn.Module:
-        """A module with fresh weights from torch's global generator."""
+    def build(self, config: Any, hidden: int, tasks: Sequence[TaskShape], layers: int = 1) -> nn.Module:
+        """A module with fresh weights from torch's global generator.
+
+        Args:
+            hidden: width of a vector of the features that the head reads.
+            layers: how many layers `Layers` has; of no interest to other heads.
+        """
+        if issubclass(self.reads, Layers):
+            return self.cls(config, hidden, tuple(tasks), layers=layers)
         return self.cls(config, hidden, tuple(tasks))
 
     def source(self) -> str:

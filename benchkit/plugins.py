@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GROUP = "benchkit"
 _Spec = TypeVar("_Spec")
+_KINDS = ("head", "task", "encoder")
 # Methods and attributes of `nn.ModuleDict` that are also plausible names of a task.
 _MODULE_NAMES = (
     "type",
@@ -48,11 +49,25 @@ _MODULE_NAMES = (
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: its name, `distribution version`, module, and the error that broke it ("" if it works)."""
+    """One entry point, or one file.
+
+    Attributes:
+        distribution: `name version`; "" for a file.
+        module: as the entry point names it; a file's path.
+        path: of the module's source; "" where it did not load or has none.
+        hooks: names of the hooks it implements.
+        heads, tasks, encoders: names of what it offers.
+        error: what broke it; "" if it works.
+    """
 
     name: str
     distribution: str
     module: str
+    path: str = ""
+    hooks: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -155,7 +170,17 @@ def _register(found: Plugins, name: str, distribution: str, module: str, load: C
             found.manager.unregister(plugin)
     else:
         _check_hooks(found.manager, plugin, distribution or module)
-    found.plugins.append(Plugin(name, distribution, module, error))
+    found.plugins.append(
+        Plugin(
+            name=name,
+            distribution=distribution,
+            module=module,
+            path=str(getattr(plugin, "__file__", None) or ""),
+            hooks=_hooks(found.manager, plugin),
+            **{f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS},
+            error=error,
+        )
+    )
     for kind, spec in specs:
         _add(found, kind, spec, distribution or module)
     return error
@@ -182,6 +207,12 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None
             raise UserError(f"plugin {owner}: {unknown('hook', hook, known)}")
 
 
+def _hooks(manager: pluggy.PluginManager, plugin: Any) -> tuple[str, ...]:
+    """The hooks that a registered plugin implements; none for one that did not load."""
+    callers = manager.get_hookcallers(plugin) if plugin is not None else None
+    return tuple(sorted(caller.name for caller in callers or ()))
+
+
 def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]]:
     """What a plugin offers, as (kind, spec).
 
@@ -192,7 +223,8 @@ def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]
     from benchkit.task import TaskSpec
 
     specs: list[tuple[str, Any]] = []
-    for kind, hook in (("head", "benchkit_heads"), ("task", "benchkit_tasks"), ("encoder", "benchkit_encoders")):
+    for kind in _KINDS:
+        hook = f"benchkit_{kind}s"
         for impl in getattr(manager.hook, hook).get_hookimpls():
             for spec in impl.function() if impl.plugin is plugin else ():
                 wanted = {"head": (HeadSpec,), "task": (TaskSpec,)}.get(kind)

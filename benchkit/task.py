@@ -70,6 +70,9 @@ Loss = Callable[["Tensor", "Tensor", TaskShape], "Tensor"]
 DemoData = Callable[[int], Mapping[str, Sequence[Example]]]
 """`demo(seed) -> {"train": …, "dev": …, "test": …}`, synthetic data a task can make without any download."""
 
+OwnData = Callable[[], Mapping[str, Sequence[Example]]]
+"""`data() -> {"train": …, "dev": …, "test": …}`, real data that a task's plugin ships or knows where to find."""
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -85,6 +88,7 @@ class TaskSpec:
         files: where a data folder may keep it, patterns with `{split}`, first found wins.
         aliases: other names of a column (`{"label": ("sentiment",)}`), tried in order.
         demo: synthetic data for the `demo` data set, or None where the task has none.
+        data: data of its own, used where a data folder has no file of the task; None where it has none.
     """
 
     name: str
@@ -99,6 +103,7 @@ class TaskSpec:
     high: float = 1.0
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     demo: DemoData | None = None
+    data: OwnData | None = None
 
     @property
     def kind(self) -> Literal["classification", "regression"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchkit.data.load import DEMO, REQUIRED, load_demo, load_files
+from benchkit.data.load import DEMO, REQUIRED, load_demo, load_files, load_own
 from benchkit.data.locate import check_folder, find_splits, missing
 from benchkit.data.split import BrokenRow, Split
 from benchkit.task import TaskSpec
@@ -86,10 +86,14 @@ def check_data(source: str | Path, tasks: Sequence[TaskSpec]) -> DataCheck:
         folder = Path(source)
         check_folder(folder)
         found = {task.name: find_splits(folder, task) for task in tasks}
+        own = [task for task in tasks if task.data is not None and not found[task.name]]
         whole = [name for name, paths in found.items() if all(split in paths for split in REQUIRED)]
-        if not any(found.values()):
+        if not any(found.values()) and not own:
             raise missing(folder, tasks[0], REQUIRED[0], whole)
         for task in tasks:
+            if task in own:
+                data[task.name] = load_own(task)
+                continue
             data[task.name] = load_files(folder, found[task.name], task)
             problems += [str(missing(folder, task, name, whole)) for name in REQUIRED if name not in found[task.name]]
     splits, shared = [], []

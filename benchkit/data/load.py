@@ -20,7 +20,8 @@ REQUIRED = ("train", "dev")
 def load_data(source: str | Path, tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Split]]:
     """Task -> split -> rows; splits in the order train, dev, test. `source` is a folder or `demo`.
 
-    Test may be absent or unlabelled. A folder named `demo` can be given as `./demo`.
+    A task of which the folder has no file is read from its own data, if it has any. Test may be absent or unlabelled.
+    A folder named `demo` can be given as `./demo`.
 
     Raises:
         UserError: folder, train or dev missing; a file that is broken or the wrong one; labels out of range.
@@ -30,12 +31,15 @@ def load_data(source: str | Path, tasks: Sequence[TaskSpec]) -> dict[str, dict[s
     folder = Path(source)
     check_folder(folder)
     paths = {task.name: find_splits(folder, task) for task in tasks}
-    whole = [name for name, found in paths.items() if all(split in found for split in REQUIRED)]
+    own = {task.name for task in tasks if task.data is not None and not paths[task.name]}
+    whole = [name for name, found in paths.items() if name in own or all(split in found for split in REQUIRED)]
     for task in tasks:
         for split in REQUIRED:
-            if split not in paths[task.name]:
+            if task.name not in own and split not in paths[task.name]:
                 raise missing(folder, task, split, whole)
-    return {task.name: load_files(folder, paths[task.name], task) for task in tasks}
+    return {
+        task.name: load_own(task) if task.name in own else load_files(folder, paths[task.name], task) for task in tasks
+    }
 
 
 def load_files(folder: Path, paths: Mapping[str, Path], task: TaskSpec) -> dict[str, Split]:
@@ -47,26 +51,40 @@ def load_files(folder: Path, paths: Mapping[str, Path], task: TaskSpec) -> dict[
 
 
 def load_demo(task: TaskSpec, seed: int = DEMO_SEED) -> dict[str, Split]:
-    """The synthetic splits of one task.
+    """The synthetic splits of one task; its own data where it makes none.
 
     Raises:
-        UserError: the task has none.
+        UserError: the task has neither.
     """
-    if task.demo is None:
-        raise UserError(f"task {task.name!r} has no demo data: leave it out with --tasks, or give a folder with --data")
-    made = task.demo(seed)
-    source = f"{DEMO}: synthetic, seed {seed}"
+    if task.demo is not None:
+        return _made(task.demo(seed), task, DEMO, f"{DEMO}: synthetic, seed {seed}")
+    if task.data is not None:
+        return load_own(task)
+    raise UserError(f"task {task.name!r} has no demo data: leave it out with --tasks, or give a folder with --data")
+
+
+def load_own(task: TaskSpec) -> dict[str, Split]:
+    """The splits that a task's plugin brings.
+
+    Raises:
+        UserError: they are not usable.
+    """
+    assert task.data is not None
+    return _made(task.data(), task, "own", "the task's own data")
+
+
+def _made(made: Mapping[str, Sequence[Example]], task: TaskSpec, kind: str, source: str) -> dict[str, Split]:
+    """Examples as splits; they pass the checks that files pass."""
     for split in REQUIRED:
         if split not in made:
-            raise UserError(f"demo data of task {task.name!r} has no {split} split: its plugin must make one")
+            raise UserError(f"{kind} data of task {task.name!r} has no {split} split: its plugin must make one")
     return {
-        split: to_split(_table(made[split], task, source), task, split, Path(DEMO) / task.name / split, source)
+        split: to_split(_table(made[split], task), task, split, Path(kind) / task.name / split, source)
         for split in SPLITS
         if split in made
     }
 
 
-def _table(examples: Sequence[Example], task: TaskSpec, source: str) -> Table:
-    """Examples as a table, so that they pass the checks that files pass."""
+def _table(examples: Sequence[Example], task: TaskSpec) -> Table:
     rows = [(number, (each.id, *each.texts, each.label)) for number, each in enumerate(examples, start=1)]
     return Table(("id", *task.texts, task.label), list(rows), [], "", "")

@@ -20,7 +20,7 @@ from benchkit.encoder.precision import resolve_precision
 from benchkit.encoder.stream import EncodedChunk, stream
 from benchkit.encoder.tokenizer import Tokenized, tokenize
 from benchkit.errors import UserError
-from benchkit.features import Pooled, Tokens
+from benchkit.features import Layers, Pooled, Tokens
 
 
 class Encoder:
@@ -99,12 +99,13 @@ class Encoder:
         reads: type[Pooled] = Pooled,
         pooling: str = "mean",
         layers: tuple[int, ...] = (-1,),
-    ) -> Pooled | Tokens:
+    ) -> Pooled:
         """Live features, with gradients and, in `train()`, dropout.
 
         Args:
             rows: (batch, segment) int64, which of the inputs.
-            layers: put side by side: hidden of the result is the model's times their number.
+            layers: put side by side, so hidden of the result is the model's times their number; kept apart where
+                `reads` is `Layers`.
 
         Returns:
             `reads`, float32, on the model's device. Outside `train()` an input named twice is computed once.
@@ -120,6 +121,8 @@ class Encoder:
         pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens)
         back = back.to(self.device)
         pooled = pooled[back].view(*rows.shape, -1)
+        if issubclass(reads, Layers):
+            return Layers.split(pooled, len(numbers))
         if pieces is None:
             return Pooled(pooled)
         tokens, mask = batch.layout.pad(pieces)[back], batch.layout.mask[back]

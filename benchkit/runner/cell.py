@@ -18,7 +18,7 @@ from typing import Any
 
 import benchkit
 from benchkit.data import Split
-from benchkit.errors import UserError
+from benchkit.errors import UserError, unknown
 from benchkit.head import HeadSpec
 from benchkit.protocol import Protocol
 from benchkit.settings import plain
@@ -112,7 +112,7 @@ def identity_of(
         "head": {"name": spec.name, "config": plain(config), "source": spec.source()},
         "protocol": _numbers(protocol),
         # A list: their order decides that of batches and of initial weights.
-        "tasks": [{"name": task.name, **_task(task, protocol)} for task in tasks],
+        "tasks": [{"name": task.name, **_task(task, loss_name(spec, config, task, protocol))} for task in tasks],
         "data": {task.name: {name: split.digest() for name, split in data[task.name].items()} for task in tasks},
         "encoder": encoder_fingerprint,
         "seed": seed,
@@ -148,8 +148,19 @@ def _numbers(protocol: Protocol) -> dict[str, Any]:
     return values
 
 
-def _task(task: TaskSpec, protocol: Protocol) -> dict[str, Any]:
-    loss = protocol.options(task.name).loss or next(iter(task.losses))
+def loss_name(spec: HeadSpec, config: Any, task: TaskSpec, protocol: Protocol) -> str:
+    """The loss that a head is trained with on a task: the protocol's, else what the head asks for, else the task's.
+
+    Raises:
+        UserError: the head asks for a loss that the task does not have.
+    """
+    asked = spec.loss(config, task.shape(joint=protocol.pair_input == "joint")) if spec.loss else ""
+    if asked and asked not in task.losses:
+        raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)
+    return protocol.options(task.name).loss or asked or next(iter(task.losses))
+
+
+def _task(task: TaskSpec, loss: str) -> dict[str, Any]:
     code = hashlib.sha256()
     for function in (task.losses[loss], task.metric.score):
         code.update(_source_of(function, task))

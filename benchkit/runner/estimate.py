@@ -10,13 +10,12 @@ from statistics import median
 import torch
 from torch import nn
 
-from benchkit.features import Pooled
-from benchkit.protocol import Phase
 from benchkit.rng import global_stream
-from benchkit.runner.cell import Cell
+from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.eta import clock
 from benchkit.runner.session import Session
-from benchkit.runner.workspace import feature_settings
+from benchkit.runner.workspace import build_head, feature_settings
+from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
 from benchkit.train.evaluate import forward
 from benchkit.train.order import Order
@@ -41,7 +40,7 @@ def describe(session: Session) -> Iterator[str]:
     corpus = session.workspace.corpus(plan.data, plan.protocol)
     for settings in session.feature_settings(pending):
         missing = session.workspace.missing(plan.encoder, corpus, settings)
-        encode += missing * _encode_seconds(session) if missing else 0.0
+        encode += missing * _encode_seconds(session, settings) if missing else 0.0
         total = len(corpus.inputs)
         yield f"features ({settings.reads}): {total - missing:,} of {total:,} texts are stored"
     jobs = min(plan.jobs, len(pending))
@@ -53,7 +52,7 @@ def describe(session: Session) -> Iterator[str]:
     yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {jobs} cells at once"
 
 
-def _encode_seconds(session: Session) -> float:
+def _encode_seconds(session: Session, settings: FeatureSettings) -> float:
     """Seconds a text, measured on an even sample of the corpus."""
     plan = session.plan
     encoder, corpus = (
@@ -61,7 +60,6 @@ def _encode_seconds(session: Session) -> float:
         session.workspace.corpus(plan.data, plan.protocol),
     )
     sample = corpus.inputs[:: max(1, len(corpus.inputs) // _TEXTS)]
-    settings = feature_settings(plan.protocol, Pooled, plan.execution.precision, torch.device(plan.execution.device))
     tokenized = encoder.tokenize(sample, plan.protocol.max_length)
     encode_table(encoder, tokenized, settings)
     started = time.perf_counter()
@@ -80,48 +78,48 @@ def _phase_seconds(session: Session, cell: Cell, phase: str) -> float:
     corpus = session.workspace.corpus(cell.data, cell.protocol)
     sizes = {name: len(corpus.parts[name, "train"]) for name in cell.protocol.tasks}
     order = Order(sizes, settings.batch_size, cell.protocol.sampling, cell.seed, phase, settings.epochs)
-    step = session.workspace.once(key, lambda: _probe(session, cell, phase, settings, order))
+    step = session.workspace.once(key, lambda: _probe(session, cell, phase, order))
     evaluated = sum(len(part) for (_, split), part in corpus.parts.items() if split == "dev") * settings.epochs
     evaluated += sum(len(part) for part in corpus.parts.values())
     # Evaluation is a forward without gradients, about a third of a step's work an example.
     return step * (order.steps() * settings.epochs + evaluated / settings.batch_size / 3)
 
 
-def _probe(session: Session, cell: Cell, phase: str, settings: Phase, order: Order) -> float:
+def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
     """Median seconds of a training step, on weights that are thrown away."""
     workspace, protocol, device = session.workspace, cell.protocol, torch.device(cell.execution.device)
     spec = workspace.plugins.head(cell.head)
     tasks = {task.name: task for task in workspace.tasks(protocol)}
     shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
     corpus, encoder = workspace.corpus(cell.data, protocol), workspace.encoder(cell.encoder).to(device)
+    config = spec.configure(cell.config)
+    settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
     with global_stream(cell.seed, "init"):
-        head = spec.build(
-            spec.configure(cell.config), encoder.hidden * len(protocol.layers), tuple(shapes.values())
-        ).to(device)
+        head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
     batches = list(islice(order.epoch(1), 2 * _STEPS))
     tuned = phase == "finetune"
     kept = {name: value.clone() for name, value in encoder.model.state_dict().items()} if tuned else {}
     tokenized = workspace.tokenized(cell.encoder, corpus, protocol.max_length)
-    kind = feature_settings(protocol, spec.reads, cell.execution.precision, device)
     live = LiveReader(
         encoder,
         tokenized,
-        kind,
+        settings,
         spec.reads,
         tuned,
-        lambda rows: encode_table(encoder, tokenized.select(rows), kind).to(device),
+        lambda rows: encode_table(encoder, tokenized.select(rows), settings).to(device),
     )
     used = torch.unique(torch.cat([corpus.parts[task, "train"].rows[examples].flatten() for task, examples in batches]))
     reader = live if tuned or not cell.execution.feature_cache else live.snapshot(used)
     modules = nn.ModuleList([head, encoder.model] if tuned else [head]).train()
     optimizer = torch.optim.AdamW(modules.parameters(), lr=0.0, fused=True)
+    losses = {name: task.losses[loss_name(spec, config, task, protocol)] for name, task in tasks.items()}
     seconds = []
     for task, examples in batches:
         started = time.perf_counter()
         part = corpus.parts[task, "train"]
         assert part.labels is not None
         outputs = forward(head, reader.gather(part.rows[examples]), shapes[task], len(examples))
-        loss = next(iter(tasks[task].losses.values()))(outputs, part.labels[examples].to(device), shapes[task])
+        loss = losses[task](outputs, part.labels[examples].to(device), shapes[task])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -18,11 +18,12 @@ from benchkit.errors import UserError
 from benchkit.head import HeadSpec
 from benchkit.record import CurvePoint, PhaseResult, Record
 from benchkit.rng import global_stream
-from benchkit.runner.cell import Cell
+from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.outcome import failed, finished, parameter_counts
 from benchkit.runner.scoring import Predictions, score_splits
-from benchkit.runner.workspace import Workspace, feature_settings
+from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.store.cells import CellStore
+from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
 from benchkit.store.table import FeatureTable
 from benchkit.task import Loss, TaskShape, TaskSpec
@@ -68,6 +69,8 @@ class _Run:
     workspace: Workspace
     device: torch.device
     spec: HeadSpec
+    config: Any
+    settings: FeatureSettings
     tasks: dict[str, TaskSpec]
     shapes: dict[str, TaskShape]
     corpus: Corpus
@@ -84,10 +87,11 @@ class _Run:
         encoder = workspace.encoder(cell.encoder).to(device)
         if encoder.fingerprint != cell.identity["encoder"]:
             raise UserError(f"encoder {cell.encoder} is not the one this cell was planned with: run the command again")
-        width = encoder.hidden * len(protocol.layers)
+        config = spec.configure(cell.config)
+        settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
         with global_stream(cell.seed, "init"):
-            head = spec.build(spec.configure(cell.config), width, tuple(shapes.values())).to(device)
-        return _Run(cell, store, emit, workspace, device, spec, tasks, shapes, corpus, encoder, head)
+            head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
+        return _Run(cell, store, emit, workspace, device, spec, config, settings, tasks, shapes, corpus, encoder, head)
 
     def finish(self) -> Record:
         """All phases, from the last checkpoint if there is one, then the record."""
@@ -175,8 +179,7 @@ class _Run:
         )
 
     def _reader(self, phase: str) -> Reader:
-        cell, reads = self.cell, self.spec.reads
-        settings = feature_settings(cell.protocol, reads, cell.execution.precision, self.device)
+        cell, settings = self.cell, self.settings
         if phase == "pretrain" and cell.execution.feature_cache:
             return StoredReader(self.workspace.table(cell.encoder, self.corpus, settings).to(self.device))
         tokenized = self.workspace.tokenized(cell.encoder, self.corpus, cell.protocol.max_length)
@@ -192,7 +195,7 @@ class _Run:
                 return encode_table(self.encoder, tokenized.select(rows), kind).to(self.device)
 
         self.encoder.eval()
-        return LiveReader(self.encoder, tokenized, settings, reads, tuned, make_table)
+        return LiveReader(self.encoder, tokenized, settings, self.spec.reads, tuned, make_table)
 
     def _modules(self, *, tuned: bool | None = None) -> nn.ModuleDict:
         """What a phase trains; without `tuned`, what any phase of the cell changes."""
@@ -229,7 +232,7 @@ class _Run:
         return task.losses[self._loss_name(task)]
 
     def _loss_name(self, task: TaskSpec) -> str:
-        return self.cell.protocol.options(task.name).loss or next(iter(task.losses))
+        return loss_name(self.spec, self.config, task, self.cell.protocol)
 
     def _constant_loss(self, task: TaskSpec) -> float:
         labels = self.corpus.parts[task.name, "train"].labels

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from benchkit.encoder import resolve_precision
+from benchkit.encoder import Encoder, resolve_precision
 from benchkit.errors import UserError, unknown
 from benchkit.head import HeadSpec
 from benchkit.plugins import Plugins
 from benchkit.protocol import Protocol, load_file, load_preset, override, parse_settings
 from benchkit.runner.cell import Cell, Execution, identity_of, key_of
 from benchkit.runner.encoders import find_folder
-from benchkit.runner.workspace import Workspace
+from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.settings import plain
 from benchkit.task import TaskShape
 
@@ -113,11 +113,11 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     encoder = workspace.encoder(plan.encoder)
     encoder.check(protocol.pooling, protocol.layers)
     fingerprint = encoder.fingerprint
-    hidden = encoder.hidden * len(protocol.layers)
+    shapes = [task.shape(joint=protocol.pair_input == "joint") for task in tasks]
     cells = []
     for head in plan.heads:
         spec, config = workspace.plugins.head(head), plan.configs[head]
-        _try_to_build(spec, config, hidden, [task.shape(joint=protocol.pair_input == "joint") for task in tasks])
+        _try_to_build(spec, config, encoder, plan, shapes)
         for seed in plan.seeds:
             identity = identity_of(spec, config, seed, protocol, tasks, data, fingerprint, plan.execution)
             cell = Cell(
@@ -136,15 +136,21 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     return cells
 
 
-def _try_to_build(spec: HeadSpec, config: Any, hidden: int, shapes: Sequence[TaskShape]) -> None:
+def _try_to_build(spec: HeadSpec, config: Any, encoder: Encoder, plan: Plan, shapes: Sequence[TaskShape]) -> None:
     """Find impossible sizes before anything is encoded; on the meta device nothing is allocated.
 
     Raises:
-        UserError: the head cannot be built with this config.
+        UserError: the head cannot be built with this config, or reads what the encoder does not have.
     """
+    device = torch.device(plan.execution.device)
+    settings = feature_settings(plan.protocol, spec, encoder, plan.execution.precision, device)
+    try:
+        encoder.check(settings.pooling, settings.layers)
+    except UserError as error:
+        raise UserError(f"head {spec.name!r} reads every layer: {error}") from error
     try:
         with torch.device("meta"):
-            spec.build(config, hidden, shapes)
+            build_head(spec, config, encoder, settings, shapes)
     except Exception as error:  # a stranger's head may raise anything
         text = " ".join(str(error).split())
         raise UserError(f"head {spec.name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error

@@ -118,8 +118,10 @@ class Session:
         if "pretrain" not in plan.protocol.phases or not plan.execution.feature_cache:
             return []
         device = torch.device(plan.execution.device)
-        reads = {self.workspace.plugins.head(cell.head).reads: None for cell in cells}
-        return [feature_settings(plan.protocol, each, plan.execution.precision, device) for each in reads]
+        encoder, precision = self.workspace.encoder(plan.encoder), plan.execution.precision
+        specs = [self.workspace.plugins.head(name) for name in dict.fromkeys(cell.head for cell in cells)]
+        found = [feature_settings(plan.protocol, spec, encoder, precision, device) for spec in specs]
+        return list(dict.fromkeys(found))
 
     def _executor(self, pending: int) -> Executor:
         if min(self.plan.jobs, pending) == 1:

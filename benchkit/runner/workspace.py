@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from benchkit.data import Split, load_data, subsample
 from benchkit.encoder import Encoder, Tokenized
 from benchkit.errors import UserError, unknown
-from benchkit.features import Pooled, Tokens
+from benchkit.features import Layers, Tokens
+from benchkit.head import HeadSpec
 from benchkit.plugins import Plugins
 from benchkit.protocol import Protocol
 from benchkit.runner.encoders import open_encoder
 from benchkit.store.features import FeatureSettings, FeatureStore
 from benchkit.store.table import FeatureTable
-from benchkit.task import SPLITS, TaskSpec
+from benchkit.task import SPLITS, TaskShape, TaskSpec
 from benchkit.train.corpus import Corpus, build_corpus
 
 _T = TypeVar("_T")
@@ -100,12 +102,24 @@ class Workspace:
         return kept
 
 
-def feature_settings(protocol: Protocol, reads: type[Pooled], precision: str, device: torch.device) -> FeatureSettings:
+def feature_settings(
+    protocol: Protocol, spec: HeadSpec, encoder: Encoder, precision: str, device: torch.device
+) -> FeatureSettings:
+    """How the inputs of a head are encoded. A head that reads `Layers` gets all of them, whatever the protocol says."""
+    apart = issubclass(spec.reads, Layers)
     return FeatureSettings(
-        reads="tokens" if issubclass(reads, Tokens) else "pooled",
+        reads="layers" if apart else "tokens" if issubclass(spec.reads, Tokens) else "pooled",
         pooling=protocol.pooling,
-        layers=tuple(protocol.layers),
+        layers=tuple(range(encoder.config.num_hidden_layers + 1)) if apart else tuple(protocol.layers),
         max_length=protocol.max_length,
         precision="bf16" if precision == "bf16" else "fp32",
         device="cuda" if device.type == "cuda" else "cpu",
     )
+
+
+def build_head(
+    spec: HeadSpec, config: Any, encoder: Encoder, settings: FeatureSettings, shapes: Sequence[TaskShape]
+) -> nn.Module:
+    """A head for features of these settings, with fresh weights from torch's global generator."""
+    side_by_side = 1 if settings.apart else len(settings.layers)
+    return spec.build(config, encoder.hidden * side_by_side, shapes, len(settings.layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -39,19 +40,24 @@ class FeatureSettings:
     """How inputs are encoded; all of it is part of the store's key.
 
     Attributes:
-        reads: `pooled`, or `tokens` for word pieces as well.
+        reads: `pooled`, `tokens` for word pieces as well, `layers` for pooled vectors of several layers kept apart.
         pooling, layers: see `benchkit.protocol.Protocol`.
         max_length: word pieces kept of an input.
         precision: as resolved, not `auto`.
         device: kind of device; its numbers differ in the last bits.
     """
 
-    reads: Literal["pooled", "tokens"] = "pooled"
+    reads: Literal["pooled", "tokens", "layers"] = "pooled"
     pooling: str = "cls"
     layers: tuple[int, ...] = (-1,)
     max_length: int = 512
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def apart(self) -> int:
+        """How many layers are kept apart; 0 where they are side by side."""
+        return len(self.layers) if self.reads == "layers" else 0
 
 
 def cache_root() -> Path:
@@ -118,7 +124,7 @@ class FeatureStore:
                 self._encode(folder, key, encoder, distinct, stored, settings, progress)
                 segments, _ = self._open(folder, key)
         report = Report(len(distinct) - encoded, encoded, time.perf_counter() - began)
-        return assemble(digests, segments, encoder.hidden * len(settings.layers), report)
+        return assemble(digests, segments, encoder.hidden * len(settings.layers), report, settings.apart)
 
     def _encode(
         self,
@@ -193,6 +199,8 @@ class FeatureStore:
             write_atomic(path, text.encode() + b"\n")
 
     def _identity(self, encoder: Encoder, settings: FeatureSettings) -> dict[str, Any]:
+        if settings.reads == "layers":  # kept apart or side by side, the vectors are the same
+            settings = dataclasses.replace(settings, reads="pooled")
         return {
             "format": FORMAT,
             "encoder": encoder.fingerprint,

@@ -39,4 +39,4 @@ def encode_table(encoder: Encoder, tokenized: Tokenized, settings: FeatureSettin
         start[rows], length[rows] = lengths.cumsum(0) - lengths, lengths
         pieces = torch.cat([chunk.tokens for chunk in chunks if chunk.tokens is not None])
         tokens = ResidentTokens(pieces, start.to(pieces.device), length)
-    return FeatureTable(pooled, tokens, Report(0, count, time.perf_counter() - began))
+    return FeatureTable(pooled, tokens, Report(0, count, time.perf_counter() - began), settings.apart)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchkit.features import Pooled, Tokens
+from benchkit.features import Layers, Pooled, Tokens
 from benchkit.store.segments import Segment
 from benchkit.store.tokens import MappedTokens, TokenPayload
 
@@ -30,11 +30,13 @@ class FeatureTable:
     Attributes:
         pooled: (row, hidden), float32, in memory.
         tokens: the word pieces of each row; None where only pooled features were asked for.
+        layers: how many layers' vectors a row of `pooled` holds, to be kept apart; 0 where it is one vector.
     """
 
     pooled: Tensor
     tokens: TokenPayload | None
     report: Report
+    layers: int = 0
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -49,13 +51,15 @@ class FeatureTable:
         resident = self.pooled.numel() * self.pooled.element_size()
         return resident + (self.tokens.nbytes if self.tokens else 0)
 
-    def gather(self, rows: Tensor) -> Pooled | Tokens:
+    def gather(self, rows: Tensor) -> Pooled:
         """The features of `rows` (batch, segment), int64, on the device of `pooled`.
 
-        `Tokens` if the table holds them, padded to the longest input of the batch.
+        `Tokens` if the table holds them, padded to the longest input of the batch; `Layers` if it keeps them apart.
         """
         flat = rows.reshape(-1)
         pooled = self.pooled.index_select(0, flat.to(self.pooled.device)).view(*rows.shape, self.width)
+        if self.layers:
+            return Layers.split(pooled, self.layers)
         if self.tokens is None:
             return Pooled(pooled)
         tokens, mask = (each.to(pooled.device) for each in self.tokens.gather(flat))
@@ -76,7 +80,9 @@ class FeatureTable:
         return dataclasses.replace(self, pooled=self.pooled.to(device), tokens=tokens)
 
 
-def assemble(digests: Sequence[bytes], segments: Sequence[Segment], width: int, report: Report) -> FeatureTable:
+def assemble(
+    digests: Sequence[bytes], segments: Sequence[Segment], width: int, report: Report, layers: int = 0
+) -> FeatureTable:
     """A table whose row i is the input named `digests[i]`, which one of `segments` holds.
 
     The table has tokens if the segments do. An input that several hold is taken from the last.
@@ -96,4 +102,4 @@ def assemble(digests: Sequence[bytes], segments: Sequence[Segment], width: int, 
             length[rows] = segment.offsets[local[rows] + 1] - start[rows]
     parts = [segment.tokens for segment in segments if segment.tokens is not None]
     tokens = MappedTokens(parts, part, start, length) if parts else None
-    return FeatureTable(pooled, tokens, report)
+    return FeatureTable(pooled, tokens, report, layers)
