@@ -1,0 +1,1 @@
+"""What several test files build on: small encoders, stores, corpora and heads."""
