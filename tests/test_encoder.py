@@ -34,7 +34,7 @@ def test_packed_equals_one_at_a_time(encoder: Encoder, pooling: str) -> None:
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.booleans(), st.sampled_from(["mean", "max", "cls"]))
 def test_padded_attention_equals_groups(words: list[int], tokens: bool, pooling: str) -> None:
     encoder = random_encoder("tiny", VOCAB, CONFIG, seed=0)

@@ -37,7 +37,7 @@ def hash_of(*epochs: Batches) -> str:
     return seen.state
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.integers(1, 60), min_size=1),
     batch_size=st.integers(1, 70),
