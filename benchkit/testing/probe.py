@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +38,6 @@ _EVENTS = {
     "os.system": "starts a process",
     "os.fork": "starts a process",
     "os.posix_spawn": "starts a process",
-    "_thread.start_new_thread": "starts a thread",
-    "_thread.start_joinable_thread": "starts a thread",
     "os.putenv": "changes the environment",
     "os.mkdir": "makes a folder",
     "os.remove": "removes a file",
@@ -58,12 +57,13 @@ class Watch:
         self.active = False
         self.elsewhere = 0.0  # seconds inside imports of others
         self.depth = 0
-        self._import = builtins.__import__
+        self._import, self._start = builtins.__import__, threading.Thread.start
 
     def __enter__(self) -> Watch:
         sys.addaudithook(self._hear)
         sys.stdout = sys.stderr = _Ear(self)
         builtins.__import__ = self._timed_import
+        threading.Thread.start = lambda thread: self._heard_start(thread)  # type: ignore[method-assign]
         self.before, self.start, self.active = dict(_globals()), time.perf_counter(), True
         return self
 
@@ -99,6 +99,11 @@ class Watch:
         writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
         if (writes or event in _EVENTS) and self.is_own():
             self.note(f"writes to {args[0]}" if writes else _EVENTS[event])
+
+    def _heard_start(self, thread: threading.Thread) -> None:
+        if self.active and self.is_own():  # before Python 3.12 there is no audit event for it
+            self.note("starts a thread")
+        self._start(thread)
 
     def _timed_import(self, name: str, *args: Any, **kwargs: Any) -> Any:
         outermost = self.depth == 0 and not self._is_sibling(name)
@@ -139,7 +144,7 @@ def _globals() -> Iterator[tuple[str, object]]:
     yield "whether torch keeps gradients", torch.is_grad_enabled()
     yield "torch's matmul precision", torch.get_float32_matmul_precision()
     yield "whether torch must be deterministic", torch.are_deterministic_algorithms_enabled()
-    yield "the state of CUDA: it is initialised", torch.cuda.is_initialized()
+    yield "the state of CUDA: it is initialised", torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     yield "the logging set-up", [id(each) for each in logging.root.handlers]
     yield "the working folder", os.getcwd()  # noqa: PTH109 - compared, not used
 
