@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_fault_is_found_by_its_check_and_by_no_other(
 ) -> None:
     verdict = BY_NAME[name](spec)
     assert verdict.status == "failed"
-    pytest.raises(AssertionError, BY_NAME[name].function, spec).match(reason)
+    assert re.search(reason, verdict.reason)
     assert "\n" not in verdict.reason
     if others != {"*"}:
         quick = [check(spec) for check in CHECKS if check.name not in SLOW]
@@ -152,7 +153,7 @@ AT_IMPORT = {
 def test_work_at_import_is_found(tmp_path: Path, code: str, complaint: str) -> None:
     verdict = BY_NAME["imports"](_spec_in(tmp_path / "busy.py", code))
     assert verdict.status == "failed"
-    pytest.raises(AssertionError, BY_NAME["imports"].function, _spec_in(tmp_path / "busy.py", code)).match(complaint)
+    assert re.search(complaint, verdict.reason)
 
 
 def test_what_a_library_does_at_its_own_import_is_not_held_against_a_plugin(

@@ -87,8 +87,7 @@ class Flat(Sound):
     """Forgets the last axis."""
 
     def forward(self, features: Pooled, task: str) -> Tensor:
-        outputs = super().forward(features, task)
-        return outputs.squeeze(-1)
+        return super().forward(features, task).squeeze(-1)
 
 
 class NoBatchOfOne(Sound):
@@ -114,13 +113,14 @@ class Unbounded(Sound):
 
 class ReadsTokens(Sound):
     def vectors(self, features: Any) -> Tensor:
-        tokens: Tensor = features.tokens
-        return tokens.mean(2)
+        vectors: Tensor = features.tokens.mean(2)
+        return vectors
 
 
 class ReadsTokensIfThere(Sound):
     def vectors(self, features: Any) -> Tensor:
-        return features.tokens.mean(2) if hasattr(features, "tokens") else features.pooled
+        vectors: Tensor = features.tokens.mean(2) if hasattr(features, "tokens") else features.pooled
+        return vectors
 
 
 class Leaky(Sound):

@@ -63,7 +63,7 @@ class Watch:
         sys.addaudithook(self._hear)
         sys.stdout = sys.stderr = _Ear(self)
         builtins.__import__ = self._timed_import
-        threading.Thread.start = lambda thread: self._heard_start(thread)  # type: ignore[method-assign]
+        threading.Thread.start = lambda thread: self._heard_start(thread)  # type: ignore[method-assign, assignment]
         self.before, self.start, self.active = dict(_globals()), time.perf_counter(), True
         return self
 
