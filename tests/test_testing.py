@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -163,6 +164,18 @@ def test_what_a_library_does_at_its_own_import_is_not_held_against_a_plugin(
     (tmp_path / "library" / "chatty_library.py").write_text("import time\nprint('hello')\ntime.sleep(1.1)\n")
     monkeypatch.syspath_prepend(tmp_path / "library")
     assert BY_NAME["imports"](_spec_in(tmp_path / "quiet.py", "import chatty_library")).status == "ok"
+
+
+def test_a_packages_own_init_is_the_plugins_doing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "busy_package").mkdir()
+    (tmp_path / "busy_package" / "__init__.py").write_text("")
+    (tmp_path / "busy_package" / "heads.py").write_text("from . import other\nclass Head:\n    pass\n")
+    (tmp_path / "busy_package" / "other.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = HeadSpec("busy", "A head.", import_module("busy_package.heads").Head, wrong.Config)
+    for name in ("__init__", "other"):
+        (tmp_path / "busy_package" / f"{name}.py").write_text(f"print({name!r})\n")
+    assert re.search("prints '__init__', prints 'other'", BY_NAME["imports"](spec).reason)
 
 
 def test_a_module_that_cannot_be_imported_afresh_says_so(tmp_path: Path) -> None:

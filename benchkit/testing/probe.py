@@ -151,11 +151,8 @@ def _globals() -> Iterator[tuple[str, object]]:
 
 def examine(module: str, file: str) -> list[str]:
     """Import a module here and now, and say what it did; nothing, if all is well."""
-    found = importlib.util.find_spec(module) if _can_be_found(module) else None
-    if found is not None and found.origin and Path(found.origin).resolve() == Path(file).resolve():
-        source = Path(file).resolve()
-        depth = module.count(".") + (source.name == "__init__.py")
-        root = str(source.parents[depth - 1]) if depth else file
+    root = _home(module, file)
+    if root:
         with Watch(root) as watch:
             importlib.import_module(module)
         return watch.found
@@ -168,12 +165,15 @@ def examine(module: str, file: str) -> list[str]:
     return watch.found
 
 
-def _can_be_found(module: str) -> bool:
-    """A file that was given by name has a module of no package: only its path leads to it."""
-    try:
-        return importlib.util.find_spec(module) is not None
+def _home(module: str, file: str) -> str:
+    """The module's file or its package's folder, as `import` would find it; "" where only a path leads to the file."""
+    try:  # the package alone: to look for a module inside would import it already
+        top = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
-        return False
+        return ""
+    homes = [] if top is None else [*(top.submodule_search_locations or [top.origin])]
+    inside = (home for home in homes if home and Path(file).resolve().is_relative_to(Path(home).resolve()))
+    return next(inside, "")
 
 
 def _serve(request: dict[str, Any]) -> list[str]:
