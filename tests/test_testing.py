@@ -131,7 +131,9 @@ def test_a_head_that_cannot_be_built_fails_and_raises_nothing() -> None:
 
     verdicts = list(check_head(HeadSpec("exits", "Leaves.", Exits, wrong.Config)))
     assert len(verdicts) == len(CHECKS)
-    assert "SystemExit: no" in next(each.reason for each in verdicts if each.check == "shapes")
+    failed = {each.check: each.reason for each in verdicts if each.status == "failed"}
+    assert failed["reads"] == "building it with the default config raised SystemExit: no"
+    assert failed["shapes"] == "the same SystemExit as under reads"
 
 
 # What a module does at import, and what the check says of it.

@@ -52,14 +52,13 @@ def _specs(head: str) -> list[HeadSpec]:
 
 def _passes(spec: HeadSpec) -> bool:
     """Print a head's verdicts as they come; whether none is a failure."""
-    from benchkit.testing import CHECKS
+    from benchkit.testing import CHECKS, check_head
 
     started = time.monotonic()
     width = max(len(each.name) for each in CHECKS)
     click.echo(f"{click.style(spec.name, bold=True)}  {spec.summary}")
     states: Counter[str] = Counter()
-    for each in CHECKS:
-        verdict = each(spec)
+    for verdict in check_head(spec):
         states[verdict.status] += 1
         click.echo(_line(verdict, width))
     total = ", ".join(f"{states[state]} {word}" for state, word in _STATES.items() if states[state])

@@ -171,7 +171,7 @@ def _home(module: str, file: str) -> str:
         top = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
         return ""
-    homes = [] if top is None else [*(top.submodule_search_locations or [top.origin])]
+    homes = [] if top is None else [*(top.submodule_search_locations or [top.origin or ""])]
     inside = (home for home in homes if home and Path(file).resolve().is_relative_to(Path(home).resolve()))
     return next(inside, "")
 
