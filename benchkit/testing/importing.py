@@ -17,8 +17,8 @@ from benchkit.testing.verdict import Failed, Skipped, check
 def imports(spec: HeadSpec) -> None:
     """Does nothing at import but define things.
 
-    The module of the head's class is imported in a fresh process. It may not print, start a thread or a process, use the
-    network, write files, draw from or seed a global generator, change torch's settings, set up logging, or work for
+    The module of the head's class is imported in a fresh process. It may not print, start a thread or a process, use
+    the network, write files, draw from or seed a global generator, change torch's settings, set up logging, or work for
     more than a second. What libraries do when the module imports them is not held against it, unless they change a
     generator or torch's settings.
     """
