@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 EPSILON = 1e-6
 """How close to 0 and 1 a score may come inside `binary_cross_entropy`; well above fp32's rounding at 1."""
 
-FLOOR = 1e-12
-"""Added to variances on the unit scale inside `pearson`."""
+FLOOR = 1e-8
+"""Added to variances on the unit scale inside `pearson`: what a collapsed head has (see `benchkit.train.evaluate`)."""
 STEEPNESS = 20.0
 """How hard `cosent` punishes a wrong order: Su's 20, for cosines."""
 
@@ -44,11 +44,11 @@ def mse(outputs: Tensor, labels: Tensor, shape: TaskShape) -> Tensor:
 def pearson(outputs: Tensor, labels: Tensor, shape: TaskShape) -> Tensor:
     """1 − the correlation of scores (batch, 1) and labels over the batch: 0 at best, 2 at worst.
 
-    Exactly 1 where either side is constant, a batch of one included. Cares for neither scale nor offset of the scores.
+    1 where either side is constant, a batch of one included. Cares for neither scale nor offset of the scores.
     """
     score, target = _unit(outputs.float().squeeze(-1), shape), _unit(labels.float(), shape)
     score, target = score - score.mean(), target - target.mean()
-    # Variances this small are rounding; without the floor the gradient of constant scores would be infinite.
+    # Without the floor, constant scores would have an infinite gradient.
     norms = ((score.square().mean() + FLOOR) * (target.square().mean() + FLOOR)).sqrt()
     return 1 - (score * target).mean() / norms
 

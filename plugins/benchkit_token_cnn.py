@@ -23,9 +23,18 @@ from benchkit.task import TaskShape
 class TokenCnnConfig(BranchConfig):
     width: int = option(128, low=32, high=512, log=True, help="features of a word piece before the convolutions")
     channels: int = option(128, low=16, high=512, log=True, help="filters of each size")
-    kernel_sizes: tuple[int, ...] = option(
-        (1, 2, 3), choices=((1,), (3,), (1, 2, 3), (2, 3, 4), (3, 4, 5)), help="filter sizes, in word pieces"
-    )
+    smallest: int = option(1, low=1, high=3, help="smallest filter, in word pieces")
+    largest: int = option(3, low=3, high=6, help="largest filter; there are filters of each size between")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.smallest <= self.largest:
+            raise ValueError(
+                f"filters of sizes {self.smallest} to {self.largest}: smallest is at least 1, largest no less"
+            )
+
+    @property
+    def sizes(self) -> range:
+        return range(self.smallest, self.largest + 1)
 
 
 class Convolutions(nn.Module):
@@ -33,11 +42,9 @@ class Convolutions(nn.Module):
 
     def __init__(self, config: TokenCnnConfig, hidden: int) -> None:
         super().__init__()
-        self.sizes = config.kernel_sizes
+        self.sizes = config.sizes
         self.enter = nn.Sequential(nn.LayerNorm(hidden), nn.Dropout(config.dropout), nn.Linear(hidden, config.width))
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(config.width, config.channels, size) for size in config.kernel_sizes
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(config.width, config.channels, size) for size in config.sizes)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(n, time, hidden), (n, time) -> (n, sizes * channels)."""
@@ -55,7 +62,7 @@ class TokenCnn(nn.Module):
     def __init__(self, config: TokenCnnConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
         self.trunk = Convolutions(config, hidden)
-        width = config.channels * len(config.kernel_sizes)
+        width = config.channels * len(config.sizes)
         self.branches = branches(config, width, tasks)
 
     def forward(self, features: Tokens, task: str) -> Tensor:
