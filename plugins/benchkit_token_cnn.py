@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchkit.blocks import packed, padded, sentences
 from benchkit.branch import BranchConfig, asked_loss, branches
@@ -38,23 +37,29 @@ class TokenCnnConfig(BranchConfig):
 
 
 class Convolutions(nn.Module):
-    """Word pieces to a sentence's vector: a linear, convolutions of several sizes, the maximum over time."""
+    """Word pieces to a sentence's vector: a linear, convolutions of several sizes, the maximum over time.
+
+    The sentences of a batch are laid end to end, with gaps of zeros as long as a filter, and read as one: half
+    the time of padding each to the longest. What a filter that hangs over an end sees is zero in either case.
+    """
 
     def __init__(self, config: TokenCnnConfig, hidden: int) -> None:
         super().__init__()
+        self.enter = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.width))
+        self.filters = nn.ModuleList(nn.Linear(size * config.width, config.channels) for size in config.sizes)
         self.sizes = config.sizes
-        self.enter = nn.Sequential(nn.LayerNorm(hidden), nn.Dropout(config.dropout), nn.Linear(hidden, config.width))
-        self.convolutions = nn.ModuleList(nn.Conv1d(config.width, config.channels, size) for size in config.sizes)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(n, time, hidden), (n, time) -> (n, sizes * channels)."""
-        pieces = padded(self.enter(packed(tokens, mask)), mask).transpose(1, 2)  # (n, width, time), 0 in padding
-        blank = ~mask.unsqueeze(1)
+        pieces, gap = self.enter(packed(tokens, mask)), self.sizes[-1] - 1
+        sentence, _ = mask.nonzero(as_tuple=True)
+        place = torch.arange(len(sentence), device=mask.device) + gap * (sentence + 1)
+        line = pieces.new_zeros(len(pieces) + gap * (len(mask) + 1), pieces.shape[1]).index_copy(0, place, pieces)
         found = []
-        for size, convolution in zip(self.sizes, self.convolutions, strict=True):
-            # As many maps as pieces; a filter that hangs over the end sees zeros, be they padding of the batch or not.
-            maps = convolution(F.pad(pieces, ((size - 1) // 2, size // 2)))
-            found.append(maps.masked_fill(blank, float("-inf")).amax(dim=2).relu())
+        for size, filters in zip(self.sizes, self.filters, strict=True):
+            first = place - (size - 1) // 2
+            windows = torch.cat([line.index_select(0, first + i) for i in range(size)], dim=1)  # (piece, size * width)
+            found.append(padded(filters(windows), mask, float("-inf")).amax(dim=1).relu())
         return torch.cat(found, dim=1)
 
 

@@ -34,14 +34,15 @@ class Recurrence(nn.Module):
     def __init__(self, config: TokenRnnConfig, hidden: int) -> None:
         super().__init__()
         self.read = config.read
-        self.enter = nn.Sequential(nn.LayerNorm(hidden), nn.Dropout(config.dropout))
+        self.norm = nn.LayerNorm(hidden)
         self.cells = _CELLS[config.cell](hidden, config.units, batch_first=True, bidirectional=True)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(n, time, hidden), (n, time) -> (n, 2 * units)."""
-        # Packed: the backward direction starts at a sentence's last piece, wherever its padding ends.
-        sequence = pack_padded_sequence(self.enter(tokens), mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        states, last = self.cells(sequence)
+        # Packed: the backward direction starts at a sentence's last piece, wherever its padding ends. What is done to
+        # each piece by itself is done once it is packed, so not to padding.
+        sequence = pack_padded_sequence(tokens, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        states, last = self.cells(sequence._replace(data=self.norm(sequence.data)))
         if self.read == "max":
             padded, _ = pad_packed_sequence(states, batch_first=True, padding_value=float("-inf"))
             return padded.amax(dim=1)

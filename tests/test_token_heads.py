@@ -115,20 +115,17 @@ def test_a_filter_keeps_its_best_place(size: int) -> None:
     head, given = build("token-cnn", smallest=size, largest=size), tokens(CLASSES, (7,))
     trunk = head.trunk
     assert isinstance(trunk, nn.Module)
-    (convolution,) = [each for each in trunk.modules() if isinstance(each, nn.Conv1d)]
     pieces = trunk.get_submodule("enter")(given.tokens[0, 0])
     before, after = (size - 1) // 2, size // 2
     around = torch.cat([pieces.new_zeros(before, WIDTH), pieces, pieces.new_zeros(after, WIDTH)])
-    places = torch.stack([(around[i : i + size].T * convolution.weight).sum((1, 2)) for i in range(7)])
-    expected = (places + convolution.bias).amax(0).relu()
+    filters = trunk.get_submodule("filters.0")
+    expected = torch.stack([filters(around[i : i + size].flatten()) for i in range(7)]).amax(0).relu()
     torch.testing.assert_close(trunk(given.tokens[0], given.mask[0])[0], expected)
 
 
 def test_filters_have_each_size_between() -> None:
-    kernels = [
-        each.kernel_size for each in build("token-cnn", smallest=2, largest=4).modules() if isinstance(each, nn.Conv1d)
-    ]
-    assert kernels == [(2,), (3,), (4,)]
+    weights = build("token-cnn", smallest=2, largest=4).state_dict()
+    assert [weights[f"trunk.filters.{i}.weight"].shape[1] for i in range(3)] == [2 * WIDTH, 3 * WIDTH, 4 * WIDTH]
     with pytest.raises(UserError, match="'token-cnn': filters of sizes 5 to 3"):
         build("token-cnn", smallest=5)
 
@@ -141,7 +138,7 @@ def test_a_recurrence_ends_where_the_sentence_does(cell: str, kind: type[nn.RNNB
     assert isinstance(trunk, nn.Module)
     (cells,) = [each for each in trunk.modules() if isinstance(each, nn.RNNBase)]
     assert type(cells) is kind
-    states, _ = cells(trunk.get_submodule("enter")(given.tokens[0, :, :3]))  # the first sentence without its padding
+    states, _ = cells(trunk.get_submodule("norm")(given.tokens[0, :, :3]))  # the first sentence without its padding
     expected = states.amax(1) if read == "max" else torch.cat([states[:, -1, :WIDTH], states[:, 0, WIDTH:]], 1)
     torch.testing.assert_close(trunk(given.tokens[:1, 0], given.mask[:1, 0]), expected)
 
