@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchkit.features import Tokens
 from benchkit.task import TaskShape
 
 
@@ -35,3 +36,43 @@ def bounded_score(raw: Tensor, shape: TaskShape) -> Tensor:
 def finish(raw: Tensor, shape: TaskShape) -> Tensor:
     """The output of a branch's last linear: logits as they are, a regression's one number into its label range."""
     return raw if shape.classes else bounded_score(raw, shape)
+
+
+def compared(vectors: Tensor) -> Tensor:
+    """What InferSent (Conneau et al. 2017) reads of a pair, [u; v; |u−v|; u*v]; of a sentence, u alone.
+
+    Args:
+        vectors: (batch, segment, width).
+
+    Returns:
+        (batch, width) or (batch, 4 * width).
+    """
+    if vectors.shape[1] == 1:
+        return vectors[:, 0]
+    u, v = vectors.unbind(1)
+    return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
+
+
+def packed(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The real word pieces end to end, so that no work is done on padding.
+
+    Args:
+        tokens: (…, time, width).
+        mask: (…, time), bool.
+
+    Returns:
+        (piece, width).
+    """
+    return tokens[mask]
+
+
+def padded(pieces: Tensor, mask: Tensor, value: float = 0.0) -> Tensor:
+    """The inverse of `packed`: (piece, width) -> (…, time, width), `value` in the padding."""
+    tokens = pieces.new_full((*mask.shape, pieces.shape[-1]), value)
+    tokens[mask] = pieces
+    return tokens
+
+
+def sentences(features: Tokens) -> tuple[Tensor, Tensor]:
+    """Every sentence by itself: tokens (batch * segment, time, hidden) and mask (batch * segment, time)."""
+    return features.tokens.flatten(0, 1), features.mask.flatten(0, 1)

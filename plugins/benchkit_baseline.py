@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from benchkit.blocks import cosine_score, finish, joined
+from benchkit.branch import SCORES, ScaledCosine
 from benchkit.features import Pooled
 from benchkit.head import HeadSpec, option
 from benchkit.hookspecs import hookimpl
@@ -21,34 +22,37 @@ class BaselineConfig:
     width: int = option(400, low=32, high=1024, log=True, help="features of the shared linear")
     embedding: int = option(13, low=4, high=256, log=True, help="features of the vectors that are compared by cosine")
     dropout: float = option(0.3, low=0.0, high=0.6, help="before each linear")
+    score: str = option("cosine", choices=SCORES, help="how a pair is scored; the report's: cosine")
 
 
 class Baseline(nn.Module):
     def __init__(self, config: BaselineConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
-        self.shapes = {shape.name: shape for shape in tasks}
+        self.score, self.shapes = config.score, {shape.name: shape for shape in tasks}
         self.dropout = nn.Dropout(config.dropout)
         # The report's 307,200 weights at hidden 768 are 768 * 400: there is no bias.
         self.trunk = nn.Linear(hidden, config.width, bias=False)
         self.branches = nn.ModuleDict(
             {
                 shape.name: nn.Linear(config.width, config.embedding)
-                if _compares(shape)
+                if self._compares(shape)
                 else nn.Linear(config.width * shape.segments, shape.out)
                 for shape in tasks
             }
         )
+        scaled = [shape for shape in tasks if self._compares(shape) and config.score == "scaled-cosine"]
+        self.scaled = nn.ModuleDict({shape.name: ScaledCosine(shape) for shape in scaled})
 
     def forward(self, features: Pooled, task: str) -> Tensor:
         shape, branch = self.shapes[task], self.branches[task]
         shared = self.dropout(self.trunk(self.dropout(features.pooled)))  # (batch, segment, width)
-        if _compares(shape):
-            return cosine_score(branch(shared), shape)
-        return finish(branch(joined(shared)), shape)
+        if not self._compares(shape):
+            return finish(branch(joined(shared)), shape)
+        vectors = branch(shared)
+        return self.scaled[task](vectors) if task in self.scaled else cosine_score(vectors, shape)
 
-
-def _compares(shape: TaskShape) -> bool:
-    return shape.segments == 2 and not shape.classes
+    def _compares(self, shape: TaskShape) -> bool:
+        return shape.segments == 2 and not shape.classes and self.score != "linear"
 
 
 @hookimpl

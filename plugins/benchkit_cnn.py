@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from benchkit.blocks import cosine_score, finish, joined
+from benchkit.branch import SCORES, ScaledCosine
 from benchkit.features import Pooled
 from benchkit.head import HeadSpec, option
 from benchkit.hookspecs import hookimpl
@@ -25,37 +26,50 @@ class CnnConfig:
     linear: int = option(64, low=16, high=512, log=True, help="features between a branch's two linears")
     embedding: int = option(13, low=4, high=256, log=True, help="features of the vectors that are compared by cosine")
     dropout: float = option(0.3, low=0.0, high=0.6, help="in the trunk and in the branches")
+    score: str = option("cosine", choices=SCORES, help="how a pair is scored; the report's: cosine")
 
 
 class Cnn(nn.Module):
     def __init__(self, config: CnnConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
-        self.shapes = {shape.name: shape for shape in tasks}
+        self.score, self.shapes = config.score, {shape.name: shape for shape in tasks}
         self.trunk = nn.Sequential(_convolution(1, config.channels, config), nn.ReLU(), nn.Dropout(config.dropout))
-        self.branches = nn.ModuleDict({shape.name: _branch(shape, config, hidden) for shape in tasks})
+        self.branches = nn.ModuleDict(
+            {
+                shape.name: nn.Linear(config.channels * hidden * shape.segments, shape.out)
+                if self._is_linear(shape)
+                else _convolutions(shape, config, hidden)
+                for shape in tasks
+            }
+        )
+        scaled = [each for each in tasks if _is_scored_pair(each) and config.score == "scaled-cosine"]
+        self.scaled = nn.ModuleDict({shape.name: ScaledCosine(shape) for shape in scaled})
 
     def forward(self, features: Pooled, task: str) -> Tensor:
         shape, branch = self.shapes[task], self.branches[task]
         batch, segment, hidden = features.pooled.shape
         maps = self.trunk(features.pooled.reshape(batch * segment, 1, hidden))  # (batch*segment, channels, hidden)
-        if _is_linear(shape):
+        if self._is_linear(shape):
             return finish(branch(joined(maps.reshape(batch, segment, -1))), shape)
         vectors = branch(maps).reshape(batch, segment, -1)
-        return cosine_score(vectors, shape) if segment == 2 else finish(vectors.squeeze(1), shape)
+        if segment == 1:
+            return finish(vectors.squeeze(1), shape)
+        return self.scaled[task](vectors) if task in self.scaled else cosine_score(vectors, shape)
+
+    def _is_linear(self, shape: TaskShape) -> bool:
+        """A pair whose maps go to one linear: all that are to be classified."""
+        return shape.segments == 2 and (shape.classes > 0 or self.score == "linear")
 
 
-def _is_linear(shape: TaskShape) -> bool:
-    """A pair to be classified: the two sentences' maps go to one linear."""
-    return shape.segments == 2 and shape.classes > 0
+def _is_scored_pair(shape: TaskShape) -> bool:
+    return shape.segments == 2 and not shape.classes
 
 
 def _convolution(inputs: int, outputs: int, config: CnnConfig) -> nn.Conv1d:
     return nn.Conv1d(inputs, outputs, config.kernel_size, padding=config.kernel_size // 2)
 
 
-def _branch(shape: TaskShape, config: CnnConfig, hidden: int) -> nn.Module:
-    if _is_linear(shape):
-        return nn.Linear(config.channels * hidden * shape.segments, shape.out)
+def _convolutions(shape: TaskShape, config: CnnConfig, hidden: int) -> nn.Module:
     return nn.Sequential(
         _convolution(config.channels, config.wide_channels, config),
         nn.BatchNorm1d(config.wide_channels),

@@ -76,7 +76,12 @@ STS = TaskSpec(
     low=0.0,
     high=5.0,
     metric=metrics.pearson,
-    losses={"bce": losses.binary_cross_entropy, "mse": losses.mse},
+    losses={
+        "bce": losses.binary_cross_entropy,
+        "mse": losses.mse,
+        "cosent": losses.cosent,
+        "pearson": losses.pearson,
+    },
     files=_files("sts", "sts", "STS-B", "stsb"),
     aliases={"score": ("similarity", "similarity_score", "label"), "sentence1": ("text1",), "sentence2": ("text2",)},
     demo=_demo_sts,

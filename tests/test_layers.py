@@ -19,6 +19,7 @@ LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
     {"head", "record", "blocks", "losses", "metrics"},
+    {"branch"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "testing"},
     {"store", "controls"},
@@ -38,7 +39,7 @@ SIBLINGS = {
 TYPES_ONLY = {("hookspecs", "encoder"), ("plugins", "encoder")}
 
 # What a plugin, ours or a stranger's, may import.
-PUBLIC = {"", "blocks", "errors", "features", "head", "hookspecs", "losses", "metrics", "task"}
+PUBLIC = {"", "blocks", "branch", "errors", "features", "head", "hookspecs", "losses", "metrics", "task"}
 PUBLIC_TO = {"benchkit_demo": {"encoder", "data"}, "benchkit_cs224n": {"data"}}
 
 # What must not be loaded to print a help text; plugins neither (see `_is_heavy`).

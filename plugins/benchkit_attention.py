@@ -1,0 +1,49 @@
+"""Each task asks its own questions of the word pieces: attention pooling by learned queries.
+
+Source: Lin et al. 2017, "A Structured Self-attentive Sentence Embedding", with a query in place of their two-layer
+scorer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from benchkit.blocks import packed, padded, sentences
+from benchkit.branch import BranchConfig, asked_loss, branches
+from benchkit.features import Tokens
+from benchkit.head import HeadSpec, option
+from benchkit.hookspecs import hookimpl
+from benchkit.task import TaskShape
+
+
+@dataclass(frozen=True)
+class AttentionConfig(BranchConfig):
+    width: int = option(256, low=32, high=1024, log=True, help="features of the shared linear over word pieces")
+    queries: int = option(2, low=1, high=8, log=True, help="learned queries a task")
+
+
+class Attention(nn.Module):
+    def __init__(self, config: AttentionConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
+        super().__init__()
+        # No dropout here: on so many word pieces it would cost a quarter of the time.
+        self.trunk = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.width), nn.GELU())
+        self.queries = nn.ModuleDict({each.name: nn.Linear(config.width, config.queries, bias=False) for each in tasks})
+        self.branches = branches(config, config.queries * config.width, tasks)
+
+    def forward(self, features: Tokens, task: str) -> Tensor:
+        tokens, mask = sentences(features)
+        pieces = self.trunk(packed(tokens, mask))  # (piece, width)
+        scores = padded(self.queries[task](pieces), mask, float("-inf"))  # (n, time, queries)
+        weights = scores.softmax(dim=1)  # 0 in padding
+        vectors = weights.transpose(1, 2) @ padded(pieces, mask)  # (n, queries, width)
+        batch, segment = features.mask.shape[:2]
+        outputs: Tensor = self.branches[task](vectors.reshape(batch, segment, -1))
+        return outputs
+
+
+@hookimpl
+def benchkit_heads() -> list[HeadSpec]:
+    summary = "Learned queries over the word pieces, an MLP a task."
+    return [HeadSpec("attention", summary, Attention, AttentionConfig, Tokens, loss=asked_loss)]
