@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
-    {"head", "record", "blocks", "losses", "metrics"},
+    {"head", "record", "blocks", "losses", "metrics", "parameters"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data"},
     {"store", "controls"},
     {"train"},
     {"runner"},
-    {"report"},
+    {"report", "describe"},
     {"api", "cli"},
     {"__main__"},
 )
