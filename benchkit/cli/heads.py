@@ -67,7 +67,8 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     from benchkit.runner.request import Request, split_names
 
     if head and head.endswith(".py"):
-        head, head_files = None, (*head_files, Path(head))
+        head_files = (*head_files, Path(head))
+        head = None
     plugins = load_plugins(head_files)
     names = (head,) if head else _of_files(plugins, head_files)
     if svg and len(names) > 1:

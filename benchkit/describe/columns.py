@@ -5,8 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 WIDTH = 100
 
 
@@ -16,14 +14,18 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequ
     Args:
         right: names of the columns that are aligned right.
     """
-    left = sum(max(len(row[place]) for row in (header, *rows)) + 2 for place in range(len(header) - 1))
-    room = max(20, WIDTH - left)
-    cells = [[*row[:-1], "\n".join(textwrap.wrap(row[-1], room, break_on_hyphens=False))] for row in rows]
-    align = ["right" if name in right else "left" for name in header]
-    text = tabulate([list(header), *cells], tablefmt="plain", disable_numparse=True, colalign=align)
-    first, *others = (line.rstrip() for line in text.splitlines())
-    rule = "─" * max(len(line) for line in (first, *others))
-    return "\n".join([first, rule, *others])
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
+    room = max(20, WIDTH - sum(widths) - 2 * len(widths))
+    lines = []
+    for *cells, last in (header, *rows):
+        fitted = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, cells, widths, strict=False)
+        ]
+        for number, part in enumerate(textwrap.wrap(last, room, break_on_hyphens=False) or [""]):
+            before = fitted if not number else [" " * width for width in widths]
+            lines.append("  ".join([*before, part]).rstrip())
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
 
 
 def paragraph(text: str, indent: str = "  ") -> str:

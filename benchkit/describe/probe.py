@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +70,7 @@ def _name(sizes: Sequence[int], probes: Sequence[Probe]) -> str:
     return str(first)
 
 
-_KNOWN = {
+_KNOWN: dict[str, Callable[[Probe], int]] = {
     "batch": lambda probe: probe.batch,
     "time": lambda probe: probe.time,
     "hidden": lambda probe: probe.hidden,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchkit.describe.probe import Probe, name_axes
 from benchkit.describe.trace import Call, Trace, trace
@@ -136,7 +137,7 @@ class _Run:
         probes, traces = [probe], [first]
         longer = replace(probe, batch=5, time=11)
         for module, other in ((head, longer), (wider, replace(longer, hidden=2 * probe.hidden))):
-            seen = _attempt(lambda m=module, o=other: trace(m, o.features(spec.reads), task.name)) if module else None
+            seen = _attempt(partial(trace, module, other.features(spec.reads), task.name)) if module else None
             # A head that does something else for other sizes: its axes keep their sizes for names.
             if seen is None or [call.kind for call in seen.calls] != [call.kind for call in first.calls]:
                 break
@@ -193,7 +194,8 @@ def _trace(spec: HeadSpec, head: nn.Module, probe: Probe, task: TaskShape) -> Tr
 
 def _reached(head: nn.Module, seen: Trace) -> frozenset[str]:
     """Names of the parameters that the output depends on, by way of its gradient."""
-    named = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
+    every: dict[str, Tensor] = dict(head.named_parameters())
+    named = {name: parameter for name, parameter in every.items() if parameter.requires_grad}
     if not (named and seen.output.requires_grad):
         return frozenset()
     gradients = torch.autograd.grad(seen.output.sum(), list(named.values()), allow_unused=True)
