@@ -15,10 +15,14 @@ def as_mermaid(shown: Shown) -> str:
     return mermaid(_figure(shown))
 
 
+def as_svg(shown: Shown) -> str:
+    return svg(_figure(shown))
+
+
 def write_svg(shown: Shown, path: Path) -> None:
     """Raises: UserError: the file cannot be written."""
     try:
-        path.write_text(svg(_figure(shown)), encoding="utf-8")
+        path.write_text(as_svg(shown), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

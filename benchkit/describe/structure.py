@@ -198,7 +198,8 @@ def _reached(head: nn.Module, seen: Trace) -> frozenset[str]:
     named = {name: parameter for name, parameter in every.items() if parameter.requires_grad}
     if not (named and seen.output.requires_grad):
         return frozenset()
-    gradients = torch.autograd.grad(seen.output.sum(), list(named.values()), allow_unused=True)
+    # None where there is no way from a parameter to the output, which torch's own types do not tell.
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(seen.output.sum(), list(named.values()), allow_unused=True)
     return frozenset(name for name, gradient in zip(named, gradients, strict=True) if gradient is not None)
 
 
