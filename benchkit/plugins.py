@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -54,10 +54,10 @@ class Plugin:
     Attributes:
         distribution: `name version`; "" for a file.
         module: as the entry point names it; a file's path.
-        path: of the module's source; "" where it did not load or has none.
+        path: of the module's source; "" where it has none, or is nowhere to be found.
         hooks: names of the hooks it implements.
         heads, tasks, encoders: names of what it offers.
-        error: what broke it; "" if it works.
+        error: what broke it, or whom it clashes with; "" if it works.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Plugins:
     tasks: dict[str, TaskSpec] = field(default_factory=dict)
     encoders: dict[str, EncoderSpec] = field(default_factory=dict)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()  # installed, but not named by BENCHKIT_PLUGINS
 
     def head(self, name: str) -> HeadSpec:
         return self._get("head", self.heads, name)
@@ -92,10 +93,14 @@ class Plugins:
         if name in specs:
             return specs[name]
         error = unknown(kind, name, specs)
-        broken = [f"{plugin.name} ({plugin.error})" for plugin in self.plugins if plugin.error]
-        if broken:
+        if self.broken:
+            broken = (f"{plugin.name} ({plugin.error})" for plugin in self.broken)
             error = UserError(f"{error}; plugins that did not load: {', '.join(broken)}")
         raise error
+
+    @property
+    def broken(self) -> list[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.error]
 
     def observe(self, record: Any) -> list[str]:
         """Call the `benchkit_record` hooks; a plugin that fails there is named and does not stop the run."""
@@ -110,32 +115,44 @@ class Plugins:
         return errors
 
 
-def load_plugins(files: Iterable[Path] = ()) -> Plugins:
+def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
     """Load every plugin named by an entry point, and modules from `files` beside them.
 
     `BENCHKIT_PLUGINS=a,b` restricts the entry points to those names; empty loads none.
 
+    Args:
+        strict: whether a clash, a misspelt hook or a broken file stops everything; otherwise it is the `error` of its
+            plugin, and a name stays with whoever had it first. For lists of what is there: never to run anything.
+
     Raises:
         UserError: two plugins claim one name, a plugin implements a hook that does not exist, or a file that was asked
-            for does not load.
+            for does not load; `BENCHKIT_PLUGINS` names something that is not installed.
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     found = Plugins(manager)
-    wanted = os.environ.get("BENCHKIT_PLUGINS")
-    allowed = None if wanted is None else {name.strip() for name in wanted.split(",")}
-    for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
-        if allowed is None or entry.name in allowed:
-            _register(found, entry.name, _distribution(entry), entry.value, entry.load)
-    unknown_names = (allowed or set()) - {""} - {entry.name for entry in entry_points(group=GROUP)}
-    if unknown_names:
-        installed = [entry.name for entry in entry_points(group=GROUP)]
-        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(unknown_names), installed)}")
+    entries = sorted(entry_points(group=GROUP), key=lambda each: each.name)
+    wanted = _wanted([entry.name for entry in entries])
+    found.left_out = tuple(entry.name for entry in entries if entry.name not in wanted)
+    for entry in entries:
+        if entry.name in wanted:
+            _register(found, entry.name, _distribution(entry), entry.value, entry.load, strict)
     for path in files:
-        error = _register(found, path.stem, "", str(path), partial(_load_file, path))
-        if error:
+        error = _register(found, path.stem, "", str(path), partial(_load_file, path), strict)
+        if error and strict:
             raise UserError(f"{path} does not load as a plugin: {error}")
     return found
+
+
+def _wanted(installed: list[str]) -> set[str]:
+    """The names of the entry points to load."""
+    setting = os.environ.get("BENCHKIT_PLUGINS")
+    if setting is None:
+        return set(installed)
+    names = {name.strip() for name in setting.split(",")} - {""}
+    if names - set(installed):
+        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(names - set(installed)), installed)}")
+    return names
 
 
 def _load_file(path: Path) -> Any:
@@ -152,9 +169,10 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _register(found: Plugins, name: str, distribution: str, module: str, load: Callable[[], Any]) -> str:
+def _register(found: Plugins, name: str, distribution: str, module: str, load: Callable[[], Any], strict: bool) -> str:
     """Load one plugin and collect its specs, or note why it is broken and return that."""
     label = f"{distribution}:{name}" if distribution else module
+    owner = distribution or module
     error, specs, plugin = "", [], None
     try:
         plugin = load()
@@ -169,21 +187,46 @@ def _register(found: Plugins, name: str, distribution: str, module: str, load: C
         if plugin is not None and found.manager.is_registered(plugin):
             found.manager.unregister(plugin)
     else:
-        _check_hooks(found.manager, plugin, distribution or module)
+        error = _mistakes(found, plugin, specs, owner, strict)
     found.plugins.append(
         Plugin(
             name=name,
             distribution=distribution,
             module=module,
-            path=str(getattr(plugin, "__file__", None) or ""),
+            path=str(getattr(plugin, "__file__", None) or _origin(module)),
             hooks=_hooks(found.manager, plugin),
             **{f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS},
             error=error,
         )
     )
-    for kind, spec in specs:
-        _add(found, kind, spec, distribution or module)
     return error
+
+
+def _mistakes(found: Plugins, plugin: Any, specs: list[tuple[str, Any]], owner: str, strict: bool) -> str:
+    """Enter a plugin's specs; what must stop the program if it is strict, else as one line."""
+    errors = []
+    for step in (
+        partial(_check_hooks, found.manager, plugin, owner),
+        *(partial(_add, found, kind, spec, owner) for kind, spec in specs),
+    ):
+        try:
+            step()
+        except UserError as error:
+            if strict:
+                raise
+            errors.append(str(error))
+    return "; ".join(errors)
+
+
+def _origin(module: str) -> str:
+    """Where the source of a module that does not load is, as far as that can be told without loading it."""
+    if module.endswith(".py"):
+        return str(Path(module).resolve())
+    try:
+        spec = find_spec(module.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):
+        return ""
+    return spec.origin or "" if spec else ""
 
 
 def _add(found: Plugins, kind: str, spec: Any, owner: str) -> None:

@@ -1,7 +1,8 @@
 """Regenerates what is generated in the documentation: `python docs/build.py`, or `--check` to only compare.
 
-`docs/cli.md` is the `--help` page of every command, `docs/hooks.md` is `benchkit/hookspecs.py` read aloud, and the
-tables between `<!-- table: NAME -->` and `<!-- end -->` in README.md are those of `results/NAME/`.
+`docs/cli.md` is the `--help` page of every command, `docs/hooks.md` is `benchkit/hookspecs.py` read aloud,
+`docs/baseline.svg` is what `benchkit heads show` draws, and the tables between `<!-- table: NAME -->` and
+`<!-- end -->` in README.md are those of `results/NAME/`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import click
 
 from benchkit import hookspecs
 from benchkit.cli import cli
+from benchkit.describe.draw import as_svg
+from benchkit.describe.heads import Setting
+from benchkit.plugins import load_plugins
+from benchkit.runner.request import Request
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -59,11 +64,17 @@ def table(name: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in text.splitlines() if line[:1] in ("|", "")).strip())
 
 
+def diagram(head: str) -> str:
+    """A head on the demo encoder, as `benchkit heads show HEAD --svg FILE` draws it."""
+    return as_svg(Setting.open(Request(heads=(head,)), load_plugins()).shown(head))
+
+
 def pages() -> dict[Path, str]:
     """Every generated file with its content."""
     return {
         DOCS / "cli.md": "\n".join([_NOTE, "# Command line\n", *command_pages(cli)]),
         ROOT / "README.md": readme(),
+        DOCS / "baseline.svg": diagram("baseline"),
         DOCS / "hooks.md": "\n".join([_NOTE, "# Hooks\n", *hook_pages()]),
     }
 

@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
-    {"head", "record", "blocks", "losses", "metrics"},
+    {"head", "record", "blocks", "losses", "metrics", "parameters"},
     {"branch"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "testing"},
     {"store", "controls"},
     {"train"},
     {"runner"},
-    {"report"},
+    {"report", "describe"},
     {"api", "cli"},
     {"__main__"},
 )

@@ -9,6 +9,7 @@ import click
 import benchkit
 from benchkit.cli.data import data
 from benchkit.cli.heads import heads
+from benchkit.cli.plugins import plugins
 from benchkit.cli.run import run
 from benchkit.errors import UserError
 
@@ -26,6 +27,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(data)
 cli.add_command(heads)
+cli.add_command(plugins)
 
 
 def main() -> None:

@@ -16,10 +16,11 @@ from benchkit.controls import baseline_loss
 from benchkit.encoder import Encoder
 from benchkit.errors import UserError
 from benchkit.head import HeadSpec
+from benchkit.parameters import parameter_counts
 from benchkit.record import CurvePoint, PhaseResult, Record
 from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
-from benchkit.runner.outcome import failed, finished, parameter_counts
+from benchkit.runner.outcome import failed, finished
 from benchkit.runner.scoring import Predictions, score_splits
 from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.store.cells import CellStore
@@ -115,7 +116,7 @@ class _Run:
             self.cell,
             self.workspace.data(self.cell.data, self.cell.protocol),
             self.encoder,
-            parameter_counts(self.head, self.spec.trunk, self.encoder),
+            {**parameter_counts(self.head, self.spec.trunk), "encoder": self.encoder.parameters},
             done,
             diverged=diverged,
             collapses=[reason for task in self.tasks.values() if (reason := predictions.collapse(task))],

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchkit.encoder import Encoder
 from benchkit.errors import UserError
@@ -73,18 +72,6 @@ def out_of_memory(cell: Cell) -> str:
     """What to say when memory ran out: names the batch sizes."""
     sizes = ", ".join(f"{name}.batch_size={cell.protocol.phase(name).batch_size}" for name in cell.protocol.phases)
     return f"out of memory on {cell.execution.device} with {sizes}; --set a smaller one (it is never shrunk for you)"
-
-
-def parameter_counts(head: nn.Module, trunk: str, encoder: Encoder) -> dict[str, int]:
-    """Parameters of the head, of the part its tasks share, of the rest of it, and of the encoder."""
-    total = _count(head)
-    module = getattr(head, trunk, None) if trunk else None
-    shared = _count(module) if isinstance(module, nn.Module) else 0
-    return {"head": total, "trunk": shared, "branches": total - shared, "encoder": encoder.parameters}
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _splits(data: Data) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""Which layers and functions a head applies to which results, seen from outside while it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from benchkit.describe import words
+from benchkit.features import Pooled
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer or function that was applied, or a tensor of the features.
+
+    Attributes:
+        path: of the layer in the head, or the names of the parameters that a function used.
+        kind: the layer's class, the function in words, or the name of the tensor.
+        inputs: numbers of the calls that made what it was given; none for a tensor of the features.
+        before, shape: of what it was given first, and of what it returned (its first tensor).
+        parameters: names of those that it used.
+        over: the axis that a reduction takes away; None for anything else.
+        is_function: whether it is a function, not a layer.
+    """
+
+    path: str
+    kind: str
+    detail: str
+    inputs: tuple[int, ...]
+    before: tuple[int, ...]
+    shape: tuple[int, ...]
+    parameters: frozenset[str] = frozenset()
+    over: int | None = None
+    is_function: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The calls of one forward, in order, and which of them made the output."""
+
+    calls: tuple[Call, ...]
+    ends: tuple[int, ...]
+    output: Any
+
+
+def trace(head: nn.Module, features: Pooled, task: str) -> Trace:
+    """Run a head once and note what it did. Whatever it raises is passed on."""
+    tracer = _Tracer(head, features)
+    handles = [
+        handle
+        for path, module in head.named_modules()
+        if path and _is_layer(module)
+        for handle in (
+            module.register_forward_pre_hook(tracer.enter),
+            module.register_forward_hook(tracer.leave(path), with_kwargs=True),
+        )
+    ]
+    try:
+        with tracer:
+            output = head(features, task)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Trace(tuple(tracer.calls), tuple(sorted(tracer.origin([output])[0])), output)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """A box in a diagram: torch's own layers, and modules without parts. Others are looked into."""
+    if isinstance(module, nn.Identity) or type(module) in _CONTAINERS:
+        return False
+    return type(module).__module__.startswith("torch.nn.") or not any(True for _ in module.children())
+
+
+_Origin = tuple[frozenset[int], frozenset[str]]
+
+
+class _Tracer(TorchFunctionMode):
+    """Knows of each tensor the calls and the parameters that it comes from."""
+
+    def __init__(self, head: nn.Module, features: Pooled) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.origins: dict[int, _Origin] = {}
+        self.kept: list[Any] = []  # an id means something only as long as its tensor lives
+        self.inside = 0  # of how many layers
+        self.names = {id(parameter): name for name, parameter in head.named_parameters()}
+        for name, parameter in head.named_parameters():
+            self._set([parameter], (frozenset(), frozenset([name])))
+        for field in dataclasses.fields(features):
+            value = getattr(features, field.name)
+            if value.is_floating_point():  # a mask shapes the results, but is not what they are made of
+                self._set([value], (frozenset([len(self.calls)]), frozenset()))
+                self.calls.append(Call("", field.name, "", (), (), tuple(value.shape)))
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.inside += 1
+
+    def leave(self, path: str) -> Any:
+        """The forward hook of the layer with this path."""
+
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            self.inside -= 1
+            if self.inside:
+                return output
+            given = list(_tensors((args, kwargs)))
+            if any(output is each for each in given):  # dropout in eval mode: tell what comes out from what went in
+                output = output.view_as(output)
+            names = frozenset(self.names[id(p)] for p in module.parameters() if id(p) in self.names)
+            self._note(Call(path, type(module).__name__, words.detail(module), (), (), (), names), given, output)
+            return output
+
+        return hook
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not self.inside:
+            self._function(words.function_name(function), args, kwargs or {}, result)
+        return result
+
+    def _function(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        given, made = list(_tensors((args, kwargs))), list(_tensors(result))
+        calls, names = self.origin(given)
+        if not made or not (calls or names):
+            return
+        computed = sum(1 for each in given if self.origin([each])[0])
+        kind = words.in_words(name)
+        if words.joins(name) and computed < 2 and not names:
+            kind = ""  # scaled, shifted, masked, or put beside nothing
+        if not kind:
+            self._set(made, (calls, names))
+            return
+        over = _axis(args, kwargs, given) if words.is_reduction(name) else None
+        self._note(Call(", ".join(sorted(names)), kind, "", (), (), (), names, over, True), given, result)
+
+    def _note(self, call: Call, given: Sequence[Tensor], result: Any) -> None:
+        """Enter a call, once it is known what it was given and what it made."""
+        made = list(_tensors(result))
+        if not made:
+            return
+        calls, _ = self.origin(given)
+        before = next((each for each in given if self.origin([each])[0]), made[0]).shape
+        self._set(made, (frozenset([len(self.calls)]), frozenset()))
+        self.calls.append(replace(call, inputs=tuple(sorted(calls)), before=tuple(before), shape=tuple(made[0].shape)))
+
+    def origin(self, tensors: Sequence[Any]) -> _Origin:
+        found = [self.origins[id(each)] for each in tensors if id(each) in self.origins]
+        return frozenset().union(*(calls for calls, _ in found)), frozenset().union(*(names for _, names in found))
+
+    def _set(self, tensors: Sequence[Tensor], origin: _Origin) -> None:
+        for tensor in tensors:
+            self.kept.append(tensor)
+            self.origins[id(tensor)] = origin
+
+
+def _axis(args: Any, kwargs: Any, given: Sequence[Tensor]) -> int | None:
+    """The one axis that a reduction goes over, counted from the front."""
+    axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    return axis % given[0].dim() if isinstance(axis, int) and given else None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, Pooled):
+        yield from (getattr(value, field.name) for field in dataclasses.fields(value))
