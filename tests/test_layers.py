@@ -20,7 +20,7 @@ LAYERS = (
     {"task"},
     {"head", "record", "blocks", "losses", "metrics"},
     {"hookspecs", "plugins", "protocol"},
-    {"encoder", "data"},
+    {"encoder", "data", "scaffold"},
     {"store", "controls"},
     {"train"},
     {"runner"},

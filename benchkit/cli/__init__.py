@@ -8,6 +8,7 @@ import click
 
 import benchkit
 from benchkit.cli.data import data
+from benchkit.cli.heads import heads
 from benchkit.cli.run import run
 from benchkit.errors import UserError
 
@@ -24,6 +25,7 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(data)
+cli.add_command(heads)
 
 
 def main() -> None:
