@@ -75,7 +75,9 @@ def check_name(name: str, taken: Collection[str]) -> Names:
     if not _NAME.fullmatch(name):
         near = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
         hint = f"; {near!r} would do" if _NAME.fullmatch(near) else ""
-        raise UserError(f"a head's name has lower-case letters, digits and single -, a letter first, not {name!r}{hint}")
+        raise UserError(
+            f"a head's name has lower-case letters, digits and single -, a letter first, not {name!r}{hint}"
+        )
     if name.startswith("benchkit"):
         raise UserError(f"name the head alone, such as 'my-head', not {name!r}: its package is called benchkit-NAME")
     if name in ("pretrain", "finetune", "mean"):
