@@ -20,7 +20,7 @@ LAYERS = (
     {"task"},
     {"head", "record", "blocks", "losses", "metrics"},
     {"hookspecs", "plugins", "protocol"},
-    {"encoder", "data", "scaffold"},
+    {"encoder", "data", "scaffold", "testing"},
     {"store", "controls"},
     {"train"},
     {"runner"},

@@ -1,0 +1,206 @@
+"""`python -m benchkit.testing.probe`: imports modules, each in a process of its own, and says what that did.
+
+Reads requests from stdin, a JSON line each: `{"module": …, "file": …, "path": sys.path}`; answers with a JSON list of
+complaints each. torch is imported once, here; a request is served in a fork, which knows nothing of the module yet.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+SLOW = 1.0
+"""Seconds that a module may spend at import, what it imports itself not counted."""
+
+_TIMEOUT = 60
+_EVENTS = {
+    "socket.connect": "opens a network connection",
+    "socket.getaddrinfo": "looks up a host on the network",
+    "socket.bind": "opens a network port",
+    "subprocess.Popen": "starts a process",
+    "os.system": "starts a process",
+    "os.fork": "starts a process",
+    "os.posix_spawn": "starts a process",
+    "_thread.start_new_thread": "starts a thread",
+    "_thread.start_joinable_thread": "starts a thread",
+    "os.putenv": "changes the environment",
+    "os.mkdir": "makes a folder",
+    "os.remove": "removes a file",
+}
+
+
+class Watch:
+    """Notes what a module does while it is imported. What another library does at its own import is not its doing.
+
+    Args:
+        root: the module's file, or the folder of its package.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.found: list[str] = []
+        self.active = False
+        self.elsewhere = 0.0  # seconds inside imports of others
+        self.depth = 0
+        self._import = builtins.__import__
+
+    def __enter__(self) -> Watch:
+        sys.addaudithook(self._hear)
+        sys.stdout = sys.stderr = _Ear(self)
+        builtins.__import__ = self._timed_import
+        self.before, self.start, self.active = dict(_globals()), time.perf_counter(), True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.active = False
+        own = time.perf_counter() - self.start - self.elsewhere
+        builtins.__import__ = self._import
+        if own > SLOW:
+            self.note(f"works for {own:.1f} s")
+        for name, value in _globals():
+            if self.before[name] != value:
+                self.note(f"changes {name}")
+
+    def note(self, what: str) -> None:
+        if what not in self.found:
+            self.found.append(what)
+
+    def is_own(self) -> bool:
+        """Whether the code that runs was called by the module, and not by the import of another one."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if file == self.root or file.startswith(self.root + os.sep):
+                return True
+            if file.startswith("<frozen importlib"):
+                return False
+            frame = frame.f_back
+        return False
+
+    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self.active:
+            return
+        writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+        if (writes or event in _EVENTS) and self.is_own():
+            self.note(f"writes to {args[0]}" if writes else _EVENTS[event])
+
+    def _timed_import(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        outermost = self.depth == 0 and not self._is_sibling(name)
+        self.depth += outermost
+        start = time.perf_counter()
+        try:
+            return self._import(name, *args, **kwargs)
+        finally:
+            if outermost:
+                self.depth -= 1
+                self.elsewhere += time.perf_counter() - start
+
+    def _is_sibling(self, name: str) -> bool:
+        """Whether a module's own package is asked for, by name or relatively."""
+        return not name or name.partition(".")[0] == Path(self.root).stem
+
+
+class _Ear(io.StringIO):
+    """Takes the place of stdout and stderr."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def write(self, text: str) -> int:
+        if text.strip() and self.watch.active and self.watch.is_own():
+            self.watch.note(f"prints {text.strip()[:40]!r}")
+        return len(text)
+
+
+def _globals() -> Iterator[tuple[str, object]]:
+    """What a plugin may not change, because it would change the numbers of others."""
+    yield "torch's global generator", torch.get_rng_state().tolist()
+    yield "NumPy's global generator", repr(np.random.get_state(legacy=False))  # noqa: NPY002 - the global one is meant
+    yield "Python's global generator", random.getstate()
+    yield "torch's default type or device", (torch.get_default_dtype(), torch.get_default_device())
+    yield "torch's number of threads", torch.get_num_threads()
+    yield "whether torch keeps gradients", torch.is_grad_enabled()
+    yield "torch's matmul precision", torch.get_float32_matmul_precision()
+    yield "whether torch must be deterministic", torch.are_deterministic_algorithms_enabled()
+    yield "the state of CUDA: it is initialised", torch.cuda.is_initialized()
+    yield "the logging set-up", [id(each) for each in logging.root.handlers]
+    yield "the working folder", os.getcwd()  # noqa: PTH109 - compared, not used
+
+
+def examine(module: str, file: str) -> list[str]:
+    """Import a module here and now, and say what it did; nothing, if all is well."""
+    found = importlib.util.find_spec(module) if _can_be_found(module) else None
+    if found is not None and found.origin and Path(found.origin).resolve() == Path(file).resolve():
+        source = Path(file).resolve()
+        depth = module.count(".") + (source.name == "__init__.py")
+        root = str(source.parents[depth - 1]) if depth else file
+        with Watch(root) as watch:
+            importlib.import_module(module)
+        return watch.found
+    loaded = importlib.util.spec_from_file_location("benchkit_probed", file)
+    if loaded is None or loaded.loader is None:
+        return []
+    sys.modules["benchkit_probed"] = target = importlib.util.module_from_spec(loaded)
+    with Watch(file) as watch:
+        loaded.loader.exec_module(target)
+    return watch.found
+
+
+def _can_be_found(module: str) -> bool:
+    """A file that was given by name has a module of no package: only its path leads to it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _serve(request: dict[str, Any]) -> list[str]:
+    """`examine` in a fork."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(_TIMEOUT)
+        sys.path[:] = request["path"]
+        sys.dont_write_bytecode = True
+        try:
+            answer = examine(request["module"], request["file"])
+        except BaseException as error:  # noqa: BLE001 - SystemExit too
+            answer = [f"raises {type(error).__name__}: {' '.join(str(error).split())}"]
+        os.write(theirs, json.dumps(answer).encode())
+        os._exit(0)  # no thread that the module left behind may keep it
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    answered: list[str] = json.loads(text) if text else [f"ends the process, or takes more than {_TIMEOUT} s"]
+    return answered
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    for line in sys.stdin:
+        print(json.dumps(_serve(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
