@@ -26,6 +26,10 @@ SMALL = [
 ]
 
 
+# Not everything that `heads check` runs as well: torch.compile takes longer than all the rest.
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
 @dataclass(frozen=True)
 class Fresh:
     """An environment in which only what this file installs is installed, and our dependencies are borrowed."""
@@ -92,7 +96,7 @@ def test_from_a_name_to_a_row_in_the_table(fresh: Fresh, tmp_path: Path) -> None
     assert (go, install) == (["cd", "benchkit-my-idea"], ["pip", "install", "-e", ".[test]"])
     fresh.pip_install(folder)
     assert test == ["pytest"]
-    assert " passed" in fresh.run(folder, str(fresh.python), "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert " passed" in fresh.run(folder, str(fresh.python), *PYTEST, "-k", "not compiles")
     assert "my-idea" in fresh.benchkit(folder, *check[1:])
     assert run[:2] == ["benchkit", "run"]
     table = fresh.benchkit(folder, *run[1:], *SMALL)
@@ -107,7 +111,7 @@ def test_the_example_is_found_checked_and_run(fresh: Fresh, tmp_path: Path) -> N
     text = (EXAMPLE / "README.md").read_text("utf-8")
     lines = [shlex.split(line) for line in text.split("```console\n")[1].split("```")[0].splitlines()]
     assert [line[0] for line in lines] == ["pip", "pytest", "benchkit", "benchkit"]
-    fresh.run(EXAMPLE, str(fresh.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "order or shapes")
+    fresh.run(EXAMPLE, str(fresh.python), *PYTEST, "-k", "order or shapes")
     assert "attention-example" in fresh.benchkit(tmp_path, *lines[2][1:])
     table = fresh.benchkit(tmp_path, *lines[3][1:], *SMALL)
     assert "attention-example" in table
