@@ -19,8 +19,8 @@ import benchkit
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "benchkit-attention-example"
 SMALL = [
-    *(f"--set={task}.{split}_size=40" for task in ("sst", "quora", "sts") for split in ("train", "dev", "test")),
-    "--set=pretrain.epochs=1",
+    *(f"--set={task}.{split}_size=96" for task in ("sst", "quora", "sts") for split in ("train", "dev", "test")),
+    "--set=pretrain.epochs=3",
     "--seeds=1",
     "--jobs=1",
 ]
@@ -103,6 +103,7 @@ def test_from_a_name_to_a_row_in_the_table(fresh: Fresh, tmp_path: Path) -> None
     rows = [line.split()[0] for line in table.splitlines() if line[:1].isalpha()]
     assert rows.count("my-idea") == rows.count("baseline") >= 4  # three tasks and their mean
     assert "failed" not in table
+    assert "diverged" not in table
 
 
 @pytest.mark.slow
@@ -116,6 +117,7 @@ def test_the_example_is_found_checked_and_run(fresh: Fresh, tmp_path: Path) -> N
     table = fresh.benchkit(tmp_path, *lines[3][1:], *SMALL)
     assert "attention-example" in table
     assert "failed" not in table
+    assert "diverged" not in table
 
 
 def test_the_example_is_at_most_forty_lines_of_code() -> None:

@@ -59,7 +59,8 @@ def test_its_commands_run(line: str, folder: Path, monkeypatch: pytest.MonkeyPat
     done = CliRunner().invoke(cli, [*arguments, *small])
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     if "tell.py" in line:
-        assert (folder / "told.txt").read_text() == "cnn 0 ok\n"
+        # One step on 40 rows may well diverge; the observer is told that too.
+        assert re.fullmatch(r"cnn 0 (ok|collapsed|diverged)\n", (folder / "told.txt").read_text())
     if "polite" in line and arguments[0] == "run":
         assert "polite · f1" in done.output
 
