@@ -26,8 +26,8 @@ def check(head: str) -> None:
     benchkit.testing.HeadContract. Exit code 0: all passed; 1: some failed; 2: there is no such head or file.
     """
     specs = _specs(head)  # a name nobody has is told before torch is loaded
-    failed = [spec.name for spec in specs if _check(spec)]
-    if failed:
+    passed = [_passes(spec) for spec in specs]
+    if not all(passed):
         raise SystemExit(1)
 
 
@@ -50,21 +50,20 @@ def _specs(head: str) -> list[HeadSpec]:
     return [plugins.head(name) for name in names]
 
 
-def _check(spec: HeadSpec) -> bool:
-    """Print a head's verdicts as they come; whether any is a failure."""
-    from benchkit.testing import CHECKS
+def _passes(spec: HeadSpec) -> bool:
+    """Print a head's verdicts as they come; whether none is a failure."""
+    from benchkit.testing import CHECKS, check_head
 
     started = time.monotonic()
     width = max(len(each.name) for each in CHECKS)
     click.echo(f"{click.style(spec.name, bold=True)}  {spec.summary}")
     states: Counter[str] = Counter()
-    for each in CHECKS:
-        verdict = each(spec)
+    for verdict in check_head(spec):
         states[verdict.status] += 1
         click.echo(_line(verdict, width))
     total = ", ".join(f"{states[state]} {word}" for state, word in _STATES.items() if states[state])
-    click.echo(f"{total} in {time.monotonic() - started:.1f} s\n")
-    return states["failed"] > 0
+    click.echo(f"{total} in {time.monotonic() - started:.1f} s")
+    return not states["failed"]
 
 
 def _line(verdict: Verdict, width: int) -> str:

@@ -25,11 +25,13 @@ def described(spec: HeadSpec) -> None:
         raise Failed("it has no summary: one line in HeadSpec(name, summary, …)")
     if not (dataclasses.is_dataclass(spec.config) and spec.config.__dataclass_params__.frozen):  # type: ignore[attr-defined]
         raise Failed(f"{spec.config.__name__} is not a frozen dataclass: write @dataclass(frozen=True)")
+    defaults = spec.configure({})
     for field, search in _searched(spec):
-        if isinstance(search, Range) and not search.low <= field.default <= search.high:
-            raise Failed(f"the default of {field.name}, {field.default}, is not from {search.low} to {search.high}")
+        default = getattr(defaults, field.name)
+        if isinstance(search, Range) and not search.low <= default <= search.high:
+            raise Failed(f"the default of {field.name}, {default}, is not from {search.low} to {search.high}")
     for shape in TASKS if spec.loss else ():
-        asked = spec.loss(spec.configure({}), shape) if spec.loss else ""
+        asked = spec.loss(defaults, shape) if spec.loss else ""
         if not isinstance(asked, str):
             raise Failed(f"loss(config, shape) gave {asked!r} for {shape.name}, not the name of a loss or ''")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from benchkit.head import HeadSpec
 from benchkit.testing import configs, importing, inputs, outputs, precision, training
@@ -34,9 +35,22 @@ CHECKS: tuple[Check, ...] = (
 
 
 def check_head(spec: HeadSpec) -> Iterator[Verdict]:
-    """One verdict a check, as they come; a few seconds in all."""
+    """One verdict a check, as they come; a few seconds in all.
+
+    What the head raises is told once: later checks that meet the same point to the first.
+    """
+    told: dict[str, str] = {}
     for check in CHECKS:
-        yield check(spec)
+        verdict = check(spec)
+        if verdict.raised in told:
+            verdict = replace(verdict, reason=f"the same {_kind(verdict)} as under {told[verdict.raised]}")
+        elif verdict.raised:
+            told[verdict.raised] = check.name
+        yield verdict
+
+
+def _kind(verdict: Verdict) -> str:
+    return verdict.raised.partition(":")[0]
 
 
 class HeadContract:

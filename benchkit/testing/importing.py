@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import json
@@ -16,10 +17,10 @@ from benchkit.testing.verdict import Failed, Skipped, check
 def imports(spec: HeadSpec) -> None:
     """Does nothing at import but define things.
 
-    The module is imported in a fresh process. It may not print, start a thread or a process, use the network, write
-    files, draw from or seed a global generator, change torch's settings, set up logging, or work for more than a
-    second. What libraries do when the module imports them is not held against it, unless they change a generator or
-    torch's settings.
+    The module of the head's class is imported in a fresh process. It may not print, start a thread or a process, use
+    the network, write files, draw from or seed a global generator, change torch's settings, set up logging, or work for
+    more than a second. What libraries do when the module imports them is not held against it, unless they change a
+    generator or torch's settings.
     """
     try:
         file = inspect.getsourcefile(spec.cls)
@@ -47,6 +48,8 @@ def _examine(module: str, file: str, path: tuple[str, ...]) -> list[str]:
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
-    """One for this process: it has torch loaded. It ends when this process does, and its stdin with it."""
+    """One for this process, since it has to load torch; told to leave when this process does."""
     command = [sys.executable, "-m", "benchkit.testing.probe"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    atexit.register(server.communicate)  # closes its stdin, which ends it
+    return server

@@ -160,5 +160,5 @@ def reaches(spec: HeadSpec) -> None:
         if not outputs.requires_grad:
             raise Failed(f"{shape.name}: the output has no gradient; is something detached, or under no_grad?")
         grads = torch.autograd.grad(outputs.square().sum(), leaves, allow_unused=True)
-        if not any(grad is not None and grad.any() for grad in grads):
+        if not any(grad.any() for grad in grads if grad is not None):  # type: ignore[redundant-expr]
             raise Failed(f"{shape.name}: no gradient reaches the features, so no encoder could be fine-tuned")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from typing import cast
 
 import torch
+from torch import nn
 
 from benchkit.head import HeadSpec
 from benchkit.testing.samples import FEW, TASKS, build, each_tensor, features, gap, run
@@ -47,6 +49,6 @@ def compiles(spec: HeadSpec) -> None:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, about what it meets while it traces
             torch._dynamo.reset()  # each task is another graph, of which it keeps few
-            compiled = torch.compile(head, backend="eager")
+            compiled = cast("nn.Module", torch.compile(head, backend="eager"))
             if difference := gap(run(head, given, shape), run(compiled, given, shape)):
                 raise Failed(f"{shape.name}: compiled, the output moves by {difference:.2g}")

@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +38,6 @@ _EVENTS = {
     "os.system": "starts a process",
     "os.fork": "starts a process",
     "os.posix_spawn": "starts a process",
-    "_thread.start_new_thread": "starts a thread",
-    "_thread.start_joinable_thread": "starts a thread",
     "os.putenv": "changes the environment",
     "os.mkdir": "makes a folder",
     "os.remove": "removes a file",
@@ -58,12 +57,13 @@ class Watch:
         self.active = False
         self.elsewhere = 0.0  # seconds inside imports of others
         self.depth = 0
-        self._import = builtins.__import__
+        self._import, self._start = builtins.__import__, threading.Thread.start
 
     def __enter__(self) -> Watch:
         sys.addaudithook(self._hear)
         sys.stdout = sys.stderr = _Ear(self)
         builtins.__import__ = self._timed_import
+        threading.Thread.start = lambda thread: self._heard_start(thread)  # type: ignore[method-assign, assignment]
         self.before, self.start, self.active = dict(_globals()), time.perf_counter(), True
         return self
 
@@ -99,6 +99,11 @@ class Watch:
         writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
         if (writes or event in _EVENTS) and self.is_own():
             self.note(f"writes to {args[0]}" if writes else _EVENTS[event])
+
+    def _heard_start(self, thread: threading.Thread) -> None:
+        if self.active and self.is_own():  # before Python 3.12 there is no audit event for it
+            self.note("starts a thread")
+        self._start(thread)
 
     def _timed_import(self, name: str, *args: Any, **kwargs: Any) -> Any:
         outermost = self.depth == 0 and not self._is_sibling(name)
@@ -139,18 +144,15 @@ def _globals() -> Iterator[tuple[str, object]]:
     yield "whether torch keeps gradients", torch.is_grad_enabled()
     yield "torch's matmul precision", torch.get_float32_matmul_precision()
     yield "whether torch must be deterministic", torch.are_deterministic_algorithms_enabled()
-    yield "the state of CUDA: it is initialised", torch.cuda.is_initialized()
+    yield "the state of CUDA: it is initialised", torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     yield "the logging set-up", [id(each) for each in logging.root.handlers]
     yield "the working folder", os.getcwd()  # noqa: PTH109 - compared, not used
 
 
 def examine(module: str, file: str) -> list[str]:
     """Import a module here and now, and say what it did; nothing, if all is well."""
-    found = importlib.util.find_spec(module) if _can_be_found(module) else None
-    if found is not None and found.origin and Path(found.origin).resolve() == Path(file).resolve():
-        source = Path(file).resolve()
-        depth = module.count(".") + (source.name == "__init__.py")
-        root = str(source.parents[depth - 1]) if depth else file
+    root = _home(module, file)
+    if root:
         with Watch(root) as watch:
             importlib.import_module(module)
         return watch.found
@@ -163,12 +165,15 @@ def examine(module: str, file: str) -> list[str]:
     return watch.found
 
 
-def _can_be_found(module: str) -> bool:
-    """A file that was given by name has a module of no package: only its path leads to it."""
-    try:
-        return importlib.util.find_spec(module) is not None
+def _home(module: str, file: str) -> str:
+    """The module's file or its package's folder, as `import` would find it; "" where only a path leads to the file."""
+    try:  # the package alone: to look for a module inside would import it already
+        top = importlib.util.find_spec(module.partition(".")[0])
     except (ImportError, ValueError):
-        return False
+        return ""
+    homes = [] if top is None else [*(top.submodule_search_locations or [top.origin or ""])]
+    inside = (home for home in homes if home and Path(file).resolve().is_relative_to(Path(home).resolve()))
+    return next(inside, "")
 
 
 def _serve(request: dict[str, Any]) -> list[str]:

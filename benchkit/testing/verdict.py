@@ -28,12 +28,14 @@ class Verdict:
         check: the check's name.
         description: what the check asks for, one line.
         reason: how the head fails, or why the check was skipped; "" if all is well.
+        raised: what the head's own code raised, on one line; "" if nothing.
     """
 
     check: str
     description: str
     status: Literal["ok", "failed", "skipped"]
     reason: str = ""
+    raised: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class Check:
         try:
             self.function(spec)
         except Failed as found:
-            return Verdict(self.name, self.description, "failed", str(found))
+            return Verdict(self.name, self.description, "failed", str(found), _raised(found))
         except Skipped as found:
             return Verdict(self.name, self.description, "skipped", str(found))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's head may raise anything
-            return Verdict(self.name, self.description, "failed", one_line(error))
+            return Verdict(self.name, self.description, "failed", one_line(error), one_line(error))
         return Verdict(self.name, self.description, "ok")
 
 
@@ -65,6 +67,13 @@ def check(function: Callable[[HeadSpec], None]) -> Check:
     """A check named like the function and described by the first line of its docstring."""
     lines = (inspect.getdoc(function) or "").splitlines()
     return Check(function.__name__, lines[0].rstrip("."), function)
+
+
+def _raised(found: Failed) -> str:
+    cause: BaseException = found
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return "" if isinstance(cause, Failed) else one_line(cause)
 
 
 def one_line(error: BaseException) -> str:
