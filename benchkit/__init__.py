@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from benchkit.api import Result as Result
     from benchkit.api import load_encoder as load_encoder
     from benchkit.api import run as run
+    from benchkit.encoder import Encoder as Encoder
+    from benchkit.encoder import EncoderSpec as EncoderSpec
     from benchkit.errors import UserError as UserError
     from benchkit.features import Layers as Layers
     from benchkit.features import Pooled as Pooled
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from benchkit.head import HeadSpec as HeadSpec
     from benchkit.head import option as option
     from benchkit.hookspecs import hookimpl as hookimpl
+    from benchkit.record import Record as Record
+    from benchkit.task import Example as Example
+    from benchkit.task import Metric as Metric
     from benchkit.task import TaskShape as TaskShape
     from benchkit.task import TaskSpec as TaskSpec
 
@@ -28,6 +33,8 @@ _HOME = {
     "Result": "benchkit.api",
     "load_encoder": "benchkit.api",
     "run": "benchkit.api",
+    "Encoder": "benchkit.encoder",
+    "EncoderSpec": "benchkit.encoder",
     "UserError": "benchkit.errors",
     "Layers": "benchkit.features",
     "Pooled": "benchkit.features",
@@ -35,6 +42,9 @@ _HOME = {
     "HeadSpec": "benchkit.head",
     "option": "benchkit.head",
     "hookimpl": "benchkit.hookspecs",
+    "Record": "benchkit.record",
+    "Example": "benchkit.task",
+    "Metric": "benchkit.task",
     "TaskShape": "benchkit.task",
     "TaskSpec": "benchkit.task",
 }

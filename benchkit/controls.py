@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchkit.errors import unknown
+from benchkit.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from benchkit.data import Split
@@ -46,7 +46,7 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> lis
         loss: name of the task's loss; "" is the default one.
 
     Raises:
-        UserError: the task has no loss of that name.
+        UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
         ValueError: train has no label.
     """
     outputs = _outputs(task, splits["train"].labels)
@@ -55,10 +55,22 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> lis
     found = []
     for split, data in splits.items():
         if len(data) and data.labelled:
-            value = float(task.metric.score(data.labels, np.full(len(data), prediction)))
+            value = _metric(task, data.labels, np.full(len(data), prediction))
             cost = _loss(task, loss, outputs, data.labels)
             found.append(Control(name, task.name, split, task.metric.name, value, cost))
     return found
+
+
+def _metric(task: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The metric of constant predictions, which is where a stranger's metric divides by zero."""
+    where = f"task {task.name!r}: metric {task.metric.name!r} of constant predictions"
+    try:
+        value = float(task.metric.score(labels, predictions))
+    except Exception as error:
+        raise UserError(f"{where} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not np.isfinite(value):
+        raise UserError(f"{where} is {value}: return a number there, such as 0.0")
+    return value
 
 
 def baseline_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> float:

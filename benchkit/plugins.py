@@ -278,6 +278,8 @@ def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]
                 _check_name(kind, spec.name)
                 if kind == "head":
                     spec.configure({})
+                elif kind == "task":
+                    spec.check()
                 specs.append((kind, spec))
     return specs
 

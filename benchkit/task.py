@@ -97,7 +97,7 @@ class TaskSpec:
     label: str
     metric: Metric
     losses: Mapping[str, Loss]
-    files: tuple[str, ...]
+    files: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 1.0
@@ -113,3 +113,35 @@ class TaskSpec:
         """What the heads see; `joint` when the protocol encodes a pair as one input."""
         segments = 1 if joint else len(self.texts)
         return TaskShape(self.name, segments, len(self.classes), self.low, self.high)
+
+    def check(self) -> None:
+        """Find what could not be trained, so that a plugin is refused as a whole and not in the middle of a run.
+
+        Raises:
+            ValueError: what it is, in one line.
+        """
+        what = _flaw(self)
+        if what:
+            raise ValueError(f"task {self.name!r} {what}")
+
+
+def _flaw(task: TaskSpec) -> str:
+    """The first thing wrong with a spec, or ""."""
+    if _is_text(task.texts) or len(task.texts) not in (1, 2):
+        return f"reads one text column or two, as a tuple, not {task.texts!r}"
+    if _is_text(task.classes) or len(task.classes) == 1:
+        return f"has at least two classes, as a tuple, or none for a regression, not {task.classes!r}"
+    if not task.classes and not task.low < task.high:
+        return f"is a regression from a low to a higher high, not from {task.low} to {task.high}"
+    if not task.losses:
+        return "has no loss: benchkit.losses has some"
+    if _is_text(task.files) or not all("{split}" in pattern for pattern in task.files):
+        return f"has file patterns, as a tuple, each with {{split}} in it, not {task.files!r}"
+    if not (task.files or task.data or task.demo):
+        return "has no rows: give it files, data or demo"
+    return ""
+
+
+def _is_text(value: object) -> bool:
+    """`("text")` for `("text",)`: the commonest slip, which no type checker sees in an author's untyped file."""
+    return isinstance(value, str)

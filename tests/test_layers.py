@@ -21,7 +21,7 @@ LAYERS = (
     {"head", "record", "blocks", "losses", "metrics", "parameters"},
     {"branch"},
     {"hookspecs", "plugins", "protocol"},
-    {"encoder", "data", "testing"},
+    {"encoder", "data", "scaffold", "testing"},
     {"store", "controls"},
     {"train"},
     {"runner"},

@@ -36,7 +36,7 @@ def _names(wheel: zipfile.ZipFile) -> set[str]:
 
 
 def _sources(folder: str, pattern: str) -> set[str]:
-    base = ROOT if folder == "benchkit" else ROOT / folder
+    base = ROOT if folder.startswith("benchkit") else ROOT / folder
     return {str(path.relative_to(base)) for path in (ROOT / folder).rglob(pattern)}
 
 
@@ -44,6 +44,7 @@ def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile
     expected = (
         _sources("benchkit", "*.py")
         | _sources("benchkit", "*.toml")
+        | _sources("benchkit/scaffold", "*.txt")
         | _sources("plugins", "*.py")
         | {"benchkit/py.typed"}
     )

@@ -134,8 +134,9 @@ def test_a_file_that_was_asked_for_must_load(tmp_path: Path, name: str, text: st
 
 
 def test_a_plugin_may_bring_a_task(site: Site) -> None:
-    source = "from benchkit import TaskSpec\nfrom benchkit.metrics import accuracy\n"
-    source += "TASK = TaskSpec('topic', '', ('text',), 'label', accuracy, {}, (), ('a', 'b'))\n"
+    source = "from benchkit import TaskSpec\nfrom benchkit.losses import cross_entropy\n"
+    source += "from benchkit.metrics import accuracy\nLOSSES, FILES = {'ce': cross_entropy}, ('{split}.tsv',)\n"
+    source += "TASK = TaskSpec('topic', '', ('text',), 'label', accuracy, LOSSES, FILES, ('a', 'b'))\n"
     site.install("tiny", HEAD + source + "@hookimpl\ndef benchkit_tasks():\n    return [TASK]\n")
     assert load_plugins().task("topic").classes == ("a", "b")
 

@@ -1,4 +1,4 @@
-"""`benchkit heads`: what can be compared, and what it is made of."""
+"""`benchkit heads`: what can be compared, what it is made of, whether it keeps the contract, how to start one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from benchkit.cli.heads_check import check
+from benchkit.cli.heads_new import new
 
 if TYPE_CHECKING:
     from benchkit.plugins import Plugins
@@ -24,7 +25,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     return _head_file(_encoder(_tasks(command)))
 
 
-@click.group(invoke_without_command=True, short_help="List the heads; show one's layers.")
+@click.group(invoke_without_command=True, short_help="List heads; show, check or start one.")
 @_common
 @click.pass_context
 def heads(context: click.Context, head_files: tuple[Path, ...], encoder: str, tasks: str | None) -> None:
@@ -96,3 +97,4 @@ def _of_files(plugins: Plugins, files: tuple[Path, ...]) -> tuple[str, ...]:
 
 
 heads.add_command(check)
+heads.add_command(new)

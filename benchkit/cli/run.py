@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Train heads on one encoder and compare them.")
 @click.option("--heads", metavar="NAMES", help="Heads to compare, comma separated; default: the preset's.")
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="A Python file with a head of yours, for a quick try; repeatable.")  # fmt: skip
+              help="A Python file with a head, task or encoder of yours, for a quick try; repeatable.")  # fmt: skip
 @click.option("--tasks", metavar="NAMES", help="Tasks to train together, comma separated; default: the preset's.")
 @click.option("--seeds", metavar="N", help="Number of seeds per head, or the seeds themselves as 0,5,7.")
 @click.option(

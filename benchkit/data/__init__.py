@@ -1,7 +1,17 @@
 """Data: reading the tasks' splits from a folder, drawing subsets, checking what a folder holds. No torch."""
 
 from benchkit.data.check import DataCheck, check_data, label_problems
-from benchkit.data.load import DEMO, load_data
+from benchkit.data.load import DEMO, load_data, present
 from benchkit.data.split import BrokenRow, Split, subsample
 
-__all__ = ["DEMO", "BrokenRow", "DataCheck", "Split", "check_data", "label_problems", "load_data", "subsample"]
+__all__ = [
+    "DEMO",
+    "BrokenRow",
+    "DataCheck",
+    "Split",
+    "check_data",
+    "label_problems",
+    "load_data",
+    "present",
+    "subsample",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchkit.data.locate import check_folder, find_splits, missing
@@ -42,6 +43,25 @@ def load_data(source: str | Path, tasks: Sequence[TaskSpec]) -> dict[str, dict[s
     }
 
 
+def present(source: str | Path, tasks: Sequence[TaskSpec]) -> list[str]:
+    """Names of the tasks that `source` has something of: a file in the folder, demo data, or data of their own.
+
+    Raises:
+        UserError: no such folder, none of the tasks, or one whose splits come from different sets.
+    """
+    if str(source) == DEMO and not isinstance(source, Path):
+        found = [task.name for task in tasks if task.demo or task.data]
+    else:
+        check_folder(Path(source))
+        found = [task.name for task in tasks if find_splits(Path(source), task) or task.data]
+    if not found:
+        known = ", ".join(task.name for task in tasks) or "none is installed"
+        raise UserError(
+            f"no data of any task in {source} (tasks: {known}); name one with --tasks to see where it looks"
+        )
+    return found
+
+
 def load_files(folder: Path, paths: Mapping[str, Path], task: TaskSpec) -> dict[str, Split]:
     """The splits of one task from files under `folder`."""
     return {
@@ -57,7 +77,7 @@ def load_demo(task: TaskSpec, seed: int = DEMO_SEED) -> dict[str, Split]:
         UserError: the task has neither.
     """
     if task.demo is not None:
-        return _made(task.demo(seed), task, DEMO, f"{DEMO}: synthetic, seed {seed}")
+        return _made(partial(task.demo, seed), task, DEMO, f"{DEMO}: synthetic, seed {seed}")
     if task.data is not None:
         return load_own(task)
     raise UserError(f"task {task.name!r} has no demo data: leave it out with --tasks, or give a folder with --data")
@@ -67,21 +87,29 @@ def load_own(task: TaskSpec) -> dict[str, Split]:
     """The splits that a task's plugin brings.
 
     Raises:
-        UserError: they are not usable.
+        UserError: they are not usable, or the plugin failed to make them.
     """
     assert task.data is not None
-    return _made(task.data(), task, "own", "the task's own data")
+    return _made(task.data, task, "own", "the task's own data")
 
 
-def _made(made: Mapping[str, Sequence[Example]], task: TaskSpec, kind: str, source: str) -> dict[str, Split]:
+def _made(
+    make: Callable[[], Mapping[str, Sequence[Example]]], task: TaskSpec, kind: str, source: str
+) -> dict[str, Split]:
     """Examples as splits; they pass the checks that files pass."""
+    try:
+        made = make()
+        tables = {split: _table(made[split], task) for split in SPLITS if split in made}
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's plugin may raise anything
+        text = " ".join(str(error).split())
+        raise UserError(f"{kind} data of task {task.name!r} cannot be made: {type(error).__name__}: {text}") from error
     for split in REQUIRED:
-        if split not in made:
+        if split not in tables:
             raise UserError(f"{kind} data of task {task.name!r} has no {split} split: its plugin must make one")
     return {
-        split: to_split(_table(made[split], task), task, split, Path(kind) / task.name / split, source)
-        for split in SPLITS
-        if split in made
+        split: to_split(table, task, split, Path(kind) / task.name / split, source) for split, table in tables.items()
     }
 
 

@@ -46,6 +46,8 @@ def _find(folder: Path, task: TaskSpec, split: str) -> Path | None:
 
 def missing(folder: Path, task: TaskSpec, split: str, others: list[str]) -> UserError:
     """The error for a split that is not there; `others` are the tasks that are whole."""
+    if not task.files:
+        return UserError(f"task {task.name!r} is read from no folder: leave it out with --tasks, or use --data demo")
     looked = [pattern.format(split=NAMES[split][0]) for pattern in task.files]
     more = f" and {len(looked) - 3} other names" if len(looked) > 3 else ""
     nested = _nested(folder, task, split)

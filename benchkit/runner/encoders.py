@@ -17,7 +17,7 @@ def open_encoder(name: str, plugins: Plugins) -> Encoder:
         UserError: there is no such thing, or the checkpoint is not usable.
     """
     if name in plugins.encoders:
-        return plugins.encoders[name].load()
+        return _made(name, plugins)
     folder = find_folder(name)
     if folder is None:
         if "/" in name or os.sep in name:
@@ -27,6 +27,21 @@ def open_encoder(name: str, plugins: Plugins) -> Encoder:
             f"{unknown('encoder', name, known)}; or give a folder with config.json, model.safetensors and vocab.txt"
         )
     return load_encoder(folder)
+
+
+def _made(name: str, plugins: Plugins) -> Encoder:
+    """What a plugin's `load` makes, or one line that says whose it is and why it does not."""
+    whose = f"encoder {name!r} of {plugins.owners['encoder', name]}"
+    try:
+        encoder = plugins.encoders[name].load()
+    except UserError as error:
+        raise UserError(f"{whose}: {error}") from error
+    except Exception as error:  # a stranger's plugin may raise anything
+        text = " ".join(str(error).split())
+        raise UserError(f"{whose} cannot be loaded: {type(error).__name__}: {text}") from error
+    if not isinstance(encoder, Encoder):
+        raise UserError(f"{whose}: load() returned {encoder!r:.60}, not an Encoder (see benchkit.encoder.load_encoder)")
+    return encoder
 
 
 def find_folder(name: str) -> Path | None:

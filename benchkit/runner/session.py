@@ -43,6 +43,7 @@ class Session:
     workspace: Workspace
     store: CellStore
     cells: list[Cell]
+    controls: tuple[Control, ...]
     errors: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
@@ -50,7 +51,7 @@ class Session:
         """Plan the cells.
 
         Raises:
-            UserError: see `resolve`; also data or an encoder that cannot be used.
+            UserError: see `resolve`; also data, a metric or an encoder that cannot be used.
         """
 
         def log(line: str) -> None:
@@ -64,7 +65,8 @@ class Session:
         cells = make_cells(plan, workspace)
         for line in _remarks(plan, workspace):
             log(line)
-        return Session(plan, workspace, CellStore(plan.out / "cells", log=log), cells)
+        store = CellStore(plan.out / "cells", log=log)
+        return Session(plan, workspace, store, cells, _controls(plan, workspace))
 
     def finished(self) -> dict[str, Record]:
         """Records of the cells that need not run, by key. Failed cells are tried again."""
@@ -81,14 +83,11 @@ class Session:
             self._executor(len(pending)).run(pending, self.store, lambda event: self._pass_on(event, emit))
         records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
         tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
-        data, options = self.workspace.data(self.plan.data, self.plan.protocol), self.plan.protocol.options
         return Outcome(
             plan=self.plan,
             tasks=tasks,
             records=tuple(records),
-            controls=tuple(
-                row for name, task in tasks.items() for row in controls(task, data[name], options(name).loss)
-            ),
+            controls=self.controls,
             reused=len(done),
         )
 
@@ -127,6 +126,16 @@ class Session:
         if min(self.plan.jobs, pending) == 1:
             return InProcess(self.workspace)
         return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))
+
+
+def _controls(plan: Plan, workspace: Workspace) -> tuple[Control, ...]:
+    """The constant predictions of every task; made before anything is trained, since a bad metric shows here."""
+    data, options = workspace.data(plan.data, plan.protocol), plan.protocol.options
+    return tuple(
+        row
+        for task in workspace.tasks(plan.protocol)
+        for row in controls(task, data[task.name], options(task.name).loss)
+    )
 
 
 def _remarks(plan: Plan, workspace: Workspace) -> Iterator[str]:

@@ -142,7 +142,7 @@ class FeatureStore:
         that was killed and started again gets the same numbers, to the last bit.
         """
         total = len(distinct.keys() - stored)
-        done = 0
+        done = cut = 0
         if progress:
             progress(0, total)
         for batch in _batches(distinct, self._chunk):
@@ -150,6 +150,7 @@ class FeatureStore:
             if not names:
                 continue
             tokenized = encoder.tokenize([distinct[name] for name in names], settings.max_length)
+            cut += tokenized.truncated
             for part in encoder.encode_chunks(
                 tokenized,
                 reads=Tokens if settings.reads == "tokens" else Pooled,
@@ -166,6 +167,9 @@ class FeatureStore:
                 done += len(order)
                 if progress:
                     progress(done, total)
+        if cut:
+            longest = min(settings.max_length, encoder.config.max_position_embeddings)
+            self._log(f"encoder {encoder.name}: {cut:,} of {total:,} texts were cut to {longest} word pieces")
 
     def _open(self, folder: Path, key: str) -> tuple[list[Segment], dict[Path, str]]:
         """The sound segments of a folder, and why each other one is not."""
