@@ -18,13 +18,14 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
-    {"head", "record", "blocks", "losses", "metrics"},
+    {"head", "record", "blocks", "losses", "metrics", "stats"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data"},
     {"store", "controls"},
     {"train"},
     {"runner"},
     {"report"},
+    {"tune"},
     {"api", "cli"},
     {"__main__"},
 )

@@ -9,6 +9,7 @@ import click
 import benchkit
 from benchkit.cli.data import data
 from benchkit.cli.run import run
+from benchkit.cli.tune import tune
 from benchkit.errors import UserError
 
 
@@ -23,6 +24,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(tune)
 cli.add_command(data)
 
 
