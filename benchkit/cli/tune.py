@@ -28,9 +28,7 @@ if TYPE_CHECKING:
               help="On dev: mean (over tasks), a task's name, or pareto (mean against parameters).")  # fmt: skip
 @click.option("--match-params", metavar="SIZE", help="Only configs with so many parameters, ±5 %: 250k, 1.5M.")
 @click.option("--sampler", metavar="NAME", default="tpe", show_default=True, help="tpe, random, cmaes, qmc or grid.")
-@click.option(
-    "--sampler-seed", type=int, default=0, show_default=True, help="Of the sampler; trials train with seed 0."
-)
+@click.option("--sampler-seed", type=int, default=0, show_default=True, help="Trials train with seed 0, whatever this.")
 @click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, with pareto none.")
 @click.option("--storage", metavar="URL",
               help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip

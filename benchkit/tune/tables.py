@@ -52,8 +52,8 @@ def final_table(final: Final, style: Style = "terminal") -> str:
                 f"{name} · {final.metrics[name]}" if name in final.metrics else "mean of tasks",
                 f"{each.a:.4f}",
                 f"{each.b:.4f}",
-                f"{each.value:+.4f}",
-                f"{each.low:+.4f} to {each.high:+.4f}",
+                _signed(each.value),
+                f"{_signed(each.low)} to {_signed(each.high)}",
                 f"{each.p:.3f}",
             )
         )
@@ -150,6 +150,10 @@ def _trial_rows(found: Found) -> Iterator[dict[str, Any]]:
 
 def _is_default(trial: Trial, space: Space) -> bool:
     return dict(trial.params) == space.default()
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
 
 
 def _show(value: Any) -> str:
