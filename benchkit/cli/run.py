@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
               help="Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")  # fmt: skip
 @click.option("--from-study", metavar="NAME",
-              help="Train the best config of a study of benchkit tune, and the default, and compare them on test.")  # fmt: skip
-@click.option(
-    "--storage", metavar="URL", help="Where that study is; default: the journal under results/tune that has it."
-)
+              help="Train the best config of a study of benchkit tune, and the default, and compare.")  # fmt: skip
+@click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
 @click.option("--data", metavar="DIR", help="Folder with the tasks' data, or `demo`; default: the preset's.")
 @click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
 @click.option("--phases", metavar="NAMES", help="pretrain (encoder frozen), finetune (everything trained), or both.")

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 @click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, with pareto none.")
 @click.option("--storage", metavar="URL",
               help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip
-@click.option("--study", metavar="NAME", help="Name of the study; default: the head's. The same name goes on with it.")
+@click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
 @click.option("--final-seeds", type=int, default=3, show_default=True,
-              help="Fresh seeds that best and default config are trained with at the end, and compared on test.")  # fmt: skip
+              help="Fresh seeds for the best and the default config, compared on test at the end.")  # fmt: skip
 @click.option("--preset", metavar="NAME", help="A shipped protocol: demo (the default), paper or strong.")
 @click.option("--protocol", type=click.Path(path_type=Path), help="A protocol of your own, as TOML.")
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",

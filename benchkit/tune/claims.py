@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchkit.tune.job import Job
@@ -58,7 +57,8 @@ class Claims:
             if counts.finished + counts.running >= self.wanted():
                 return "wait"
             begun = sum(trial.state != "WAITING" for trial in trials)
-            self._queue_next_of_grid(study, trials)
+            if self.job.sampler == "grid" and not self._queue_next_of_grid(study, trials):
+                return "wait" if counts.running else "done"
             study.sampler = make_sampler(self.job.sampler, self.job.sampler_seed, begun)
             trial = study.ask(self.job.space.distributions())
             trial.set_user_attr("worker", self.token)
@@ -103,13 +103,15 @@ class Claims:
             study.enqueue_trial(self.job.space.default())
         return study
 
-    def _queue_next_of_grid(self, study: optuna.Study, trials: Sequence[Trial]) -> None:
-        if self.job.sampler != "grid" or any(trial.state == "WAITING" for trial in trials):
-            return
+    def _queue_next_of_grid(self, study: optuna.Study, trials: Sequence[Trial]) -> bool:
+        """False where every point was tried: one that failed stays failed."""
+        if not trials or any(trial.state == "WAITING" for trial in trials):
+            return True
         tried = [dict(trial.params) for trial in trials]
-        left = (point for point in grid(self.job) if point not in tried)
-        for point in islice(left, 1):
-            study.enqueue_trial(point)
+        left = next((point for point in grid(self.job) if point not in tried), None)
+        if left is not None:
+            study.enqueue_trial(left)
+        return left is not None
 
 
 def grid(job: Job) -> list[dict[str, Any]]:
