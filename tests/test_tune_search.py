@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,9 @@ from benchkit.errors import UserError
 from benchkit.runner.cell import BLIND, Cell
 from benchkit.runner.execute import execute, explore
 from benchkit.store.cells import CellStore
+from benchkit.tune.again import run_again
 from benchkit.tune.claims import Claims
+from benchkit.tune.tables import final_table
 from benchkit.tune.trials import Trial
 from benchkit.tune.write import write_search, write_study
 
@@ -62,7 +63,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     search(request(tmp_path / "b", trials=2, pruner="median"))
     stopped = search(request(tmp_path / "b", trials=6, pruner="median"))
     assert drawn(whole.trials) == drawn(stopped.trials)
-    assert len(whole.trials) == 6
+    assert sum(trial.finished for trial in whole.trials) == 6
     assert whole.trials[0].params == whole.about.job.space.default()
     assert search(request(tmp_path / "b", trials=3, pruner="median")).trials == stopped.trials  # enough already
 
@@ -193,7 +194,10 @@ def test_a_sampler_s_next_draw_does_not_depend_on_who_asks(tmp_path: Path) -> No
         for folder in ("a", "b"):
             tuning, _ = open_search(request(tmp_path / folder / sampler, sampler=sampler, trials=9))
             claims = [Claims(tuning.jobs[0].job, tuning.storage) for _ in range(1 if folder == "a" else 3)]
-            trials = [claims[i % len(claims)].claim() for i in range(6)]
+            with ExitStack() as alive:
+                for each in claims:
+                    alive.enter_context(each.working())
+                trials = [claims[i % len(claims)].claim() for i in range(6)]
             draws.append([dict(trial.params) for trial in trials if not isinstance(trial, str)])
         assert draws[0] == draws[1]
         assert len({json.dumps(each) for each in draws[0]}) == 6
@@ -255,21 +259,14 @@ def test_run_from_a_study_that_is_not_there(
     assert part in capsys.readouterr().err
 
 
-@pytest.fixture
-def run_benchkit(tmp_path: Path) -> Callable[..., str]:
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "benchkit", *arguments, "--jobs", "1", "--device", "cpu"]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True)
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    return run
-
-
-def test_from_study_gives_the_same_numbers_again(tmp_path: Path, run_benchkit: Callable[..., str]) -> None:
-    first = run_benchkit("tune", "--head", "baseline", "--trials", "2", "--final-seeds", "2", *FLAGS)
-    assert "best config: results/tune/demo-demo/baseline/best.toml" in first
-    again = run_benchkit("run", "--from-study", "baseline", "--seeds", "1,2", "--out", "again")
-    table = again.partition("Fresh seeds")[0].strip()
-    assert "mean of tasks" in table
-    assert table in first
+def test_from_study_gives_the_same_numbers_again(tmp_path: Path) -> None:
+    found = search(request(tmp_path, trials=2, final_seeds=1))
+    assert found.final is not None
+    options = {"out": tmp_path / "again", "jobs": 1, "threads": 1, "device": "cpu", "feature_cache": True}
+    url = f"journal:{tmp_path / 'studies.journal'}"
+    options |= {"head_files": (), "data": "", "encoder": ""}
+    again, out = run_again("baseline", url, (1,), options, lambda event: None)
+    assert again.differences == found.final.differences
+    assert set(again.differences) == {"sst", "quora", "sts", "mean"}
+    assert len(list((out / "cells").glob("*/record.json"))) == 2  # trained, not reused
+    assert "mean of tasks" in final_table(again)

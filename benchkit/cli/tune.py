@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def tune(**options: Any) -> None:
         if show:
             _show_spaces(tuning)
             return
-        _tune(tuning, progress, interrupt)
+        with closing(tuning):
+            _tune(tuning, progress, interrupt)
     except KeyboardInterrupt:
         progress.close()
         click.echo("benchkit: interrupted; the same command goes on", err=True)

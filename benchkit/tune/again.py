@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def run_again(name: str, url: str, seeds: Sequence[int], options: Mapping[str, A
         UserError: there is no such study, or no trial of it is complete.
     """
     storage, folder = _find(name, url)
-    about = read_about(storage, name)
-    found = best([read(each) for each in load(name, storage).get_trials(deepcopy=False)])
+    with closing(storage):
+        about = read_about(storage, name)
+        found = best([read(each) for each in load(name, storage).get_trials(deepcopy=False)])
     if found is None:
         raise UserError(f"study {name!r} has no complete trial: go on with benchkit tune --study {name}")
     files = tuple(options["head_files"]) or tuple(map(Path, about.job.cell.head_files))

@@ -38,6 +38,10 @@ class Locks(Protocol):
         """Drop what is kept of a lock that nobody will ask for again."""
         ...
 
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
 
 @dataclass(frozen=True)
 class FileLocks:
@@ -57,6 +61,9 @@ class FileLocks:
     def forget(self, name: str) -> None:
         with suppress(OSError):
             (self.folder / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        pass
 
 
 class PostgresLocks:
@@ -86,6 +93,11 @@ class PostgresLocks:
 
     def forget(self, name: str) -> None:
         pass
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _call(self, function: str, name: str) -> bool:
         from sqlalchemy import exc, text

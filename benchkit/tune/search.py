@@ -137,6 +137,10 @@ class Tuning:
         request = final_request(self.request.run, folder, fresh_seeds(self.request.final_seeds))
         return replace(found, final=retrain(folder, request, workspace.plugins, emit))
 
+    def close(self) -> None:
+        if self.opened is not None:
+            self.opened.close()
+
     def folder(self, about: About) -> Path:
         return self.session.plan.out / about.job.study
 

@@ -30,6 +30,15 @@ class Storage:
     optuna: BaseStorage
     locks: Locks
 
+    def close(self) -> None:
+        """Close what is open to a database; locks that are held are lost."""
+        from optuna.storages import RDBStorage
+
+        self.locks.close()
+        if isinstance(self.optuna, RDBStorage):
+            self.optuna.remove_session()
+            self.optuna.engine.dispose()
+
 
 def open_storage(url: str, *, create: bool = True) -> Storage:
     """Open a storage by URL.
@@ -158,6 +167,7 @@ def _postgres(url: str) -> Storage:
         with locks.hold("benchkit/open"):
             optuna = _rdb(full.render_as_string(hide_password=False), {"connect_timeout": _CONNECT_SECONDS})
     except UserError as error:
+        locks.close()
         reason = str(error).partition(" is lost: ")[2] or str(error)
         raise UserError(f"cannot reach the database {shown(url)}: {reason}") from error
     return Storage(url, optuna, locks)
