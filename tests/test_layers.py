@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
-    {"head", "record", "blocks", "losses", "metrics", "parameters"},
+    {"head", "record", "blocks", "losses", "metrics", "parameters", "stats"},
     {"branch"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "scaffold", "testing"},
@@ -26,6 +26,7 @@ LAYERS = (
     {"train"},
     {"runner"},
     {"report", "describe"},
+    {"tune"},
     {"api", "cli"},
     {"__main__"},
 )

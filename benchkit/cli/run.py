@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 )
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
               help="Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")  # fmt: skip
+@click.option("--from-study", metavar="NAME",
+              help="Train the best config of a study of benchkit tune, and the default, and compare.")  # fmt: skip
+@click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
 @click.option("--data", metavar="DIR", help="Folder with the tasks' data, or `demo`; default: the preset's.")
 @click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
 @click.option("--phases", metavar="NAMES", help="pretrain (encoder frozen), finetune (everything trained), or both.")
@@ -70,7 +73,12 @@ def run(**options: Any) -> None:
     Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell has a result;
     1: some cells failed; 2: the request cannot be carried out.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    dry_run = options.pop("dry_run")
+    dry_run, study, storage = (options.pop(name) for name in ("dry_run", "from_study", "storage"))
+    if study is not None or storage is not None:
+        from benchkit.cli.from_study import run_study
+
+        run_study(study, storage, {**options, "dry_run": dry_run})
+        return
     request = _request(options)
 
     from benchkit.cli.progress import Progress

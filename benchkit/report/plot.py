@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchkit.task import TaskSpec
 
 # Okabe & Ito (2008), for all kinds of colour vision; the yellow is left out, it is lost on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _LINES: Mapping[str, Literal["--", "-"]] = {"train": "--", "dev": "-"}
 _GREY = "#777777"
 
@@ -79,7 +79,7 @@ def draw_curves(
     figure = Figure(figsize=(max(3.1 * len(names), 6.2), 5.2), layout="constrained")
     grid = figure.subplots(2, len(names), squeeze=False, sharex=True)
     heads = [head for head in results.heads if head in set(frame["head"])]
-    colours = {head: _COLOURS[index % len(_COLOURS)] for index, head in enumerate(heads)}
+    colours = {head: COLOURS[index % len(COLOURS)] for index, head in enumerate(heads)}
     for column, task in enumerate(names):
         rows = frame[frame["task"] == task]
         for axes, quantity in zip(grid[:, column], ("value", "loss"), strict=True):

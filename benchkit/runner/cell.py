@@ -22,7 +22,7 @@ from benchkit.errors import UserError, unknown
 from benchkit.head import HeadSpec
 from benchkit.protocol import Protocol
 from benchkit.settings import plain
-from benchkit.task import TaskSpec
+from benchkit.task import SPLITS, TaskSpec
 
 # Parts of the package whose code can change a number. The rest (command line, tables) may change freely.
 _ENGINE = (
@@ -30,6 +30,9 @@ _ENGINE = (
     *("protocol.py", "rng.py", "settings.py", "task.py", "data", "encoder", "store", "train"),
     *("runner/execute.py", "runner/scoring.py", "runner/workspace.py"),
 )
+
+# The splits of a cell that is blind to test.
+BLIND = ("train", "dev")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Cell:
         encoder, data: names or folders, as the process that runs the cell can open them.
         head_files: files with heads that are not installed.
         identity: everything that can change the numbers, by part; what `key` is the hash of.
+        splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
+            without `test` cannot be scored on it.
     """
 
     key: str
@@ -63,6 +68,7 @@ class Cell:
     execution: Execution
     head_files: tuple[str, ...]
     identity: Mapping[str, Any]
+    splits: tuple[str, ...] = SPLITS
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -76,12 +82,21 @@ class Cell:
                 "protocol": Protocol.from_dict(values["protocol"]),
                 "execution": Execution(**values["execution"]),
                 "head_files": tuple(values["head_files"]),
+                "splits": tuple(values["splits"]),
             }
         )
 
     @property
     def label(self) -> str:
         return f"{self.head} seed {self.seed}"
+
+    def trial(self, config: Mapping[str, Any], protocol: Protocol) -> Cell:
+        """The same cell with another config and protocol, and blind to test: what a search tries out."""
+        changes = {"base": self.key, "config": dict(config), "protocol": plain(protocol), "splits": list(BLIND)}
+        identity = {"encoder": self.identity["encoder"], **changes}
+        return dataclasses.replace(
+            self, key=key_of(identity), config=config, protocol=protocol, identity=identity, splits=BLIND
+        )
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

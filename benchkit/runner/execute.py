@@ -21,7 +21,7 @@ from benchkit.record import CurvePoint, PhaseResult, Record
 from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.outcome import failed, finished
-from benchkit.runner.scoring import Predictions, score_splits
+from benchkit.runner.scoring import Exploration, Predictions, score_splits
 from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.store.cells import CellStore
 from benchkit.store.features import FeatureSettings
@@ -60,12 +60,31 @@ def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> R
             return record
 
 
+Watch = Callable[[State], None]
+"""Sees the state of a phase after each epoch; what it raises ends the training."""
+
+
+def explore(cell: Cell, workspace: Workspace, watch: Watch) -> Exploration:
+    """Train a cell as `execute` would, without looking at test, and store nothing.
+
+    Ends with the phase in which training diverged, if it did; `watch` may end it sooner.
+
+    Raises:
+        ValueError: the cell is not blind to test.
+        Exception: whatever the head, or `watch`, raised.
+    """
+    if "test" in cell.splits:
+        raise ValueError(f"a cell that is tried out must be blind to test, this one may look at {cell.splits}")
+    with _threads(cell.execution.threads):
+        return _Run.open(cell, workspace, None, lambda event: None).explore(watch)
+
+
 @dataclass
 class _Run:
-    """One cell with everything it needs loaded."""
+    """One cell with everything it needs loaded. Without a store nothing of it is kept."""
 
     cell: Cell
-    store: CellStore
+    store: CellStore | None
     emit: Emit
     workspace: Workspace
     device: torch.device
@@ -74,17 +93,18 @@ class _Run:
     settings: FeatureSettings
     tasks: dict[str, TaskSpec]
     shapes: dict[str, TaskShape]
-    corpus: Corpus
+    texts: Corpus  # of all splits: what features are made of, the same for every cell
+    corpus: Corpus  # of the splits that the cell may look at
     encoder: Encoder
     head: nn.Module
 
     @staticmethod
-    def open(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> _Run:
+    def open(cell: Cell, workspace: Workspace, store: CellStore | None, emit: Emit) -> _Run:
         protocol, device = cell.protocol, torch.device(cell.execution.device)
         spec = workspace.plugins.head(cell.head)
         tasks = {task.name: task for task in workspace.tasks(protocol)}
         shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
-        corpus = workspace.corpus(cell.data, protocol)
+        texts = workspace.corpus(cell.data, protocol)
         encoder = workspace.encoder(cell.encoder).to(device)
         if encoder.fingerprint != cell.identity["encoder"]:
             raise UserError(f"encoder {cell.encoder} is not the one this cell was planned with: run the command again")
@@ -92,10 +112,38 @@ class _Run:
         settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
         with global_stream(cell.seed, "init"):
             head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
-        return _Run(cell, store, emit, workspace, device, spec, config, settings, tasks, shapes, corpus, encoder, head)
+        return _Run(
+            cell=cell,
+            store=store,
+            emit=emit,
+            workspace=workspace,
+            device=device,
+            spec=spec,
+            config=config,
+            settings=settings,
+            tasks=tasks,
+            shapes=shapes,
+            texts=texts,
+            corpus=texts.only(cell.splits),
+            encoder=encoder,
+            head=head,
+        )
+
+    def explore(self, watch: Watch) -> Exploration:
+        """All phases, or those up to where training diverged."""
+        states: list[State] = []
+        with self._pristine():
+            for phase in self.cell.protocol.phases:
+                modules = self._modules(tuned=phase == "finetune")
+                state = train_phase(self._work(phase), modules, self._reader(phase), State(phase), watch)
+                states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
+                if state.diverged:
+                    break
+        return Exploration(tuple(states), parameter_counts(self.head, self.spec.trunk))
 
     def finish(self) -> Record:
         """All phases, from the last checkpoint if there is one, then the record."""
+        assert self.store is not None
         saved = self.store.load_checkpoint(self.cell.key) or {}
         done = [PhaseResult.from_dict(each) for each in saved.get("done", [])]
         predictions = Predictions(**saved.get("predictions", {}))
@@ -182,8 +230,8 @@ class _Run:
     def _reader(self, phase: str) -> Reader:
         cell, settings = self.cell, self.settings
         if phase == "pretrain" and cell.execution.feature_cache:
-            return StoredReader(self.workspace.table(cell.encoder, self.corpus, settings).to(self.device))
-        tokenized = self.workspace.tokenized(cell.encoder, self.corpus, cell.protocol.max_length)
+            return StoredReader(self.workspace.table(cell.encoder, self.texts, settings).to(self.device))
+        tokenized = self.workspace.tokenized(cell.encoder, self.texts, cell.protocol.max_length)
 
         # A fine-tuned encoder is scored as it is trained: weights in fp32, since rounding them to bf16 would undo most
         # of what small steps changed; the forward in bf16, under autocast.
@@ -205,6 +253,7 @@ class _Run:
         return nn.ModuleDict({"head": self.head, "encoder": self.encoder.model} if tuned else {"head": self.head})
 
     def _checkpoint(self, done: list[PhaseResult], state: State | None, predictions: Predictions) -> None:
+        assert self.store is not None
         self.store.save_checkpoint(
             self.cell.key,
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,20 @@ from torch import nn
 from benchkit.record import Score
 from benchkit.task import SPLITS, TaskSpec
 from benchkit.train.evaluate import Evaluation, Reader, collapsed, evaluate
-from benchkit.train.loop import Work
+from benchkit.train.loop import State, Work
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What trying a cell out showed, on dev.
+
+    Attributes:
+        states: one for each phase, its weights dropped.
+        parameters: see `parameter_counts`.
+    """
+
+    states: tuple[State, ...]
+    parameters: Mapping[str, int]
 
 
 @dataclass

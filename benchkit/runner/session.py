@@ -73,14 +73,16 @@ class Session:
         found = {cell.key: self.store.load(cell.key) for cell in self.cells}
         return {key: record for key, record in found.items() if record is not None and record.status != "failed"}
 
-    def run(self, emit: Emit) -> Outcome:
-        """Run what is not done; every cell has a record afterwards."""
+    def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
+        """Run what is not done; every cell has a record afterwards. Without an executor the plan's jobs decide."""
         done = self.finished()
         pending = [cell for cell in self.cells if cell.key not in done]
         emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
         if pending:
             self.encode(pending)
-            self._executor(len(pending)).run(pending, self.store, lambda event: self._pass_on(event, emit))
+            (executor or self._executor(len(pending))).run(
+                pending, self.store, lambda event: self._pass_on(event, emit)
+            )
         records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
         tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
         return Outcome(

@@ -53,6 +53,10 @@ class Corpus:
     def splits(self) -> list[str]:
         return list(dict.fromkeys(split for _, split in self.parts))
 
+    def only(self, splits: Sequence[str]) -> Corpus:
+        """The same inputs, so that stored features still fit, with the rows and labels of these splits alone."""
+        return Corpus(self.inputs, {key: part for key, part in self.parts.items() if key[1] in splits})
+
 
 def build_corpus(data: Mapping[str, Mapping[str, Split]], tasks: Sequence[TaskSpec], *, joint: bool) -> Corpus:
     """Number the distinct inputs of all splits, in order of appearance."""

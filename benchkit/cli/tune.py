@@ -1,0 +1,165 @@
+"""`benchkit tune`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from benchkit.cli.tune_progress import Interrupt, TuneProgress
+    from benchkit.tune.search import Found, TuneRequest, Tuning
+
+
+@click.command(short_help="Search for a head's best config and rates.")
+@click.option("--head", "--heads", "heads", metavar="NAMES",
+              help="Head to tune; several, comma separated, get a study each with the same budget.")  # fmt: skip
+@click.option("--trials", type=int, default=50, show_default=True,
+              help="Finished trials of a study in all, whoever runs them; failed ones do not count.")  # fmt: skip
+@click.option("--search", metavar="NAMES", default="head,lr", show_default=True,
+              help="What is searched: head, dropout, lr, weight_decay, batch, schedule, loss, sampling, or fields such "
+              "as cnn.pool.")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
+              help="Change a field, and keep it out of the search; repeatable.")  # fmt: skip
+@click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
+@click.option("--objective", metavar="NAME", default="mean", show_default=True,
+              help="On dev: mean (over tasks), a task's name, or pareto (mean against parameters).")  # fmt: skip
+@click.option("--match-params", metavar="SIZE", help="Only configs with so many parameters, ±5 %: 250k, 1.5M.")
+@click.option("--sampler", metavar="NAME", default="tpe", show_default=True, help="tpe, random, cmaes, qmc or grid.")
+@click.option("--sampler-seed", type=int, default=0, show_default=True, help="Trials train with seed 0, whatever this.")
+@click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, with pareto none.")
+@click.option("--storage", metavar="URL",
+              help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip
+@click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
+@click.option("--final-seeds", type=int, default=3, show_default=True,
+              help="Fresh seeds for the best and the default config, compared on test at the end.")  # fmt: skip
+@click.option("--preset", metavar="NAME", help="A shipped protocol: demo (the default), paper or strong.")
+@click.option("--protocol", type=click.Path(path_type=Path), help="A protocol of your own, as TOML.")
+@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="A Python file with a head of yours; repeatable.")  # fmt: skip
+@click.option("--tasks", metavar="NAMES", help="Tasks to train together; default: the preset's.")
+@click.option("--data", metavar="DIR", help="Folder with the tasks' data, or `demo`; default: the preset's.")
+@click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
+@click.option("--phases", metavar="NAMES", help="Phases of a trial; default: pretrain, on features encoded once.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of the encoder.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+              help="Where results go; default: results/tune/<preset>-<encoder>.")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(min=1), help="Trials that run at once here; default: as benchkit run.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per trial.")
+def tune(**options: Any) -> None:
+    """Search for the config and rates with which a head does best on dev, then see on test what that bought.
+
+    \b
+    benchkit tune --head cnn --trials 50
+    benchkit tune --heads baseline,recurrent,cnn --match-params 250k
+    benchkit tune --head cnn --storage postgresql+psycopg://me@host/studies
+
+    Texts are encoded once; trials train heads on stored features and never see test. The first trial is the default
+    config. The same command goes on where it was stopped, and on another machine, with the same database, helps.
+    Exit code 1: a study was given up, because its trials kept failing.
+    """  # noqa: D301 - click reads \b as "do not rewrap"
+    show = options.pop("show_space")
+    request = _request(options)
+
+    from benchkit.cli.tune_progress import Interrupt, TuneProgress
+    from benchkit.plugins import load_plugins
+    from benchkit.tune.search import Tuning
+
+    progress = TuneProgress()
+    interrupt = Interrupt(progress)
+    try:
+        tuning = Tuning.open(request, load_plugins(request.run.head_files), progress)
+        if show:
+            _show_spaces(tuning)
+            return
+        with closing(tuning):
+            _tune(tuning, progress, interrupt)
+    except KeyboardInterrupt:
+        progress.close()
+        click.echo("benchkit: interrupted; the same command goes on", err=True)
+        sys.exit(130)
+    finally:
+        progress.close()
+
+
+def _request(options: dict[str, Any]) -> TuneRequest:
+    from benchkit.runner.request import Request, split_names
+    from benchkit.tune.search import TuneRequest
+
+    own = {name: options.pop(name) for name in ("trials", "sampler", "sampler_seed", "objective", "final_seeds")}
+    own |= {name: options.pop(name) or "" for name in ("pruner", "match_params", "study", "storage")}
+    search = split_names(options.pop("search"))
+    names: dict[str, Any] = {name: split_names(options.pop(name) or "") for name in ("heads", "tasks", "phases")}
+    texts: dict[str, Any] = {name: options.pop(name) or "" for name in ("preset", "data", "encoder", "precision")}
+    lists: dict[str, Any] = {name: tuple(options.pop(name)) for name in ("settings", "head_files")}
+    return TuneRequest(
+        Request(**names, **texts, **lists, jobs=options.pop("jobs") or 0, **options), search=search, **own
+    )
+
+
+def _show_spaces(tuning: Tuning) -> None:
+    from benchkit.tune.tables import space_table
+
+    for about in tuning.jobs:
+        click.echo(space_table(about.job.cell.head, about.job.space) + "\n")
+
+
+def _tune(tuning: Tuning, progress: TuneProgress, interrupt: Interrupt) -> None:
+    from benchkit.tune.search import describe
+    from benchkit.tune.write import write_search, write_study
+
+    tuning.start(progress)
+    found: list[Found] = []
+    for about in tuning.jobs:
+        for line in describe(tuning, about):
+            progress.say(line)
+        with interrupt.listening():
+            each = tuning.search(about, progress, interrupt)
+        progress.close()
+        if interrupt():
+            _stopped(each)
+        found.append(each)
+    progress.jobs = tuning.session.plan.jobs
+    found = [tuning.conclude(each, progress) for each in found]
+    progress.close()
+    pictures = {
+        each.about.job.study: write_study(tuning.folder(each.about), each, tuning.storage, progress.say)
+        for each in found
+    }
+    write_search(tuning.session.plan.out, found, pictures, progress.say)
+    _print(tuning, found)
+
+
+def _stopped(found: Found) -> None:
+    finished = sum(trial.finished for trial in found.trials)
+    job = found.about.job
+    line = f"benchkit: stopped with {finished} of {job.trials} trials of study {job.study!r}; the same command goes on"
+    click.echo(line, err=True)
+    sys.exit(130)
+
+
+def _print(tuning: Tuning, found: list[Found]) -> None:
+    from benchkit.tune.tables import best_table, budget_table, final_note, final_table, front_table
+
+    for each in found:
+        click.echo(f"\n{best_table(each)}")
+        if each.front:
+            click.echo(f"\n{front_table(each)}")
+        if each.final:
+            click.echo(f"\n{final_table(each.final)}")
+            for line in final_note(each.final):
+                click.echo(f"  {line}")
+    if any(each.best for each in found):
+        click.echo(f"\n{budget_table([each for each in found if each.best])}")
+    out = tuning.session.plan.out
+    where = [str(tuning.folder(each.about) / "best.toml") for each in found if each.best]
+    click.echo(f"\nbest config: {', '.join(where)}; everything on one page: {out / 'tune.html'}")
+    for each in found:
+        if each.problem:
+            click.echo(f"benchkit: error: study {each.about.job.study!r} was given up: {each.problem}", err=True)
+    if any(each.problem for each in found):
+        sys.exit(1)

@@ -1,0 +1,191 @@
+"""Where studies live: a journal file, SQLite, or PostgreSQL; all of it plain Optuna, so that its tools read it too."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from benchkit.errors import UserError
+from benchkit.store.atomic import writing
+from benchkit.tune.locks import FileLocks, Locks, PostgresLocks
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+KNOWN = "journal:PATH, sqlite:///PATH, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+_SQLITE_SECONDS = 120  # that a writer waits for the others
+_CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An open storage, and the locks of those who share it."""
+
+    url: str
+    optuna: BaseStorage
+    locks: Locks
+
+    def close(self) -> None:
+        """Close what is open to a database; locks that are held are lost."""
+        from optuna.storages import RDBStorage
+
+        self.locks.close()
+        if isinstance(self.optuna, RDBStorage):
+            self.optuna.remove_session()
+            self.optuna.engine.dispose()
+
+
+def open_storage(url: str, *, create: bool = True) -> Storage:
+    """Open a storage by URL.
+
+    Args:
+        create: make a file that is not there.
+
+    Raises:
+        UserError: unknown scheme, a file that is not there or is none of Optuna's, a database that does not answer.
+    """
+    quiet()
+    scheme, _, rest = url.partition(":")
+    if scheme == "journal":
+        return _journal(url, Path(rest.removeprefix("//")).expanduser(), create)
+    if scheme == "sqlite":
+        return _sqlite(url, create)
+    if scheme in ("postgresql", "postgresql+psycopg"):
+        return _postgres(url)
+    raise UserError(f"unknown storage {shown(url)!r} (known: {KNOWN})")
+
+
+def absolute(url: str) -> str:
+    """A URL that means the same in another working folder."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "journal" and rest:
+        return f"journal:{Path(rest.removeprefix('//')).expanduser().resolve()}"
+    if scheme == "sqlite" and rest.startswith("///") and rest[3:]:
+        return f"sqlite:///{Path(rest[3:]).expanduser().resolve()}"
+    return url
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    from sqlalchemy import exc, make_url
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except exc.ArgumentError:
+        return url
+
+
+def quiet() -> None:
+    """Keep Optuna's own log to what went wrong; benchkit has its own lines."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def _journal(url: str, path: Path, create: bool) -> Storage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if not path.name or path.is_dir():
+        raise UserError(f"storage {url!r} names no file: journal:PATH")
+    _there(path, create)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        backend = JournalFileBackend(str(path), lock_obj=_journal_lock(path))
+    try:
+        optuna = JournalStorage(backend)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a journal of Optuna's, or a damaged one: {error}") from error
+    return Storage(url, optuna, FileLocks(Path(f"{path}.locks")))
+
+
+def _journal_lock(path: Path) -> Any:
+    from optuna.storages.journal import JournalFileOpenLock
+
+    class Lock(JournalFileOpenLock):
+        """Optuna's locks are files that outlive their holder; the system releases this one.
+
+        Whoever gets it first removes a last line that a killed writer left unfinished: anything written after it
+        would make the journal unreadable.
+        """
+
+        def __init__(self) -> None:
+            self._lock = FileLock(f"{path}.lock")
+
+        def acquire(self) -> bool:
+            self._lock.acquire(poll_interval=0.005)
+            _drop_unfinished_line(path)
+            return True
+
+        def release(self) -> None:
+            self._lock.release()
+
+    return Lock()
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if not end:
+            return
+        file.seek(end - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _sqlite(url: str, create: bool) -> Storage:
+    path = Path(url.removeprefix("sqlite:///")).expanduser()
+    if not url.startswith("sqlite:///") or not path.name or str(path) == ":memory:" or path.is_dir():
+        raise UserError(f"storage {url!r} names no file: sqlite:///PATH")
+    _there(path, create)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    locks = FileLocks(Path(f"{path}.locks"))
+    with locks.hold("open"):  # two that make the tables at once would stumble over each other
+        return Storage(url, _rdb(f"sqlite:///{path}", {"timeout": _SQLITE_SECONDS}), locks)
+
+
+def _postgres(url: str) -> Storage:
+    from sqlalchemy import exc, make_url
+
+    try:
+        full = make_url(url).set(drivername="postgresql+psycopg")
+    except exc.ArgumentError as error:
+        raise UserError(f"storage {url!r} is not a URL: {KNOWN.rpartition(', ')[2]}") from error
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise UserError("PostgreSQL takes the package psycopg: pip install 'benchkit[postgres]'") from error
+    locks = PostgresLocks(full.update_query_dict({"connect_timeout": str(_CONNECT_SECONDS)}))
+    try:
+        with locks.hold("benchkit/open"):
+            optuna = _rdb(full.render_as_string(hide_password=False), {"connect_timeout": _CONNECT_SECONDS})
+    except UserError as error:
+        locks.close()
+        reason = str(error).partition(" is lost: ")[2] or str(error)
+        raise UserError(f"cannot reach the database {shown(url)}: {reason}") from error
+    return Storage(url, optuna, locks)
+
+
+def _rdb(url: str, connect: dict[str, Any]) -> BaseStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import exc
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
+    except (exc.SQLAlchemyError, RuntimeError) as error:
+        reason = " ".join(str(getattr(error, "orig", error)).split())
+        raise UserError(f"cannot use the database {shown(url)}: {reason}") from error
+
+
+def _there(path: Path, create: bool) -> None:
+    if not create and not path.exists():
+        raise UserError(f"no studies at {path}: give --storage, or run benchkit tune first")
