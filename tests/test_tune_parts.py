@@ -37,7 +37,7 @@ def space(*search: str, pins: tuple[str, ...] = (), head: str = "cnn", **fields:
 def test_a_group_is_its_fields_and_a_pin_takes_one_out() -> None:
     found = space("head", "lr", pins=("cnn.pool", "cnn.linear"))
     assert found.names() == [
-        *("cnn.channels", "cnn.wide_channels", "cnn.kernel_size", "cnn.embedding", "cnn.dropout"),
+        *("cnn.channels", "cnn.wide_channels", "cnn.kernel_size", "cnn.embedding", "cnn.dropout", "cnn.score"),
         "pretrain.learning_rate",
     ]
     assert space("dropout", "cnn.pool").names() == ["cnn.dropout", "cnn.pool"]
