@@ -20,24 +20,22 @@ from benchkit.task import TaskShape
 
 @dataclass(frozen=True)
 class AttentionConfig(BranchConfig):
-    width: int = option(256, low=32, high=1024, log=True, help="features of the shared linear over word pieces")
     queries: int = option(2, low=1, high=8, log=True, help="learned queries a task")
 
 
 class Attention(nn.Module):
     def __init__(self, config: AttentionConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
-        # No dropout here: on so many word pieces it would cost a quarter of the time.
-        self.trunk = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.width), nn.GELU())
-        self.queries = nn.ModuleDict({each.name: nn.Linear(config.width, config.queries, bias=False) for each in tasks})
-        self.branches = branches(config, config.queries * config.width, tasks)
+        self.trunk = nn.LayerNorm(hidden)
+        self.queries = nn.ModuleDict({each.name: nn.Linear(hidden, config.queries, bias=False) for each in tasks})
+        self.branches = branches(config, config.queries * hidden, tasks)
 
     def forward(self, features: Tokens, task: str) -> Tensor:
         tokens, mask = sentences(features)
-        pieces = self.trunk(packed(tokens, mask))  # (piece, width)
+        pieces = self.trunk(packed(tokens, mask))  # (piece, hidden)
         scores = padded(self.queries[task](pieces), mask, float("-inf"))  # (n, time, queries)
         weights = scores.softmax(dim=1)  # 0 in padding
-        vectors = weights.transpose(1, 2) @ padded(pieces, mask)  # (n, queries, width)
+        vectors = weights.transpose(1, 2) @ padded(pieces, mask)  # (n, queries, hidden)
         batch, segment = features.mask.shape[:2]
         outputs: Tensor = self.branches[task](vectors.reshape(batch, segment, -1))
         return outputs

@@ -20,38 +20,44 @@ from benchkit.task import TaskShape
 
 @dataclass(frozen=True)
 class LayerMixConfig(BranchConfig):
-    width: int = option(512, low=32, high=1024, log=True, help="features of the shared linear")
+    mixes: int = option(3, low=1, high=4, help="mixes a task, side by side")
 
 
-class Mix(nn.Module):
-    """A weighted mean of layers, times a learned scale."""
+class Mixes(nn.Module):
+    """Weighted means of layers, each times a learned scale.
 
-    def __init__(self, layers: int) -> None:
+    One mix starts as the mean of all layers. Several would all stay the same if they started so: they start near layers
+    evenly spaced from the first to the last.
+    """
+
+    def __init__(self, mixes: int, layers: int) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.zeros(layers))
-        self.scale = nn.Parameter(torch.ones(()))
+        start = torch.zeros(mixes, layers)
+        if mixes > 1:
+            nearest = torch.linspace(0, layers - 1, mixes)
+            start = -(torch.arange(layers) - nearest[:, None]).abs()
+        self.weights = nn.Parameter(start)
+        self.scales = nn.Parameter(torch.ones(mixes, 1))
 
     def forward(self, layers: Tensor) -> Tensor:
-        """(…, layer, hidden) -> (…, hidden)."""
-        return self.scale * (self.weights.softmax(0) @ layers)
+        """(batch, segment, layer, hidden) -> (batch, segment, mixes * hidden)."""
+        return (self.scales * self.weights.softmax(1) @ layers).flatten(2)
 
 
 class LayerMix(nn.Module):
     def __init__(self, config: LayerMixConfig, hidden: int, tasks: tuple[TaskShape, ...], layers: int) -> None:
         super().__init__()
-        # Without an affine part of its own, which the shared linear would repeat: a layer counts as much as its weight.
-        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
-        self.mixes = nn.ModuleDict({each.name: Mix(layers) for each in tasks})
-        self.trunk = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(hidden, config.width))
-        self.branches = branches(config, config.width, tasks)
+        # Each layer by itself: they differ in scale, and a layer shall count as much as its weight says.
+        self.trunk = nn.LayerNorm(hidden)
+        self.mixes = nn.ModuleDict({each.name: Mixes(config.mixes, layers) for each in tasks})
+        self.branches = branches(config, config.mixes * hidden, tasks)
 
     def forward(self, features: Layers, task: str) -> Tensor:
-        mixed = self.mixes[task](self.norm(features.layers))  # (batch, segment, hidden)
-        outputs: Tensor = self.branches[task](self.trunk(mixed))
+        outputs: Tensor = self.branches[task](self.mixes[task](self.trunk(features.layers)))
         return outputs
 
 
 @hookimpl
 def benchkit_heads() -> list[HeadSpec]:
-    summary = "A learned mix of all layers a task, a shared linear, an MLP a task."
+    summary = "Learned mixes of all layers, compared by an MLP a task."
     return [HeadSpec("layer-mix", summary, LayerMix, LayerMixConfig, Layers, loss=asked_loss)]

@@ -12,22 +12,23 @@ from torch import Tensor, nn
 
 from benchkit.branch import BranchConfig, asked_loss, branches
 from benchkit.features import Pooled
-from benchkit.head import HeadSpec, option
+from benchkit.head import HeadSpec
 from benchkit.hookspecs import hookimpl
 from benchkit.task import TaskShape
 
 
 @dataclass(frozen=True)
 class SiameseConfig(BranchConfig):
-    width: int = option(512, low=32, high=1024, log=True, help="features of the shared linear")
+    pass
 
 
 class Siamese(nn.Module):
     def __init__(self, config: SiameseConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
-        # Layers of an encoder differ in scale by an order of magnitude; side by side, the loudest would drown the rest.
-        self.trunk = nn.Sequential(nn.LayerNorm(hidden), nn.Dropout(config.dropout), nn.Linear(hidden, config.width))
-        self.branches = branches(config, config.width, tasks)
+        # No linear before the comparison: in the encoder's own space u*v already says what a cosine says, and a shared
+        # linear had to learn that anew (results/LOG.md).
+        self.trunk = nn.LayerNorm(hidden)
+        self.branches = branches(config, hidden, tasks)
 
     def forward(self, features: Pooled, task: str) -> Tensor:
         outputs: Tensor = self.branches[task](self.trunk(features.pooled))
@@ -36,5 +37,5 @@ class Siamese(nn.Module):
 
 @hookimpl
 def benchkit_heads() -> list[HeadSpec]:
-    summary = "[u; v; |u−v|; u*v] of a shared linear, an MLP a task."
+    summary = "[u; v; |u−v|; u*v] of the normalised vectors, an MLP a task."
     return [HeadSpec("siamese", summary, Siamese, SiameseConfig, loss=asked_loss)]

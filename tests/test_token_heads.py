@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchkit.errors import UserError
 from benchkit.features import Layers, Pooled, Tokens
@@ -94,20 +94,20 @@ def test_who_reads_the_order_of_word_pieces(name: str, options: dict[str, Any], 
 
 def test_attention_pools_what_its_query_likes() -> None:
     head, given = build("attention", queries=1), tokens(CLASSES, (6,))
-    pieces = head.trunk(given.tokens[0, 0])  # type: ignore[operator]
-    query = head.get_submodule("queries.classes").weight
-    assert isinstance(query, Tensor)
+    pieces = head.get_submodule("trunk")(given.tokens[0, 0])
+    query = head.get_parameter("queries.classes.weight")
     with torch.no_grad():
-        query.copy_(1e4 * (pieces[2] - pieces.mean(0)))
-    chosen = int((pieces @ query[0]).argmax())
-    expected = branch(head, "classes")(pieces[None, chosen, None])
-    torch.testing.assert_close(head(given, "classes"), expected)
+        query.zero_()
+    torch.testing.assert_close(head(given, "classes"), branch(head, "classes")(pieces.mean(0)[None, None]))
+    with torch.no_grad():
+        query.copy_(1e4 * pieces[2])
+    torch.testing.assert_close(head(given, "classes"), branch(head, "classes")(pieces[None, 2:3]))
 
 
 def test_each_task_has_queries_of_its_own() -> None:
     head = build("attention", queries=3)
     shapes = [tuple(each.shape) for name, each in head.named_parameters() if name.startswith("queries.")]
-    assert shapes == [(3, WIDTH)] * 3
+    assert shapes == [(3, HIDDEN)] * 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
@@ -149,21 +149,26 @@ def layers(shape: TaskShape, batch: int = 3) -> Layers:
 
 
 def test_a_mix_starts_as_the_mean_and_can_become_one_layer() -> None:
-    head, given = build("layer-mix"), layers(CLASSES)
+    head, given = build("layer-mix", mixes=1), layers(CLASSES)
     normal = nn.functional.layer_norm(given.layers, (HIDDEN,))
-    rest = nn.Sequential(head.get_submodule("trunk"), branch(head, "classes"))
-    torch.testing.assert_close(head(given, "classes"), rest(normal.mean(2)))
-    weights = dict(head.named_parameters())["mixes.classes.weights"]
+    torch.testing.assert_close(head(given, "classes"), branch(head, "classes")(normal.mean(2)))
     with torch.no_grad():
-        weights[1] = 100.0
-    torch.testing.assert_close(head(given, "classes"), rest(normal[:, :, 1]))
+        head.get_parameter("mixes.classes.weights")[0, 1] = 100.0
+    torch.testing.assert_close(head(given, "classes"), branch(head, "classes")(normal[:, :, 1]))
+
+
+def test_several_mixes_start_near_layers_from_first_to_last() -> None:
+    weights = build("layer-mix", mixes=3).get_parameter("mixes.pair.weights")
+    assert weights.shape == (3, LAYERS)
+    assert [weights[0].argmax().item(), weights[2].argmax().item()] == [0, LAYERS - 1]
+    torch.testing.assert_close(weights[1], weights[1].flip(0))
 
 
 def test_each_task_has_a_mix_of_its_own() -> None:
     head = build("layer-mix")
     head(layers(PAIR), "pair").square().sum().backward()
     moved = {name for name, each in head.named_parameters() if name.startswith("mixes.") and each.grad is not None}
-    assert moved == {"mixes.pair.weights", "mixes.pair.scale"}
+    assert moved == {"mixes.pair.weights", "mixes.pair.scales"}
 
 
 def test_a_loud_layer_weighs_no_more_than_others() -> None:
@@ -182,7 +187,7 @@ def test_siamese_sees_how_a_pair_differs() -> None:
     u, v = head.trunk(given.pooled).unbind(1)  # type: ignore[operator]
     seen = torch.cat([u, v, (u - v).abs(), u * v], 1)
     torch.testing.assert_close(head(given, "pair"), branch(head, "pair").get_submodule("layers")(seen))
-    assert branch(head, "classes").get_submodule("layers.1").weight.shape == (WIDTH, WIDTH)
+    assert branch(head, "classes").get_submodule("layers.1").weight.shape == (WIDTH, HIDDEN)
 
 
 @every_score
