@@ -96,7 +96,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up(tmp_path: Path) -> None:
             assert reap_all(job, storage) == []  # it is alive
         assert reap_all(job, storage) == [attempt - 1]
         assert not claims.finish(trial, "COMPLETE", [1.0], {"scores": {}})  # too late: the trial is another's now
-    trials = claims.trials()
+    trials = Claims(job, storage).trials()
     assert [trial.state for trial in trials] == ["FAIL"] * 3
     assert load("baseline", storage).user_attrs["benchkit"]["encoder"] == "demo"
     tuning.close()
@@ -137,19 +137,19 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         shutil.chown(data, "postgres")
     bin_folder = programs[-1].parent
     try:
-        made = [bin_folder / "initdb", "-D", data, "-A", "trust", "-U", "tuner", "--no-sync"]
+        made: list[str | Path] = [bin_folder / "initdb", "-D", data, "-A", "trust", "-U", "tuner", "--no-sync"]
         subprocess.run([*run, *made], check=True, capture_output=True, cwd="/tmp")
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data} -c fsync=off"
-        begin = [bin_folder / "pg_ctl", "-D", data, "-o", options, "-l", data / "log", "-w", "start"]
+        begin: list[str | Path] = [bin_folder / "pg_ctl", "-D", data, "-o", options, "-l", data / "log", "-w", "start"]
         subprocess.run([*run, *begin], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp")
         yield f"postgresql+psycopg://tuner@127.0.0.1:{port}/postgres"
     finally:
-        end = [bin_folder / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
+        end: list[str | Path] = [bin_folder / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
         subprocess.run([*run, *end], check=False, capture_output=True, cwd="/tmp")
         shutil.rmtree(data, ignore_errors=True)
 
 
-def _unprivileged() -> list[str]:
+def _unprivileged() -> list[str | Path]:
     """PostgreSQL refuses to be run by root."""
     if os.geteuid():
         return []
