@@ -26,7 +26,7 @@ from benchkit.tune.trials import Trial, best, front
 PLUGINS = load_plugins()
 
 
-def space(*search: str, pins: tuple[str, ...] = (), head: str = "cnn", **fields: object) -> Space:
+def space(*search: str, pins: tuple[str, ...] = (), head: str = "cnn", **fields: Any) -> Space:
     protocol = load_preset("demo", PLUGINS.tasks, PLUGINS.heads)
     protocol = override(protocol, {"phases": ("pretrain",), **fields}, PLUGINS.tasks, PLUGINS.heads)
     spec = PLUGINS.head(head)

@@ -149,7 +149,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         shutil.rmtree(data, ignore_errors=True)
 
 
-def _unprivileged() -> list[str]:
+def _unprivileged() -> list[str | Path]:
     """PostgreSQL refuses to be run by root."""
     if os.geteuid():
         return []
