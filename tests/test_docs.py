@@ -35,7 +35,7 @@ def execute(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[s
         env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,
         check=False,
     )
 
