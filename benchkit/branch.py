@@ -28,7 +28,7 @@ class BranchConfig:
     """The options of a branch; a head's config adds those of its trunk."""
 
     linear: int = option(256, low=32, high=1024, log=True, help="hidden features of a branch")
-    dropout: float = option(0.2, low=0.0, high=0.6, help="before each linear")
+    dropout: float = option(0.3, low=0.0, high=0.6, help="before each linear")
     score: str = option("linear", choices=SCORES, help="how a pair is scored: by the MLP or by a cosine")
     loss: str = option("", choices=LOSSES, help="loss asked for on regressions; empty: the task's own")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--preset",
     metavar="NAME",
-    help="A shipped protocol: demo (the default), paper or strong.",
+    help="A shipped protocol: demo (the default), paper, strong or frozen.",
 )
 @click.option(
     "--protocol",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
 @click.option("--final-seeds", type=int, default=3, show_default=True,
               help="Fresh seeds for the best and the default config, compared on test at the end.")  # fmt: skip
-@click.option("--preset", metavar="NAME", help="A shipped protocol: demo (the default), paper or strong.")
+@click.option("--preset", metavar="NAME", help="A shipped protocol: demo (the default), paper, strong or frozen.")
 @click.option("--protocol", type=click.Path(path_type=Path), help="A protocol of your own, as TOML.")
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A Python file with a head of yours; repeatable.")  # fmt: skip
