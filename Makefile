@@ -13,7 +13,7 @@ run: .venv/.installed  ## train the three heads on the embedded demo and print t
 	$(BIN)/benchkit run --heads $(HEADS)
 
 test: .venv/.installed-dev  ## all tests; TESTS=tests/test_x.py for some
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --maxschedchunk 1 $(TESTS)
 
 lint: .venv/.installed-dev  ## style, format, types
 	$(BIN)/ruff check
@@ -31,7 +31,7 @@ docs: .venv/.installed  ## what is generated: command line, hooks, the README's 
 	$(BIN)/python docs/build.py
 
 clean:  ## everything that can be made again, results and feature stores excepted
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .benchmarks build dist
 
 .venv/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing benchkit into .venv"

@@ -7,11 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-# A busy machine is no reason to fail.
-settings.register_profile("benchkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("benchkit")
 
 # Before anything imports torch, and inherited by the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,6 +29,11 @@ def weights() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that no worker ends alone with one."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _folder(variable: str) -> Path:

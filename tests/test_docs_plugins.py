@@ -65,6 +65,7 @@ def test_its_commands_run(line: str, folder: Path, monkeypatch: pytest.MonkeyPat
         assert "polite · f1" in done.output
 
 
+@pytest.mark.slow
 def test_its_test_passes(folder: Path) -> None:
     """The quick checks of it; `heads check` above has run them all."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "shapes or symmetric"]

@@ -46,14 +46,20 @@ def numbers(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "summary.csv").drop(columns="train_seconds")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, float]:
+    """The numbers of a run that was left alone, in this process, and the seconds it took."""
+    folder, started = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
+    finish(start(folder / "out", folder / "cache", 1))
+    return numbers(folder / "out"), time.monotonic() - started
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ten_kills_and_reruns_end_with_the_same_numbers(jobs: int, tmp_path: Path) -> None:
-    started = time.monotonic()
-    undisturbed = start(tmp_path / "a", tmp_path / "cache-a", jobs)
-    finish(undisturbed)
-    seconds = time.monotonic() - started
-
+def test_ten_kills_and_reruns_end_with_the_same_numbers(
+    jobs: int, tmp_path: Path, undisturbed: tuple[pd.DataFrame, float]
+) -> None:
+    expected, seconds = undisturbed
     draw = random.Random(jobs)
     for _ in range(KILLS // 2):
         process = start(tmp_path / "b", tmp_path / "cache-b", jobs)
@@ -61,19 +67,20 @@ def test_ten_kills_and_reruns_end_with_the_same_numbers(jobs: int, tmp_path: Pat
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     finish(start(tmp_path / "b", tmp_path / "cache-b", jobs))
-    pd.testing.assert_frame_equal(numbers(tmp_path / "a"), numbers(tmp_path / "b"), check_exact=True)
+    pd.testing.assert_frame_equal(numbers(tmp_path / "b"), expected, check_exact=True)
     leftover = [path for path in (tmp_path / "b").rglob("*") if path.name.endswith((".tmp", "checkpoint.pt"))]
     assert not leftover
 
 
-def test_two_runs_into_one_folder_at_once_do_no_harm(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_runs_into_one_folder_at_once_do_no_harm(tmp_path: Path, undisturbed: tuple[pd.DataFrame, float]) -> None:
     both = [start(tmp_path / "out", tmp_path / "cache", 1) for _ in range(2)]
     for process in both:
         finish(process)
-    finish(start(tmp_path / "alone", tmp_path / "cache", 1))
-    pd.testing.assert_frame_equal(numbers(tmp_path / "out"), numbers(tmp_path / "alone"), check_exact=True)
+    pd.testing.assert_frame_equal(numbers(tmp_path / "out"), undisturbed[0], check_exact=True)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_code_130_and_the_run_goes_on(tmp_path: Path) -> None:
     process = start(tmp_path / "out", tmp_path / "cache", 1)
     assert process.stderr is not None

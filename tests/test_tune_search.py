@@ -69,6 +69,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     assert search(request(tmp_path / "b", trials=3, pruner="median")).trials == stopped.trials  # enough already
 
 
+@pytest.mark.slow
 def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", trials=3))
     assert found.best is not None
@@ -263,6 +264,7 @@ def test_run_from_a_study_that_is_not_there(
     assert part in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_study_gives_the_same_numbers_again(tmp_path: Path) -> None:
     found = search(request(tmp_path, trials=5, final_seeds=1))
     assert found.final is not None

@@ -79,6 +79,7 @@ def check_four_workers(out: Path, storage: str) -> None:
     tuning.close()
 
 
+@pytest.mark.slow
 def test_four_workers_on_a_journal(tmp_path: Path) -> None:
     check_four_workers(tmp_path, f"journal:{tmp_path / 'studies.journal'}")
 
@@ -102,6 +103,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up(tmp_path: Path) -> None:
     tuning.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_after_the_running_trials_and_the_same_command_goes_on(tmp_path: Path) -> None:
     flags = [*FLAGS, "--jobs", "2", "--trials", "500", "--out", str(tmp_path)]
     process = subprocess.Popen(
@@ -156,5 +158,6 @@ def _unprivileged() -> list[str | Path]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
+@pytest.mark.slow
 def test_four_workers_on_postgresql(tmp_path: Path, postgres: str) -> None:
     check_four_workers(tmp_path, postgres)
