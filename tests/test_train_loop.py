@@ -47,7 +47,7 @@ def test_resumed_from_any_epoch_it_ends_the_same_to_the_last_bit(encoder: bool, 
         assert equal(weights(resumed), weights(modules))
         end = from_disk(again[-1])
         assert equal(end.weights, last.weights)
-        assert end.optimizer["param_groups"] == last.optimizer["param_groups"]
+        assert end.optimizer["lr"] == last.optimizer["lr"]
         for index, moments in last.optimizer["state"].items():
             assert equal(end.optimizer["state"][index], moments)
         assert state.curve == whole.curve

@@ -78,7 +78,7 @@ def test_decisions_are_classes_and_scores() -> None:
 def test_a_schedule_runs_over_the_whole_phase() -> None:
     work, vectors = make_work(schedule="linear", learning_rate=1.0)
     last: list[float] = []
-    train(work, vectors, make_modules(), on_epoch=lambda s: last.append(s.optimizer["param_groups"][0]["lr"]))
+    train(work, vectors, make_modules(), on_epoch=lambda s: last.append(s.optimizer["lr"]))
     steps = work.order.steps()
     assert last == pytest.approx([1 - (epoch * steps - 1) / (4 * steps) for epoch in (1, 2, 3, 4)])
 

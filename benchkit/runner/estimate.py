@@ -17,6 +17,7 @@ from benchkit.runner.session import Session
 from benchkit.runner.workspace import build_head, feature_settings
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
+from benchkit.train.adamw import AdamW
 from benchkit.train.evaluate import forward
 from benchkit.train.order import Order
 from benchkit.train.readers import LiveReader
@@ -111,7 +112,7 @@ def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
     used = torch.unique(torch.cat([corpus.parts[task, "train"].rows[examples].flatten() for task, examples in batches]))
     reader = live if tuned or not cell.execution.feature_cache else live.snapshot(used)
     modules = nn.ModuleList([head, encoder.model] if tuned else [head]).train()
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=0.0, fused=True)
+    optimizer = AdamW(modules.parameters(), weight_decay=0.0)
     losses = {name: task.losses[loss_name(spec, config, task, protocol)] for name, task in tasks.items()}
     seconds = []
     for task, examples in batches:
@@ -120,9 +121,9 @@ def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
         assert part.labels is not None
         outputs = forward(head, reader.gather(part.rows[examples]), shapes[task], len(examples))
         loss = losses[task](outputs, part.labels[examples].to(device), shapes[task])
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step(lr=0.0)
         seconds.append(time.perf_counter() - started)
     if kept:
         encoder.model.load_state_dict(kept)

@@ -19,6 +19,7 @@ from benchkit.protocol import Phase
 from benchkit.record import CurvePoint
 from benchkit.rng import global_stream
 from benchkit.task import Loss, TaskShape, TaskSpec
+from benchkit.train.adamw import AdamW
 from benchkit.train.corpus import Corpus
 from benchkit.train.evaluate import Reader, collapsed, decide, evaluate, forward
 from benchkit.train.order import Order, OrderHash
@@ -85,7 +86,7 @@ def train_phase(
     early, with `state.diverged` set, at a loss that is not finite.
     """
     parameters = list(modules.parameters())
-    optimizer = torch.optim.AdamW(parameters, weight_decay=work.settings.weight_decay, fused=True)
+    optimizer = AdamW(parameters, work.settings.weight_decay)
     if state.epoch:
         modules.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
@@ -104,7 +105,7 @@ def _epoch(
     work: Work,
     modules: nn.ModuleDict,
     reader: Reader,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     parameters: list[nn.Parameter],
     state: State,
 ) -> None:
@@ -129,7 +130,7 @@ def _steps(
     work: Work,
     modules: nn.ModuleDict,
     reader: Reader,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     parameters: list[nn.Parameter],
     state: State,
 ) -> dict[str, list[tuple[Tensor, Tensor, Tensor]]]:
@@ -151,13 +152,11 @@ def _steps(
                 features = reader.gather(part.rows[examples])
             outputs = forward(head, features, shape, len(examples))
             loss = work.losses[task](outputs, labels, shape)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if work.settings.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, work.settings.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = rate(work.settings, first + step, work.settings.epochs * len(batches))
-            optimizer.step()
+            optimizer.step(rate(work.settings, first + step, work.settings.epochs * len(batches)))
             kept[task].append((outputs.detach(), labels, loss.detach()))
             if step % _LOOK == 0 and not torch.isfinite(loss):
                 break  # the epoch's verdict names the task; the rest of it would be lost time
