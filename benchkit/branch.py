@@ -27,8 +27,8 @@ LOSSES = ("", "bce", "mse", "cosent", "pearson")
 class BranchConfig:
     """The options of a branch; a head's config adds those of its trunk."""
 
-    linear: int = option(256, low=32, high=1024, log=True, help="hidden features of a branch")
-    dropout: float = option(0.3, low=0.0, high=0.6, help="before each linear")
+    linear: int = option(512, low=32, high=1024, log=True, help="hidden features of a branch")
+    dropout: float = option(0.5, low=0.0, high=0.6, help="before each linear")
     score: str = option("linear", choices=SCORES, help="how a pair is scored: by the MLP or by a cosine")
     loss: str = option("", choices=LOSSES, help="loss asked for on regressions; empty: the task's own")
 
@@ -55,7 +55,9 @@ class ScaledCosine(nn.Module):
 class Branch(nn.Module):
     """From the vectors of a sentence or a pair to the output of one task, by an MLP with one hidden layer.
 
-    A pair with a score may be compared by the cosine of its two vectors instead, each through a linear.
+    Of a pair it also reads the cosine, beside the MLP's other inputs and straight to the output: the encoder was
+    trained to say much by it, and a sum of products that dropout thins says it badly (results/LOG.md). A pair with a
+    score may be compared by the cosine alone, of its two vectors each through a linear.
 
     Args:
         width: of a vector.
@@ -67,8 +69,9 @@ class Branch(nn.Module):
         super().__init__()
         self.shape = shape
         self.score = config.score if shape.segments == 2 and not shape.classes else "linear"
+        self.cosine = _silent(nn.Linear(1, shape.out)) if shape.segments == 2 and self.score == "linear" else None
         if self.score == "linear":
-            width *= 4 if shape.segments == 2 else 1
+            width = 4 * width + 1 if self.cosine else width
             self.layers = nn.Sequential(
                 nn.Dropout(config.dropout),
                 nn.Linear(width, config.linear),
@@ -82,10 +85,26 @@ class Branch(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(batch, segment, width) -> (batch, out)."""
+        if self.cosine:
+            cosine = _centred_cosine(vectors)
+            raw = self.layers(torch.cat([compared(vectors), cosine], 1)) + self.cosine(cosine)
+            return finish(raw, self.shape)
         if self.score == "linear":
             return finish(self.layers(compared(vectors)), self.shape)
         projected = self.layers(vectors)
         return self.scaled(projected) if self.scaled else cosine_score(projected, self.shape)
+
+
+def _silent(linear: nn.Linear) -> nn.Linear:
+    """A linear that gives zeros until it is trained, so that no random sign of the cosine has to be unlearned."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _centred_cosine(vectors: Tensor) -> Tensor:
+    """(batch, 2, width) -> (batch, 1): the cosine, with the range that sentences mostly have spread over [-2, 2]."""
+    return 4 * F.cosine_similarity(vectors[:, 0], vectors[:, 1], dim=-1).unsqueeze(1) - 2
 
 
 def branches(config: BranchConfig, width: int, tasks: Sequence[TaskShape]) -> nn.ModuleDict:
