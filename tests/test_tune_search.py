@@ -21,7 +21,7 @@ from benchkit.runner.execute import execute, explore
 from benchkit.store.cells import CellStore
 from benchkit.tune.again import run_again
 from benchkit.tune.claims import Claims
-from benchkit.tune.tables import final_table
+from benchkit.tune.tables import final_table, front_table
 from benchkit.tune.trials import Trial
 from benchkit.tune.write import write_search, write_study
 
@@ -160,11 +160,18 @@ def test_every_trial_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
         open_search(request(tmp_path, "cnn", match_params="9000M"))
 
 
-def test_a_front_is_drawn_and_each_of_it_can_be_run(tmp_path: Path) -> None:
-    wanted = request(tmp_path, objective="pareto", trials=5)
+@pytest.mark.parametrize("objective", ["pareto", "pareto-latency"])
+def test_a_front_is_drawn_and_each_of_it_can_be_run(objective: str, tmp_path: Path) -> None:
+    wanted = request(tmp_path, objective=objective, trials=5)
     tuning, _ = open_search(wanted)
     found = tuning.conclude(tuning.search(tuning.jobs[0], lambda event: None, lambda: False), lambda event: None)
     assert found.front
+    costs = [trial.values[1] for trial in found.front]
+    if objective == "pareto":
+        assert costs == [trial.parameters for trial in found.front]
+    else:
+        assert all(0 < milliseconds < 1000 for milliseconds in costs)
+    assert found.about.job.objective.cost in front_table(found)
     pictures = write_study(tuning.folder(found.about), found, tuning.storage, lambda line: None)
     assert pictures["front"].startswith(b"\x89PNG")
     for trial in found.front:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
               help="Change a field, and keep it out of the search; repeatable.")  # fmt: skip
 @click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
 @click.option("--objective", metavar="NAME", default="mean", show_default=True,
-              help="On dev: mean (over tasks), a task's name, or pareto (mean against parameters).")  # fmt: skip
+              help="On dev: mean (over tasks), a task's name, pareto (mean against parameters) or "
+              "pareto-latency (against the head's milliseconds for one example).")  # fmt: skip
 @click.option("--match-params", metavar="SIZE", help="Only configs with so many parameters, ±5 %: 250k, 1.5M.")
 @click.option("--sampler", metavar="NAME", default="tpe", show_default=True, help="tpe, random, cmaes, qmc or grid.")
 @click.option("--sampler-seed", type=int, default=0, show_default=True, help="Trials train with seed 0, whatever this.")

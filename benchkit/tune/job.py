@@ -10,20 +10,31 @@ from typing import Any
 from benchkit.runner.cell import Cell
 from benchkit.tune.space import Space
 
-PARETO = "pareto"
+COSTS = {"pareto": "parameters", "pareto-latency": "latency (ms)"}
+"""Objectives that are two, and what they weigh against the mean on dev."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is maximised on dev: the `mean` over tasks, one task's metric, or `pareto`: the mean, against the number of
-    the head's parameters, which is minimised.
+    """What is maximised on dev: the `mean` over tasks, one task's metric, or the mean against a cost that is minimised:
+    `pareto` the number of the head's parameters, `pareto-latency` its milliseconds for one example.
     """
 
     name: str = "mean"
 
     @property
+    def cost(self) -> str:
+        """What is minimised beside it, as tables name it, or ""."""
+        return COSTS.get(self.name, "")
+
+    @property
+    def quality(self) -> str:
+        """What is maximised, as tables name it."""
+        return f"dev {'mean' if self.cost else self.name}"
+
+    @property
     def directions(self) -> list[str]:
-        return ["maximize", "minimize"] if self.name == PARETO else ["maximize"]
+        return ["maximize", "minimize"] if self.cost else ["maximize"]
 
 
 @dataclass(frozen=True)

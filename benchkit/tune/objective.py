@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchkit.protocol import Protocol, override
@@ -16,7 +17,8 @@ from benchkit.runner.scoring import Exploration
 from benchkit.runner.workspace import Workspace
 from benchkit.settings import plain
 from benchkit.train.loop import State
-from benchkit.tune.job import PARETO, Job, Objective
+from benchkit.tune.job import COSTS, Job, Objective
+from benchkit.tune.latency import head_latency
 from benchkit.tune.size import fit_size
 from benchkit.tune.space import nested
 
@@ -56,7 +58,7 @@ def run_trial(job: Job, trial: optuna.Trial, workspace: Workspace, report: Repor
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         outcome = Outcome("FAIL", (), {**notes, "reason": failed(cell, error).error})
     else:
-        outcome = _ended(job.objective, found, notes)
+        outcome = _ended(job.objective, found, notes, partial(_cost, job.objective, cell, found, workspace))
     return replace(outcome, notes={**outcome.notes, "seconds": round(time.monotonic() - started, 3)})
 
 
@@ -84,7 +86,13 @@ def with_config(protocol: Protocol, head: str, config: Mapping[str, Any]) -> Pro
     return replace(protocol, head_options={**protocol.head_options, head: dict(config)})
 
 
-def _ended(objective: Objective, found: Exploration, notes: Mapping[str, Any]) -> Outcome:
+def _cost(objective: Objective, cell: Cell, found: Exploration, workspace: Workspace) -> float:
+    if objective.cost == COSTS["pareto"]:
+        return float(found.parameters["head"])
+    return head_latency(cell, workspace)
+
+
+def _ended(objective: Objective, found: Exploration, notes: Mapping[str, Any], cost: Callable[[], float]) -> Outcome:
     last = found.states[-1]
     notes = {**notes, "parameters": found.parameters["head"]}
     if last.diverged:
@@ -96,7 +104,7 @@ def _ended(objective: Objective, found: Exploration, notes: Mapping[str, Any]) -
     prefix = f"{last.phase} epoch {last.best_epoch}: "
     collapses = [event.removeprefix(prefix) for event in last.events if event.startswith(prefix)]
     notes = {**notes, "scores": kept, "epoch": last.best_epoch, "note": "; ".join(collapses)}
-    values = (value, float(found.parameters["head"])) if objective.name == PARETO else (value,)
+    values = (value, cost()) if objective.cost else (value,)
     return Outcome("COMPLETE", values, notes)
 
 
@@ -124,7 +132,7 @@ class _Follow:
         value = _value(self.job.objective, dev_scores(state, state.epoch))
         self.curve.append(value)
         self.report(len(self.curve), self.job.epochs(), value)
-        if self.job.objective.name == PARETO:  # Optuna prunes with one objective only
+        if self.job.objective.cost:  # Optuna prunes with one objective only
             return
         self.trial.report(value, len(self.curve))
         if self.trial.should_prune() and len(self.curve) < self.job.epochs():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchkit.report.plot import COLOURS
-from benchkit.tune.job import PARETO
 from benchkit.tune.search import Found
 from benchkit.tune.space import Dimension
 from benchkit.tune.tables import curve
@@ -28,7 +27,7 @@ def draw_all(found: Found, importances: Mapping[str, float] | None) -> dict[str,
     figures: dict[str, Figure] = {"history": history(found), "slice": slices(found), "parallel": parallel(found)}
     if importances:
         figures["importances"] = importance_bars(found, importances)
-    if found.about.job.objective.name == PARETO:
+    if found.about.job.objective.cost:
         figures["front"] = front_plot(found)
     return {name: png(figure) for name, figure in figures.items()}
 
@@ -118,12 +117,13 @@ def importance_bars(found: Found, importances: Mapping[str, float]) -> Figure:
 
 
 def front_plot(found: Found) -> Figure:
-    """Quality against size, and the trials that none beats."""
+    """Quality against size or latency, and the trials that none beats."""
     figure, axes = _panel(6.4, 3.6)
-    _scatter(axes, found.trials, lambda trial: trial.values[1] if len(trial.values) == 2 else trial.parameters)
+    _scatter(axes, [trial for trial in found.trials if len(trial.values) == 2], lambda trial: trial.values[1])
     xs, ys = ([trial.values[i] for trial in found.front] for i in (1, 0))
     axes.step(xs, ys, where="post", color=_ORANGE, marker="o", markersize=4, label="front")
-    axes.set(xscale="log", xlabel="head parameters", ylabel="dev mean", title=f"{found.head}: quality against size")
+    cost = found.about.job.objective.cost
+    axes.set(xscale="log", xlabel=f"head: {cost}", ylabel="dev mean", title=f"{found.head}: quality against {cost}")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -164,8 +164,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _goal(found: Found) -> str:
-    name = found.about.job.objective.name
-    return f"dev {'mean' if name == PARETO else name}"
+    return found.about.job.objective.quality
 
 
 def _scatter(axes: Axes, trials: Sequence[Trial], x: Callable[[Trial], Any]) -> None:

@@ -16,7 +16,7 @@ from benchkit.runner.session import Session
 from benchkit.tune.claims import Claims, given_up
 from benchkit.tune.final import Final, fresh_seeds, retrain, trial_protocol, write_protocol, write_protocols
 from benchkit.tune.groups import DEFAULT_GROUPS, build_space
-from benchkit.tune.job import PARETO, Job, Objective
+from benchkit.tune.job import COSTS, Job, Objective
 from benchkit.tune.pool import run_workers
 from benchkit.tune.samplers import check_pruner, check_sampler
 from benchkit.tune.size import fit_size, parse_size, width_fields
@@ -119,7 +119,7 @@ class Tuning:
         emit({"event": "study", "head": about.job.cell.head, "wanted": claims.wanted(), "counts": claims.counts()})
         run_workers(about.job, self.storage, self.session.workspace, self.session.plan.jobs, emit, stopped)
         trials = tuple(claims.trials())
-        lines = front(trials) if about.job.objective.name == PARETO else []
+        lines = front(trials) if about.job.objective.cost else []
         return Found(about, trials, given_up(trials, about.job.trials), tuple(lines))
 
     def conclude(self, found: Found, emit: Emit) -> Found:
@@ -179,18 +179,18 @@ def _check(request: TuneRequest) -> None:
         raise UserError(f"--final-seeds is at least 0 (0 trains nothing again), not {request.final_seeds}")
     if request.sampler_seed < 0:
         raise UserError(f"--sampler-seed is at least 0, not {request.sampler_seed}")
-    objectives = 2 if request.objective == PARETO else 1
+    objectives = len(Objective(request.objective).directions)
     check_sampler(request.sampler, objectives=objectives)
     check_pruner(_pruner(request), objectives=objectives)
 
 
 def _pruner(request: TuneRequest) -> str:
-    return request.pruner or ("none" if request.objective == PARETO else "median")
+    return request.pruner or ("none" if Objective(request.objective).cost else "median")
 
 
 def _check_objective(name: str, tasks: Sequence[str]) -> None:
-    if name not in ("mean", PARETO, *tasks):
-        raise unknown("objective", name, ["mean", PARETO, *tasks])
+    if name not in ("mean", *COSTS, *tasks):
+        raise unknown("objective", name, ["mean", *COSTS, *tasks])
 
 
 def _about(request: TuneRequest, session: Session, cell: Cell, url: str) -> About:
@@ -240,7 +240,7 @@ def describe(tuning: Tuning, about: About) -> list[str]:
     """What is about to be searched, a line each."""
     job = about.job
     size = f", {job.size:,} parameters ±5 % by {', '.join(job.widths[:1])}" if job.size else ""
-    goal = "dev mean against parameters" if job.objective.name == PARETO else f"dev {job.objective.name}"
+    goal = job.objective.quality + (f" against {job.objective.cost}" if job.objective.cost else "")
     sampler = f"sampler {job.sampler} (seed {job.sampler_seed}), pruner {job.pruner}"
     return [
         f"{job.cell.head}: study {job.study!r} in {shown(tuning.url)}",

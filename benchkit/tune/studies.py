@@ -107,7 +107,8 @@ def _create(storage: Storage, name: str, about: About) -> None:
     study = optuna.create_study(study_name=name, storage=storage.optuna, directions=directions)
     named = replace(about, job=replace(about.job, study=name))
     study.set_user_attr(_ATTRIBUTE, named.to_data())
-    names = ["dev mean", "parameters"] if len(directions) == 2 else [f"dev {about.job.objective.name}"]
+    objective = about.job.objective
+    names = [objective.quality, *[objective.cost] * bool(objective.cost)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
         study.set_metric_names(names)

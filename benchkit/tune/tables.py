@@ -35,9 +35,7 @@ def best_table(found: Found, style: Style = "terminal") -> str:
     rows.append(
         Row(("parameters", f"{start.parameters:,}" if start and start.parameters else "–", f"{best.parameters:,}"))
     )
-    rows.append(
-        Row((f"dev {found.about.job.objective.name}".replace("pareto", "mean"), value, f"{best.values[0]:.4f}"))
-    )
+    rows.append(Row((found.about.job.objective.quality, value, f"{best.values[0]:.4f}")))
     header = (found.about.job.study, "default (trial 0)", f"best (trial {best.number})")
     return table([Block(header, rows, ("left", "right", "right"))], style)
 
@@ -92,8 +90,14 @@ def curve(found: Found) -> list[BestOfK]:
 
 
 def front_table(found: Found, style: Style = "terminal") -> str:
-    rows = [Row((f"trial {each.number}", f"{each.parameters:,}", f"{each.values[0]:.4f}")) for each in found.front]
-    return table([Block((f"{found.head} · front", "parameters", "dev mean"), rows, ("left", "right", "right"))], style)
+    cost = found.about.job.objective.cost
+    names = ["parameters", *[cost] * (cost != "parameters"), "dev mean"]
+    rows = []
+    for each in found.front:
+        costs = [f"{each.values[1]:,.4g}"] * (cost != "parameters")
+        rows.append(Row((f"trial {each.number}", f"{each.parameters:,}", *costs, f"{each.values[0]:.4f}")))
+    header = (f"{found.head} · front", *names)
+    return table([Block(header, rows, ("left", *["right"] * (len(header) - 1)))], style)
 
 
 def trials_frame(found: Found) -> pd.DataFrame:
@@ -141,11 +145,20 @@ def _trial_rows(found: Found) -> Iterator[dict[str, Any]]:
             "state": trial.state.lower(),
             "value": trial.values[0] if trial.values else None,
             "parameters": trial.parameters or None,
+            **_costs(found, trial),
             "seconds": trial.seconds,
             **{f"dev_{task}": score for task, score in trial.scores.items()},
             **{name: trial.params.get(name) for name in found.about.job.space.names()},
             "reason": trial.reason or trial.note,
         }
+
+
+def _costs(found: Found, trial: Trial) -> dict[str, float | None]:
+    """What else was minimised, where that is no column of its own."""
+    cost = found.about.job.objective.cost
+    if cost in ("", "parameters"):
+        return {}
+    return {cost: trial.values[1] if len(trial.values) == 2 else None}
 
 
 def _is_default(trial: Trial, space: Space) -> bool:

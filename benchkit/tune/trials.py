@@ -102,7 +102,7 @@ def best(trials: Sequence[Trial]) -> Trial | None:
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
-    """Complete trials that no other beats: at least as good with fewer parameters, or better with as many."""
+    """Complete trials that no other beats: at least as good at a lower cost, or better at the same."""
     complete = sorted(
         (trial for trial in trials if trial.state == "COMPLETE" and len(trial.values) == 2),
         key=lambda trial: (trial.values[1], -trial.values[0], trial.number),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from benchkit.store.atomic import write_atomic
 from benchkit.tune.claims import load
-from benchkit.tune.job import PARETO
 from benchkit.tune.page import page, section
 from benchkit.tune.search import Found
 from benchkit.tune.storage import Storage
@@ -80,7 +79,7 @@ def importances(found: Found, storage: Storage, log: Callable[[str], None]) -> d
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     study = load(found.about.job.study, storage)
-    target = (lambda trial: trial.values[0]) if found.about.job.objective.name == PARETO else None
+    target = (lambda trial: trial.values[0]) if found.about.job.objective.cost else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=_SEED), target=target)
