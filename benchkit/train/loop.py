@@ -23,6 +23,7 @@ from benchkit.train.adamw import AdamW
 from benchkit.train.corpus import Corpus
 from benchkit.train.evaluate import Reader, collapsed, decide, evaluate, forward
 from benchkit.train.order import Order, OrderHash
+from benchkit.train.quick import quick
 from benchkit.train.schedule import rate
 
 # A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
@@ -143,7 +144,7 @@ def _steps(
     first = (state.epoch - 1) * len(batches)
     kept: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in work.tasks}
     # Dropout draws from a stream of its own, seeded anew each epoch: a resumed epoch draws what it would have drawn.
-    with global_stream(work.seed, "dropout", work.phase, state.epoch):
+    with global_stream(work.seed, "dropout", work.phase, state.epoch), quick(modules):
         for step, (task, examples) in enumerate(batches):
             part, shape = work.corpus.parts[task, "train"], work.shapes[task]
             assert part.labels is not None
