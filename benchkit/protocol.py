@@ -25,13 +25,17 @@ class Phase:
     """One phase: `pretrain` with the encoder frozen, `finetune` with everything trained.
 
     Attributes:
-        batch_size: examples (not sentences) of one task in one optimiser step.
+        batch_size: examples (not sentences) of one task in one batch.
+        step: what one optimiser step sees. `task`: one batch. `round`: as many consecutive batches as there are tasks,
+            their losses summed; with `sampling = "round_robin"` that is one batch of each task. The same batches in
+            the same order, but another method: fewer steps, each down a summed loss.
         schedule: of the learning rate over the whole phase, after `warmup` (a fraction of the steps).
         clip: largest norm of the gradient; 0 leaves it as it is.
     """
 
     epochs: int = 10
     batch_size: int = 64
+    step: Literal["task", "round"] = "task"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -83,7 +83,7 @@ def _phase_seconds(session: Session, cell: Cell, phase: str) -> float:
     evaluated = sum(len(part) for (_, split), part in corpus.parts.items() if split == "dev") * settings.epochs
     evaluated += sum(len(part) for part in corpus.parts.values())
     # Evaluation is a forward without gradients, about a third of a step's work an example.
-    return step * (order.steps() * settings.epochs + evaluated / settings.batch_size / 3)
+    return step * (order.batches() * settings.epochs + evaluated / settings.batch_size / 3)
 
 
 def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:

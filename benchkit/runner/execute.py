@@ -212,7 +212,8 @@ class _Run:
     def _work(self, phase: str) -> Work:
         cell, settings = self.cell, self.cell.protocol.phase(phase)
         sizes = {name: len(self.corpus.parts[name, "train"]) for name in self.tasks}
-        order = Order(sizes, settings.batch_size, cell.protocol.sampling, cell.seed, phase, settings.epochs)
+        sampling = cell.protocol.sampling
+        order = Order(sizes, settings.batch_size, sampling, cell.seed, phase, settings.epochs, settings.step)
         return Work(
             phase=phase,
             settings=settings,

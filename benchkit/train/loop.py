@@ -1,4 +1,4 @@
-"""One phase of multitask training: one optimiser step a task batch, the best epoch kept by the mean of dev metrics.
+"""One phase of multitask training: a step a batch or a step a round, the best epoch kept by the mean of dev metrics.
 
 Phase 1 reads stored features of a frozen encoder, phase 2 a live encoder that is trained along; the loop is the same.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,9 @@ from benchkit.task import Loss, TaskShape, TaskSpec
 from benchkit.train.adamw import AdamW
 from benchkit.train.corpus import Corpus
 from benchkit.train.evaluate import Reader, collapsed, decide, evaluate, forward
-from benchkit.train.order import Order, OrderHash
+from benchkit.train.order import Batch, Order, OrderHash
+from benchkit.train.quick import quick
+from benchkit.train.readers import gather_together
 from benchkit.train.schedule import rate
 
 # A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
@@ -85,14 +87,13 @@ def train_phase(
     later call goes on, bit for bit on a CPU; its tensors are the modules' own, to be saved then and there. Stops
     early, with `state.diverged` set, at a loss that is not finite.
     """
-    parameters = list(modules.parameters())
-    optimizer = AdamW(parameters, work.settings.weight_decay)
+    optimizer = AdamW(modules.parameters(), work.settings.weight_decay)
     if state.epoch:
         modules.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
     while state.epoch < work.settings.epochs and not state.diverged:
         state.epoch += 1
-        _epoch(work, modules, reader, optimizer, parameters, state)
+        _epoch(work, modules, reader, optimizer, state)
         state.weights = modules.state_dict()
         state.optimizer = optimizer.state_dict()
         on_epoch(state)
@@ -101,16 +102,9 @@ def train_phase(
     return state
 
 
-def _epoch(
-    work: Work,
-    modules: nn.ModuleDict,
-    reader: Reader,
-    optimizer: AdamW,
-    parameters: list[nn.Parameter],
-    state: State,
-) -> None:
+def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, state: State) -> None:
     started = time.perf_counter()
-    outputs = _steps(work, modules, reader, optimizer, parameters, state)
+    outputs = _steps(work, modules, reader, optimizer, state)
     points = _train_points(work, outputs, state)
     state.train_seconds += time.perf_counter() - started
 
@@ -126,44 +120,58 @@ def _epoch(
     state.eval_seconds += time.perf_counter() - started
 
 
+Result = tuple[Tensor, Tensor, Tensor]
+"""Of one batch: outputs, labels, loss; without gradients."""
+
+
 def _steps(
-    work: Work,
-    modules: nn.ModuleDict,
-    reader: Reader,
-    optimizer: AdamW,
-    parameters: list[nn.Parameter],
-    state: State,
-) -> dict[str, list[tuple[Tensor, Tensor, Tensor]]]:
-    """All optimiser steps of an epoch; returns (outputs, labels, loss) of each batch, by task."""
-    head, seen = modules["head"], OrderHash(state.order_hash)
+    work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, state: State
+) -> dict[str, list[Result]]:
+    """All optimiser steps of an epoch; returns the results of its batches by task."""
+    seen = OrderHash(state.order_hash)
     modules.train()
     batches = list(work.order.epoch(state.epoch))
     seen.epoch(batches)
     state.order_hash = seen.state
-    first = (state.epoch - 1) * len(batches)
-    kept: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in work.tasks}
+    steps = work.order.steps()
+    first, total = (state.epoch - 1) * steps, work.settings.epochs * steps
+    kept: dict[str, list[Result]] = {name: [] for name in work.tasks}
     # Dropout draws from a stream of its own, seeded anew each epoch: a resumed epoch draws what it would have drawn.
-    with global_stream(work.seed, "dropout", work.phase, state.epoch):
-        for step, (task, examples) in enumerate(batches):
-            part, shape = work.corpus.parts[task, "train"], work.shapes[task]
-            assert part.labels is not None
-            labels = part.labels[examples].to(work.device)
-            with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
-                features = reader.gather(part.rows[examples])
-            outputs = forward(head, features, shape, len(examples))
-            loss = work.losses[task](outputs, labels, shape)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if work.settings.clip:
-                torch.nn.utils.clip_grad_norm_(parameters, work.settings.clip)
-            optimizer.step(rate(work.settings, first + step, work.settings.epochs * len(batches)))
-            kept[task].append((outputs.detach(), labels, loss.detach()))
-            if step % _LOOK == 0 and not torch.isfinite(loss):
+    with global_stream(work.seed, "dropout", work.phase, state.epoch), quick(modules):
+        for step, together in enumerate(work.order.rounds(batches)):
+            lr = rate(work.settings, first + step, total)
+            results = take_step(work, modules, reader, optimizer, together, lr)
+            for (task, _), result in zip(together, results, strict=True):
+                kept[task].append(result)
+            if step % _LOOK == 0 and not all(torch.isfinite(loss) for _, _, loss in results):
                 break  # the epoch's verdict names the task; the rest of it would be lost time
     return kept
 
 
-def _train_points(work: Work, kept: dict[str, list[tuple[Tensor, Tensor, Tensor]]], state: State) -> list[CurvePoint]:
+def take_step(
+    work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, batches: Sequence[Batch], lr: float
+) -> list[Result]:
+    """One optimiser step down the sum of the batches' losses, their features by one pass of the encoder."""
+    parts = [work.corpus.parts[task, "train"] for task, _ in batches]
+    with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
+        rows = [part.rows[examples] for part, (_, examples) in zip(parts, batches, strict=True)]
+        features = gather_together(reader, rows)
+    results, losses = [], []
+    for part, (task, examples), given in zip(parts, batches, features, strict=True):
+        assert part.labels is not None
+        labels = part.labels[examples].to(work.device)
+        outputs = forward(modules["head"], given, work.shapes[task], len(examples))
+        losses.append(work.losses[task](outputs, labels, work.shapes[task]))
+        results.append((outputs.detach(), labels, losses[-1].detach()))
+    optimizer.zero_grad()
+    sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
+    if work.settings.clip:
+        torch.nn.utils.clip_grad_norm_(optimizer.parameters, work.settings.clip)
+    optimizer.step(lr)
+    return results
+
+
+def _train_points(work: Work, kept: Mapping[str, Sequence[Result]], state: State) -> list[CurvePoint]:
     """Running means over the epoch, and the verdict whether training has left the rails."""
     points = []
     for name, batches in kept.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from benchkit.encoder import Encoder, Tokenized
     from benchkit.store.features import FeatureSettings
     from benchkit.store.table import FeatureTable
+    from benchkit.train.evaluate import Reader
 
 
 @dataclass
@@ -71,3 +73,24 @@ class _Snapshot:
 
     def snapshot(self, rows: Tensor) -> _Snapshot:
         return self
+
+
+def gather_together(reader: Reader, batches: Sequence[Tensor]) -> list[Pooled]:
+    """The features of several batches of rows (batch, segment) by one call of the reader: one pass of an encoder."""
+    if len(batches) == 1:
+        return [reader.gather(batches[0])]
+    together = reader.gather(torch.cat([rows.flatten() for rows in batches])[:, None])
+    ends = torch.tensor([rows.numel() for rows in batches]).cumsum(0).tolist()
+    return [_part(together, end - rows.numel(), rows) for end, rows in zip(ends, batches, strict=True)]
+
+
+def _part(features: Pooled, start: int, rows: Tensor) -> Pooled:
+    """Those of `rows.numel()` inputs from `start` on, in the shape of `rows`."""
+    values = {each.name: getattr(features, each.name) for each in dataclasses.fields(features)}
+    return dataclasses.replace(
+        features,
+        **{
+            name: value[start : start + rows.numel()].view(*rows.shape, *value.shape[2:])
+            for name, value in values.items()
+        },
+    )
