@@ -55,7 +55,12 @@ def make_sampler(name: str, seed: int, trial: int) -> BaseSampler:
         "cmaes": lambda: samplers.CmaEsSampler(seed=own, warn_independent_sampling=False),
         # One sequence for the whole study; its place in it is kept by the storage.
         "qmc": lambda: samplers.QMCSampler(
-            seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+            seed=seed,
+            scramble=True,
+            # Before a trial has ended, Optuna 4 knows no space to go through and draws at random.
+            independent_sampler=samplers.RandomSampler(seed=own),
+            warn_asynchronous_seeding=False,
+            warn_independent_sampling=False,
         ),
     }
     with warnings.catch_warnings():
