@@ -53,6 +53,21 @@ def compared(vectors: Tensor) -> Tensor:
     return torch.cat([u, v, (u - v).abs(), u * v], dim=-1)
 
 
+def compared_either_way(vectors: Tensor) -> Tensor:
+    """As `compared`, with u+v in place of u and v: swapping the sentences of a pair makes no difference.
+
+    Args:
+        vectors: (batch, segment, width).
+
+    Returns:
+        (batch, width) or (batch, 3 * width).
+    """
+    if vectors.shape[1] == 1:
+        return vectors[:, 0]
+    u, v = vectors.unbind(1)
+    return torch.cat([u + v, (u - v).abs(), u * v], dim=-1)
+
+
 def packed(tokens: Tensor, mask: Tensor) -> Tensor:
     """The real word pieces end to end, so that no work is done on padding.
 

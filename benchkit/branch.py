@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchkit.blocks import bounded_score, compared, cosine_score, finish
+from benchkit.blocks import bounded_score, compared, compared_either_way, cosine_score, finish
 from benchkit.head import option
 from benchkit.task import TaskShape
 
@@ -30,6 +30,7 @@ class BranchConfig:
     linear: int = option(512, low=32, high=1024, log=True, help="hidden features of a branch")
     dropout: float = option(0.5, low=0.0, high=0.6, help="before each linear")
     score: str = option("linear", choices=SCORES, help="how a pair is scored: by the MLP or by a cosine")
+    symmetric: bool = option(False, choices=(False, True), help="read u+v of a pair in place of u and v")
     loss: str = option("", choices=LOSSES, help="loss asked for on regressions; empty: the task's own")
 
 
@@ -71,7 +72,7 @@ class Branch(nn.Module):
         self.score = config.score if shape.segments == 2 and not shape.classes else "linear"
         self.cosine = _silent(nn.Linear(1, shape.out)) if shape.segments == 2 and self.score == "linear" else None
         if self.score == "linear":
-            width = 4 * width + 1 if self.cosine else width
+            width = (3 if config.symmetric else 4) * width + 1 if self.cosine else width
             self.layers = nn.Sequential(
                 nn.Dropout(config.dropout),
                 nn.Linear(width, config.linear),
@@ -81,16 +82,17 @@ class Branch(nn.Module):
             )
         else:
             self.layers = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, config.linear))
+        self.compare = compared_either_way if config.symmetric else compared
         self.scaled = ScaledCosine(shape) if self.score == "scaled-cosine" else None
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(batch, segment, width) -> (batch, out)."""
         if self.cosine:
             cosine = _centred_cosine(vectors)
-            raw = self.layers(torch.cat([compared(vectors), cosine], 1)) + self.cosine(cosine)
+            raw = self.layers(torch.cat([self.compare(vectors), cosine], 1)) + self.cosine(cosine)
             return finish(raw, self.shape)
         if self.score == "linear":
-            return finish(self.layers(compared(vectors)), self.shape)
+            return finish(self.layers(self.compare(vectors)), self.shape)
         projected = self.layers(vectors)
         return self.scaled(projected) if self.scaled else cosine_score(projected, self.shape)
 
