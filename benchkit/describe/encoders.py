@@ -96,7 +96,7 @@ def render_encoder(encoder: Encoder, folder: Path | None) -> str:
                   f"feed-forward {config.intermediate_size:,}, {config.hidden_act}"),
         ("parameters", f"{millions(encoder.parameters)}: {_parts(encoder)}"),
         ("memory", f"{_mib(encoder, 4)} in fp32, {_mib(encoder, 2)} in bf16; training takes four times as much"),
-        ("vocabulary", f"{vocabulary:,} word pieces, {_case(encoder)}; at most {config.max_position_embeddings} a text"),
+        ("vocabulary", f"{vocabulary:,} word pieces, {_case(encoder)}; up to {config.max_position_embeddings} a text"),
         ("layers", f"0, the embeddings, to {config.num_hidden_layers}, the last: --set layers=0,-1"),
         ("pooling", _pooling(encoder, folder)),
         ("fingerprint", encoder.fingerprint),

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108) as what it is: a BERT without segments and pooler, under other names."""
+"""DistilBERT (Sanh et al. 2019, arXiv:1910.01108): a BERT without segments and pooler, under other names."""
 
 from __future__ import annotations
 

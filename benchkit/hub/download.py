@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchkit import __version__
 from benchkit.errors import UserError
 from benchkit.hub.checksum import RemoteFile
 from benchkit.hub.patience import BusyError, Patience, insist
 from benchkit.hub.remote import Kind, asking, file_url
 from benchkit.hub.watch import Watch
 from benchkit.store.atomic import writing
-
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,12 @@ def _stream(part: Path, url: str, watch: Watch) -> None:
     """One request; what arrives before it breaks stays in `part`. Raises what the client raises."""
     from huggingface_hub import get_session
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
     have = _size(part)
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = build_hf_headers(library_name="benchkit", library_version=__version__) | {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
     with get_session().stream(
         "GET", url, headers=headers, follow_redirects=True, timeout=HF_HUB_DOWNLOAD_TIMEOUT
     ) as response:
@@ -113,6 +114,6 @@ def _append(part: Path, response: Any, have: int, watch: Watch) -> None:
     if have and not resumed:
         watch.advance(-have)  # the server sends the file from its beginning
     with part.open("ab" if resumed else "wb") as target:
-        for block in response.iter_bytes(_CHUNK):
+        for block in response.iter_bytes():
             target.write(block)
             watch.advance(len(block))

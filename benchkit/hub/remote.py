@@ -83,8 +83,7 @@ def look_up_offline(repo: str, kind: Kind, revision: str, paths: Iterable[str]) 
         found = try_to_load_from_cache(repo, path, revision=revision, repo_type=kind)
         if isinstance(found, str):
             name = Path(found).resolve().name  # the cache calls a file by what the hub knows of it
-            known = {64: {"sha256": name}, 40: {"blob": name}}.get(len(name), {})
-            files[path] = RemoteFile(path, **known)
+            files[path] = RemoteFile(path, None, name if len(name) == 64 else "", name if len(name) == 40 else "")
             commit = Path(found).parents[path.count("/")].name
     return Listing(repo, kind, commit, files) if files else None
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _LFS = (".safetensors", ".bin", ".parquet", ".gz", ".h5")
@@ -40,13 +46,21 @@ class Repo:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with a request: an answer of another status, or one that is cut after so many bytes."""
+    """What goes wrong with a request: an answer of another status, or one that is cut after so many bytes.
+
+    Attributes:
+        stall: do not cut, but send nothing more until `Hub.go_on` is set.
+    """
 
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int = -1
     change: Callable[[bytes], bytes] | None = None
     no_range: bool = False
+    stall: bool = False
+
+
+_NONE = Fault()
 
 
 @dataclass
@@ -65,6 +79,7 @@ class Hub:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     elsewhere: str = ""
     url: str = ""
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     def add(self, name: str, files: Mapping[str, bytes], commit: str = COMMIT, **settings: Any) -> None:
         self.repos[name] = Repo({commit: dict(files)}, {"main": commit}, **settings)
@@ -176,18 +191,22 @@ class _Handler(BaseHTTPRequestHandler):
             return
         status = 206 if start else 200
         where = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        self._say(status, headers | where | {"Accept-Ranges": "bytes"}, data[start:], fault.cut)
+        self._say(status, headers | where | {"Accept-Ranges": "bytes"}, data[start:], fault)
 
-    def _say(self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"", cut: int = -1) -> None:
+    def _say(
+        self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"", fault: Fault = Fault()
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body if cut < 0 else body[:cut])
-        if 0 <= cut < len(body):
+            self.wfile.write(body if fault.cut < 0 else body[: fault.cut])
+        if 0 <= fault.cut < len(body):
             self.wfile.flush()
+            if fault.stall:
+                self.hub.go_on.wait(20)
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
 
@@ -210,6 +229,34 @@ def serving() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.go_on.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def use(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make this process ask `hub`, and keep what it fetches under `cache`; as the variables do for a new process."""
+    from huggingface_hub import constants
+
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hf" / "hub"))
+    patch.setenv("BENCHKIT_CACHE", str(cache / "benchkit"))
+    patch.delenv("HF_TOKEN", raising=False)
+
+
+def variables(hub: Hub, cache: Path) -> dict[str, str]:
+    """The environment of a process that asks `hub`."""
+    names = ("HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    return inherited | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(cache / "hf"),
+        "BENCHKIT_CACHE": str(cache / "benchkit"),
+    }
+
+
+def benchkit(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchkit", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
