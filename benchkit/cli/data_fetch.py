@@ -51,9 +51,9 @@ def list_sets() -> None:
     from benchkit.cli.fetching import size
     from benchkit.hub.record import damage
     from benchkit.hub.sets import data_root, fetched_sets
-    from benchkit.hub.sources import SOURCES
+    from benchkit.hub.sources import SOURCES, offered
 
-    here = fetched_sets()
+    here, parts = fetched_sets(), []
     for task, source in SOURCES.items():
         record = here.get(task)
         if record is None:
@@ -62,15 +62,15 @@ def list_sets() -> None:
             state = "changed since it was fetched: benchkit data check hub says what"
         else:
             state = f"fetched {record.when[:10]}, in {data_root() / task}"
-        revision = record.revision if record else source.revision
         texts = {
-            "from": f"{source.repo} at {revision}",
-            "splits": record.splits if record else source.splits,
+            "from": f"{source.repo} at {record.revision if record else source.revision}",
+            "splits": record.splits if record else offered(source),
             "licence": source.licence,
             "cite": source.citation,
             "state": state,
         }
-        click.echo("\n".join([task, *(_wrap(f"  {name:<9}{text}", 11) for name, text in texts.items())]) + "\n")
+        parts.append("\n".join([task, *(_wrap(f"  {name:<9}{text}", 11) for name, text in texts.items())]))
+    click.echo("\n\n".join(parts))
 
 
 @click.command()

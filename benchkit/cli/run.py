@@ -142,7 +142,8 @@ def _run(session: Session, progress: Any) -> None:
     if plan.data == "demo":
         click.echo(
             "These data are synthetic and the encoder is small and random: a check that all works, not a finding. "
-            "Real data: benchkit run --preset paper --data DIR --encoder DIR"
+            "Real ones: benchkit data fetch all; benchkit encoders fetch ID; "
+            "benchkit run --preset paper --data hub --encoder ID"
         )
     _exit(outcome.records)
 

@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from benchkit.describe.columns import columns, paragraph
 from benchkit.describe.installed import short_path
-from benchkit.encoder import Encoder
+from benchkit.encoder import Encoder, MiniBert
 from benchkit.encoder.checkpoint import read_config
 from benchkit.encoder.config import BertConfig
 from benchkit.encoder.pooling import POOLINGS
 from benchkit.errors import UserError
-from benchkit.hub.models import fetched_encoders, pooling_advice
+from benchkit.hub.models import SAFE, fetched_encoders, pooling_advice
 from benchkit.hub.record import Fetched, read_record
 from benchkit.plugins import Plugins
 from benchkit.runner.encoders import weights_folders
@@ -22,7 +24,7 @@ from benchkit.runner.encoders import weights_folders
 KNOWN = (
     ("google/bert_uncased_L-2_H-128_A-2", "2×128", "4.4 M", "the smallest of Google's 24"),
     ("sentence-transformers/paraphrase-MiniLM-L3-v2", "3×384", "17.4 M", "sentence encoder"),
-    ("sentence-transformers/all-MiniLM-L6-v2", "6×384", "22.7 M", "sentence encoder, a good first choice"),
+    ("sentence-transformers/all-MiniLM-L6-v2", "6×384", "22.7 M", "sentence encoder, a good start"),
     ("BAAI/bge-small-en-v1.5", "12×384", "33.4 M", "sentence encoder, pooled by cls"),
     ("thenlper/gte-small", "12×384", "33.4 M", "sentence encoder"),
     ("distilbert/distilbert-base-uncased", "6×768", "66.4 M", "plain"),
@@ -46,15 +48,11 @@ def available(plugins: Plugins) -> list[Listed]:
         Listed(name, "", "", f"plugin {plugins.owners['encoder', name]}: {spec.summary}")
         for name, spec in plugins.encoders.items()
     ]
-    rows += [
-        Listed(folder.name, *_by_config(folder), f"folder {short_path(str(folder))}") for folder in weights_folders()
-    ]
+    rows += [Listed(folder.name, *_by_config(folder), "a folder in $BENCHKIT_WEIGHTS") for folder in weights_folders()]
     for repo, folder in fetched_encoders().items():
         record = read_record(folder)
         assert record is not None
-        rows.append(
-            Listed(repo, _by_config(folder)[0], millions(record.parameters), f"fetched, {record.revision[:12]}")
-        )
+        rows.append(Listed(repo, *_by_config(folder), f"fetched, {record.revision[:12]}"))
     return rows
 
 
@@ -63,7 +61,20 @@ def _by_config(folder: Path) -> tuple[str, str]:
         config, _ = read_config(folder / "config.json", folder.name)
     except UserError as error:
         return "–", f"unusable: {error}"
-    return shape(config), ""
+    with torch.device("meta"):  # nothing is allocated
+        model = MiniBert(config, pooler=_has_pooler(folder))
+    return shape(config), millions(sum(weight.numel() for weight in model.parameters()))
+
+
+def _has_pooler(folder: Path) -> bool:
+    """Whether the weights hold one; of pickled ones it is taken for granted."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / SAFE, "pt") as file:
+            return any("pooler" in name for name in file.keys())  # noqa: SIM118  (not a mapping)
+    except (OSError, SafetensorError):
+        return True
 
 
 def shape(config: BertConfig) -> str:

@@ -48,8 +48,8 @@ def _draw(first: str, second: str) -> str:
     return "dev" if place < DEV else "test" if place < DEV + TEST else "train"
 
 
-def as_the_course(paths: Mapping[str, Path]) -> Cut | int:
-    """The STS Benchmark's pairs, cut as the CS224N project cuts them; or how many of its pairs are not there.
+def as_the_course(paths: Mapping[str, Path]) -> Cut | str:
+    """The STS Benchmark's pairs, cut as the CS224N project cuts them; or why that cannot be done.
 
     `course_sts.txt` holds hashes of the pairs in the project's dev and test: no text, and none can be had from it.
     """
@@ -66,8 +66,11 @@ def as_the_course(paths: Mapping[str, Path]) -> Cut | int:
         if split != "train":
             left[split][key] -= 1
         cut[split].append(row)
-    lost = sum(keys.total() for keys in left.values()) + abs(len(rows) - sum(COURSE.values()))
-    return lost or Cut(cut, "the CS224N project's")
+    if lost := sum(keys.total() for keys in left.values()):
+        return f"{lost:,} of the {COURSE['dev'] + COURSE['test']:,} pairs in its dev and test are not in these files"
+    if len(rows) != sum(COURSE.values()):
+        return f"these files have {len(rows):,} pairs, not {sum(COURSE.values()):,}"
+    return Cut(cut, "the CS224N project's")
 
 
 def pair_key(first: str, second: str, score: float) -> str:

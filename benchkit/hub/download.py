@@ -62,7 +62,7 @@ class Downloader:
 
         A wrong beginning would spoil every later try as well.
         """
-        self.watch.start(file.name, _size(part), file.size)
+        self.watch.start(file.path, _size(part), file.size)
         try:
             if file.size is None or _size(part) < file.size:
                 attempt = self._attempt(part, url)

@@ -106,7 +106,7 @@ def asking(url: str, advice: str) -> Iterator[None]:
         BusyError: it may go better in a while.
         UserError: it will not.
     """
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
     from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
     try:
@@ -114,7 +114,8 @@ def asking(url: str, advice: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         if error.response.status_code in _BUSY:
             raise BusyError(reason_of(error), _seconds(error.response.headers.get("Retry-After"))) from error
-        raise UserError(f"cannot fetch {url}: {reason_of(error)}; {advice}") from error
+        nowhere = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+        raise UserError(f"cannot fetch {url}: {reason_of(error)}{'' if nowhere else f'; {advice}'}") from error
     except OfflineModeIsEnabled as error:
         raise UserError(f"cannot fetch {url}: HF_HUB_OFFLINE is set; {advice}") from error
     except ClientError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchkit.data.tables import read_table
 from benchkit.errors import UserError
 from benchkit.hub.checksum import RemoteFile
-from benchkit.hub.cut import as_the_course, by_hash, write_rows
+from benchkit.hub.cut import Cut, as_the_course, by_hash, write_rows
 from benchkit.hub.download import Downloader
 from benchkit.hub.patience import Patience
 from benchkit.hub.record import Fetched, damage, named, read_record, sums
@@ -108,14 +108,13 @@ def _cut(source: Source, request: SetRequest, stage: Stage, watch: Watch) -> str
         return source.splits
     if source.cut == "sts" and request.splits != OFFICIAL:
         cut = as_the_course({name.partition(".")[0]: path for name, path in paths.items()})
-        if not isinstance(cut, int):
+        if isinstance(cut, Cut):
             for split, rows in cut.rows.items():
                 write_rows(stage.new / f"{split}.jsonl", rows)
             return cut.told
-        lost = f"{cut} of its pairs are not in these files"
         if request.splits == COURSE:
-            raise UserError(f"the CS224N project's cut of {source.task} cannot be made: {lost}; use --splits official")
-        watch.say(f"{source.task}: official splits are kept: the CS224N project's cannot be made, {lost}")
+            raise UserError(f"the CS224N project's cut of {source.task} cannot be made: {cut}; use --splits official")
+        watch.say(f"{source.task}: official splits are kept: the CS224N project's cannot be made, since {cut}")
     for name, path in paths.items():
         split, _, suffix = name.partition(".")
         shutil.copyfile(path, stage.new / f"{_SPLITS[split]}.{suffix}")

@@ -99,6 +99,11 @@ STS = Source(
 SOURCES: Mapping[str, Source] = {source.task: source for source in (SST, QUORA, STS)}
 
 
+def offered(source: Source) -> str:
+    """Which splits a source can be fetched with."""
+    return "the CS224N project's, or the official ones" if source.cut == "sts" else source.splits
+
+
 def source_of(name: str) -> Source:
     """A data set by its task's name.
 

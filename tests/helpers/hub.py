@@ -260,3 +260,12 @@ def variables(hub: Hub, cache: Path) -> dict[str, str]:
 def benchkit(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchkit", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command prints, in this process."""
+    from benchkit.cli import cli
+
+    capsys.readouterr()
+    cli.main(list(arguments), standalone_mode=False)
+    return capsys.readouterr().out

@@ -1,0 +1,200 @@
+"""Data sets fetched from a hub on the loopback: checked, cut, placed, recorded."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.hub import COMMIT, Fault, Hub, etag, serving, use
+from helpers.hub_sets import CONTENT, ROWS, SMALL, lines, pairs, parquet, sst
+
+from benchkit.data import load_data
+from benchkit.data.tables import read_table
+from benchkit.errors import UserError
+from benchkit.hub.checksum import RemoteFile, git_blob, sha256_of
+from benchkit.hub.cut import by_hash, pair_key
+from benchkit.hub.patience import Patience
+from benchkit.hub.record import read_record
+from benchkit.hub.sets import SetRequest, data_root, fetch_set
+from benchkit.hub.sources import QUORA, SST, STS
+from benchkit.hub.watch import Silent
+from benchkit.plugins import load_plugins
+
+QUICK = Patience(tries=2, pause=0.001)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving() as hub:
+        for repo, content in CONTENT.items():
+            hub.add(f"datasets/{repo}", content)
+        use(hub, tmp_path, monkeypatch)
+        yield hub
+
+
+def fetch(task: str, revision: str = "", by_hand: Path | None = None, splits: str = "") -> dict[str, int]:
+    record = fetch_set(SMALL[task], SetRequest(revision, by_hand, splits), Silent(), QUICK)
+    return dict(record.rows)
+
+
+def test_all_three_and_what_is_fetched_can_be_trained_on(hub: Hub) -> None:
+    for task in SMALL:
+        fetch(task)
+    tasks = load_plugins().tasks
+    data = load_data(data_root(), [tasks[name] for name in SMALL])
+    assert {name: len(split) for name, split in data["sst"].items()} == ROWS["sst"]
+    assert {name: len(split) for name, split in data["sts"].items()} == ROWS["sts"]
+    assert sum(len(split) for split in data["quora"].values()) == 400
+    assert all(split.labelled for splits in data.values() for split in splits.values())
+    assert not (data_root().parent / "downloads").exists() or not list((data_root().parent / "downloads").glob("*/*"))
+
+
+def test_pinned_files_need_no_question(hub: Hub) -> None:
+    fetch("sst")
+    assert [path.rpartition("/")[2] for _, path, _ in hub.requests] == ["train.jsonl", "dev.jsonl", "test.jsonl"]
+
+
+def test_the_record_says_what_it_is(hub: Hub) -> None:
+    fetch("sst")
+    record = read_record(data_root() / "sst")
+    assert record is not None
+    assert (record.repo, record.revision, record.pinned) == (SST.repo, COMMIT, "benchkit")
+    assert record.source == {file.path: f"sha256:{file.sha256}" for file in SMALL["sst"].files}
+    assert record.files == {name: sha256_of(data_root() / "sst" / name) for name in record.files}
+    assert "Socher" in record.citation
+    assert "CS224N" in record.splits
+
+
+def test_a_second_fetch_asks_nothing_and_a_damaged_file_is_fetched_again(hub: Hub) -> None:
+    fetch("sst")
+    asked = len(hub.requests)
+    fetch("sst")
+    assert len(hub.requests) == asked
+    (data_root() / "sst" / "dev.jsonl").write_bytes(sst(10, "forged"))
+    fetch("sst")
+    assert (data_root() / "sst" / "dev.jsonl").read_bytes() == CONTENT[SST.repo]["dev.jsonl"]
+
+
+def test_another_revision_is_recorded_with_what_the_hub_says_of_it(hub: Hub) -> None:
+    fetch("sst")
+    newer = "f" * 40
+    content = CONTENT[SST.repo] | {"dev.jsonl": sst(7, "new")}
+    hub.repos[f"datasets/{SST.repo}"].files[newer] = content
+    hub.repos[f"datasets/{SST.repo}"].branches["main"] = newer
+    assert fetch("sst", revision="main") == {"train": 20, "dev": 7, "test": 10}
+    record = read_record(data_root() / "sst")
+    assert record is not None
+    assert (record.revision, record.pinned) == (newer, "hub")
+    assert record.source["dev.jsonl"] == f"git:{git_blob(data_root() / 'sst' / 'dev.jsonl')}"
+    assert fetch("sst") == ROWS["sst"]  # the pinned one again
+
+
+def test_a_failure_leaves_what_was_there(hub: Hub) -> None:
+    fetch("sst")
+    hub.repos[f"datasets/{SST.repo}"].files["e" * 40] = CONTENT[SST.repo]
+    hub.fail("test.jsonl", *[Fault(500)] * 2)
+    with pytest.raises(UserError, match="HTTP 500"):
+        fetch("sst", revision="e" * 40)
+    record = read_record(data_root() / "sst")
+    assert record is not None
+    assert record.revision == COMMIT
+
+
+def test_pinned_bytes_that_differ_are_refused(hub: Hub) -> None:
+    hub.fail("dev.jsonl", *[Fault(change=lambda data: data.replace(b"films", b"filth"))] * 2)
+    with pytest.raises(
+        UserError, match=r"dev.jsonl is not what was expected: its sha256 is .*by hand: get train.jsonl"
+    ):
+        fetch("sst")
+    assert not (data_root() / "sst").exists()
+
+
+def test_rows_that_are_missing_are_refused(hub: Hub) -> None:
+    source = replace(SMALL["sst"], rows={"train": 21, "dev": 10, "test": 10})
+    with pytest.raises(UserError, match=r"SetFit/sst5 has .*'train': 20.* rows, not .*'train': 21"):
+        fetch_set(source, SetRequest(), Silent(), QUICK)
+
+
+def test_by_hand(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("train.jsonl", "dev.jsonl"):
+        (folder / name).write_bytes(CONTENT[SST.repo][name])
+    with pytest.raises(UserError, match=r"no test.jsonl in .*mine: put it there"):
+        fetch("sst", by_hand=folder)
+    (folder / "test.jsonl").write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"test.jsonl is not what was expected: it has 2 bytes"):
+        fetch("sst", by_hand=folder)
+    (folder / "test.jsonl").write_bytes(CONTENT[SST.repo]["test.jsonl"])
+    assert fetch("sst", by_hand=folder) == ROWS["sst"]
+    assert hub.requests == []
+
+
+def test_the_hub_s_own_cache_is_used_where_it_is_right(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import hf_hub_download
+
+    file = SMALL["quora"].files[0]
+    copy = hf_hub_download(QUORA.repo, file.path, repo_type="dataset", revision=COMMIT, endpoint=hub.url)
+    hub.requests.clear()
+    fetch("quora")
+    assert hub.requests == []
+    Path(copy).resolve().write_bytes(b"broken")
+    (data_root() / "quora" / "fetched.json").unlink()
+    fetch("quora")
+    assert len(hub.requests) == 1
+
+
+def test_quora_is_cut_by_the_pair_alone(tmp_path: Path) -> None:
+    rows = pairs(4000)
+    (tmp_path / "a.parquet").write_bytes(parquet(rows))
+    turned = [{"sentence1": r["sentence2"], "sentence2": r["sentence1"], "label": r["label"]} for r in rows[:1000]]
+    (tmp_path / "b.parquet").write_bytes(parquet([*turned, *rows[1000:1500]]))
+    first, second = (by_hash(tmp_path / name).rows for name in ("a.parquet", "b.parquet"))
+
+    def keys(cut: object, split: str) -> set[frozenset[object]]:
+        return {frozenset((row["sentence1"], row["sentence2"])) for row in cut[split]}  # type: ignore[index]
+
+    assert all(keys(second, split) <= keys(first, split) for split in first)
+    assert {split: len(rows) / 4000 for split, rows in first.items()} == pytest.approx(
+        {"train": 0.85, "dev": 0.05, "test": 0.10}, abs=0.015
+    )
+
+
+def test_sts_that_is_not_the_benchmark_keeps_its_splits_and_says_so(hub: Hub) -> None:
+    class Heard(Silent):
+        lines: list[str] = []  # noqa: RUF012
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+    record = fetch_set(SMALL["sts"], SetRequest(), Heard(), QUICK)
+    assert record.splits == "official"
+    assert any("the CS224N project's cannot be made" in line for line in Heard.lines)
+    with pytest.raises(UserError, match="use --splits official"):
+        fetch("sts", splits="course")
+    with pytest.raises(UserError, match="the CS224N project's cut of Quora cannot be derived"):
+        fetch("quora", splits="course")
+
+
+@pytest.mark.real
+def test_sts_is_cut_as_the_course_does(real_data: Path, tmp_path: Path, hub: Hub) -> None:
+    """All of the benchmark's pairs, in other files and another order, come back in the course's splits."""
+    course = {name: read_table(real_data / "sts" / f"{name}.tsv.gz").rows for name in ("train", "dev", "test")}
+    rows = [
+        {"sentence1": cells[1], "sentence2": cells[2], "score": float(cells[3])}
+        for _, cells in sorted((row for rows in course.values() for row in rows), key=lambda row: row[1][1])
+    ]
+    parts = {"train.jsonl.gz": rows[:5749], "validation.jsonl.gz": rows[5749:7249], "test.jsonl.gz": rows[7249:]}
+    content = {name: gzip.compress(lines(part), mtime=0) for name, part in parts.items()}
+    hub.add(f"datasets/{STS.repo}", content)
+    files = tuple(RemoteFile(name, len(data), etag("x.bin", data)) for name, data in content.items())
+    record = fetch_set(replace(STS, revision=COMMIT, files=files), SetRequest(), Silent(), QUICK)
+    assert (record.splits, record.rows) == ("the CS224N project's", {"train": 6040, "dev": 863, "test": 1725})
+    for name, theirs in course.items():
+        ours = read_table(data_root() / "sts" / f"{name}.jsonl").rows
+        assert sorted(pair_key(*row[1][1:4]) for row in ours) == sorted(
+            pair_key(row[1][1], row[1][2], float(row[1][3])) for row in theirs
+        )
