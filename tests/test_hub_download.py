@@ -150,6 +150,16 @@ def test_a_status_is_told_in_one_line(hub: Hub, downloader: Downloader, status: 
     assert str(error.value) == f"cannot fetch {url}: {reason}; by hand: do this"
 
 
+def test_a_long_wait_is_told(hub: Hub, downloader: Downloader, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("benchkit.hub.patience.time.sleep", waited.append)
+    hub.fail("data.parquet", Fault(429, {"Retry-After": "30"}), Fault(429, {"Retry-After": "9999"}))
+    patient = replace(downloader, patience=Patience())
+    assert patient.get(FILE).read_bytes() == DATA
+    assert waited == [30.0, 60.0]
+    assert "too many requests; wait some minutes, or set HF_TOKEN: trying again in 30 s" in patient.watch.lines[0]  # type: ignore[attr-defined]
+
+
 def test_what_arrived_before_giving_up_is_kept_and_told(hub: Hub, downloader: Downloader) -> None:
     hub.fail("data.parquet", Fault(cut=7000), *[Fault(500)] * 2)
     with pytest.raises(UserError, match="HTTP 500, the server failed; 7,000 bytes are kept, the same command goes on"):
@@ -187,12 +197,12 @@ def test_large_files_come_from_elsewhere_and_the_token_does_not_go_there(
 def test_looking_up_what_is_not_there(hub: Hub, repo: str, revision: str, reason: str) -> None:
     hub.add("datasets/a/closed", {}, gated=True)
     with pytest.raises(UserError, match=reason):
-        look_up(repo, "dataset", revision, QUICK, "by hand: do this")
+        look_up(repo, "dataset", revision, Lines(), QUICK, "by hand: do this")
 
 
 def test_looking_up(hub: Hub) -> None:
     hub.fail("api", Fault(500), Fault(429))
-    listing = look_up("a/b", "dataset", "main", QUICK, "")
+    listing = look_up("a/b", "dataset", "main", Lines(), QUICK, "")
     assert (listing.revision, listing.licence) == (COMMIT, "apache-2.0")
     assert listing.files == {"data.parquet": FILE, "small.json": SMALL}
 

@@ -106,6 +106,17 @@ def test_again_asks_nothing_but_for_another_revision(hub: Hub, content: Mapping[
     assert record.revision == "f" * 40
 
 
+def test_what_another_revision_left_behind_does_not_get_in(hub: Hub, encoder: Encoder) -> None:
+    hub.fail("model.safetensors", *[Fault(500)] * 3)
+    with pytest.raises(UserError):
+        fetch()
+    without = {name: data for name, data in hub.repos[f"models/{ID}"].files[COMMIT].items() if "Pool" not in name}
+    hub.add(f"models/{ID}", without, commit="e" * 40)
+    folder = fetch()
+    assert not (folder / "1_Pooling").exists()
+    assert load_encoder(folder).fingerprint == encoder.fingerprint
+
+
 def test_pickled_weights_become_safetensors(hub: Hub, encoder: Encoder, content: Mapping[str, bytes]) -> None:
     others = {name: data for name, data in content.items() if name != "model.safetensors"}
     tensors = _old_names(encoder)

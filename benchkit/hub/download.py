@@ -66,7 +66,7 @@ class Downloader:
         try:
             if file.size is None or _size(part) < file.size:
                 attempt = self._attempt(part, url)
-                insist(attempt, url, self.advice, self.patience, here=lambda: _size(part))
+                insist(attempt, url, self.advice, self.patience, self.watch.say, here=lambda: _size(part))
         finally:
             self.watch.stop()
         flaw = file.flaw(part)

@@ -49,7 +49,7 @@ def fetch_encoder(repo: str, revision: str, watch: Watch, patience: Patience | N
                 f"{repo} is there already, whole, at {record.revision[:12]}; --revision main looks for a newer one"
             )
             return record
-        listing = _look_up(repo, revision or "main", patience)
+        listing = _look_up(repo, revision or "main", watch, patience)
         downloader = Downloader(
             repo, "model", listing.revision, stage.raw.parent, watch, patience, advice(repo, listing.revision)
         )
@@ -76,7 +76,7 @@ def _check_name(repo: str) -> None:
         raise UserError(f"{repo!r} cannot be on the hub: an id looks like owner/name or name") from None
 
 
-def _look_up(repo: str, revision: str, patience: Patience) -> Listing:
+def _look_up(repo: str, revision: str, watch: Watch, patience: Patience) -> Listing:
     """What the hub says; where it may not be asked, what is in its library's cache."""
     from huggingface_hub.constants import is_offline_mode
 
@@ -84,7 +84,7 @@ def _look_up(repo: str, revision: str, patience: Patience) -> Listing:
         found = look_up_offline(repo, "model", revision, (*_SMALL, SAFE, PICKLED))
         if found:
             return found
-    return look_up(repo, "model", revision, patience, advice(repo, revision))
+    return look_up(repo, "model", revision, watch, patience, advice(repo, revision))
 
 
 def _take(downloader: Downloader, listing: Listing, stage: Stage) -> list[RemoteFile]:
@@ -106,6 +106,7 @@ def _take(downloader: Downloader, listing: Listing, stage: Stage) -> list[Remote
         raise UserError(f"{where} has no {' and no '.join(TOKENIZERS)}: one of them is needed")
     files = [*small, listing.files[weights]]
     stage.take(downloader, files)
+    stage.only(files)
     return files
 
 
@@ -131,7 +132,7 @@ def _keep(stage: Stage) -> Encoder:
     from benchkit.encoder import load_encoder
 
     encoder = load_encoder(stage.raw)
-    _move([path for path in stage.raw.rglob("*") if path.is_file() and path.name != PICKLED], stage)
+    _move([path for path in stage.raw.rglob("*") if path.is_file()], stage)
     return encoder
 
 

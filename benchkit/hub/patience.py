@@ -11,6 +11,8 @@ from benchkit.errors import UserError
 
 T = TypeVar("T")
 
+_NOTICED = 3.0  # seconds
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -42,11 +44,19 @@ class BusyError(Exception):
         self.wait, self.connected = wait, connected
 
 
-def insist(attempt: Callable[[], T], url: str, advice: str, patience: Patience, here: Callable[[], int]) -> T:
+def insist(
+    attempt: Callable[[], T],
+    url: str,
+    advice: str,
+    patience: Patience,
+    tell: Callable[[str], None],
+    here: Callable[[], int] = lambda: 0,
+) -> T:
     """What `attempt` gives, once it does not raise `BusyError`.
 
     Args:
         url, advice: for the message of a failure.
+        tell: hears of a wait that a user would wonder about.
         here: bytes that earlier attempts have left; while they grow, there is hope.
 
     Raises:
@@ -62,4 +72,7 @@ def insist(attempt: Callable[[], T], url: str, advice: str, patience: Patience, 
             if failures >= (patience.tries if error.connected else patience.unreachable):
                 kept = f"; {here():,} bytes are kept, the same command goes on from there" if here() else ""
                 raise UserError(f"cannot fetch {url}: {error}{kept}; {advice}") from error
-            time.sleep(min(max(patience.pause * 2 ** (failures - 1), error.wait), patience.longest))
+            wait = min(max(patience.pause * 2 ** (failures - 1), error.wait), patience.longest)
+            if wait >= _NOTICED:
+                tell(f"{error}: trying again in {wait:.0f} s")
+            time.sleep(wait)

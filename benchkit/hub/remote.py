@@ -11,6 +11,7 @@ from typing import Any, Literal
 from benchkit.errors import UserError
 from benchkit.hub.checksum import RemoteFile
 from benchkit.hub.patience import BusyError, Patience, insist
+from benchkit.hub.watch import Watch
 
 Kind = Literal["model", "dataset"]
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -45,7 +46,7 @@ def file_url(repo: str, kind: Kind, revision: str, path: str) -> str:
     return hf_hub_url(repo, path, repo_type=kind, revision=revision)
 
 
-def look_up(repo: str, kind: Kind, revision: str, patience: Patience, advice: str) -> Listing:
+def look_up(repo: str, kind: Kind, revision: str, watch: Watch, patience: Patience, advice: str) -> Listing:
     """The commit that a branch, tag or commit id stands for, and its files.
 
     Raises:
@@ -55,7 +56,7 @@ def look_up(repo: str, kind: Kind, revision: str, patience: Patience, advice: st
 
     page = f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     try:
-        info = insist(lambda: _ask(repo, kind, revision, page, advice), page, advice, patience, here=lambda: 0)
+        info = insist(lambda: _ask(repo, kind, revision, page, advice), page, advice, patience, watch.say)
     except HFValidationError:
         raise UserError(f"{repo!r} cannot be the name of a repository: it looks like owner/name") from None
     if not info.sha or info.siblings is None:

@@ -15,7 +15,7 @@ from benchkit.hub.download import Downloader
 from benchkit.hub.patience import Patience
 from benchkit.hub.record import Fetched, damage, named, read_record, sums
 from benchkit.hub.remote import look_up
-from benchkit.hub.sources import Source
+from benchkit.hub.sources import SOURCES, Source
 from benchkit.hub.stage import Stage, chosen, staged
 from benchkit.hub.watch import Watch
 from benchkit.store.place import hub_root
@@ -63,10 +63,9 @@ def fetch_set(source: Source, request: SetRequest, watch: Watch, patience: Patie
         if record and _serves(record, source, request) and not damage(place, record):
             watch.say(f"{source.task} is there already, whole")
             return record
-        revision, files = _find(source, request, patience or Patience())
-        downloader = Downloader(
-            source.repo, "dataset", revision, stage.raw.parent, watch, patience or Patience(), advice(source)
-        )
+        patience = patience or Patience()
+        revision, files = _find(source, request, watch, patience)
+        downloader = Downloader(source.repo, "dataset", revision, stage.raw.parent, watch, patience, advice(source))
         stage.take(downloader, files, request.by_hand)
         splits = _cut(source, request, stage, watch)
         record = _describe(source, revision, files, stage, splits)
@@ -90,11 +89,11 @@ def _kind_of(record: Fetched) -> str:
     return COURSE if "CS224N" in record.splits else OFFICIAL
 
 
-def _find(source: Source, request: SetRequest, patience: Patience) -> tuple[str, list[RemoteFile]]:
+def _find(source: Source, request: SetRequest, watch: Watch, patience: Patience) -> tuple[str, list[RemoteFile]]:
     """The commit and its files: ours, whose bytes are known beforehand, or what the hub says of another."""
     if not request.revision or request.revision == source.revision:
         return source.revision, list(source.files)
-    listing = look_up(source.repo, "dataset", request.revision, patience, advice(source))
+    listing = look_up(source.repo, "dataset", request.revision, watch, patience, advice(source))
     return listing.revision, chosen(listing, [file.path for file in source.files], advice(source))
 
 
@@ -103,6 +102,7 @@ def _cut(source: Source, request: SetRequest, stage: Stage, watch: Watch) -> str
     paths = {file.name: stage.raw / file.path for file in source.files}
     if source.cut == "quora":
         (path,) = paths.values()
+        watch.say("cutting the pairs into train, dev and test")
         for split, rows in by_hash(path).rows.items():
             write_rows(stage.new / f"{split}.jsonl", rows)
         return source.splits
@@ -161,14 +161,22 @@ def fetched_sets() -> dict[str, Fetched]:
     return {folder.name: record for folder in folders if (record := read_record(folder))}
 
 
-def hub_folder() -> Path:
+def hub_folder(tasks: Iterable[str] = ()) -> Path:
     """The folder that `--data hub` means.
 
+    Args:
+        tasks: that must be in it, as far as they can be fetched.
+
     Raises:
-        UserError: nothing has been fetched.
+        UserError: nothing has been fetched, or one of the tasks has not.
     """
-    if not fetched_sets():
+    here = fetched_sets()
+    if not here:
         raise UserError("nothing has been fetched yet for --data hub: run `benchkit data fetch all` first")
+    missing = [task for task in tasks if task in SOURCES and task not in here]
+    if missing:
+        way_out = f"benchkit data fetch {' '.join(missing)}, or leave them out with --tasks {','.join(here)}"
+        raise UserError(f"--data hub has no {', '.join(missing)}: {way_out}")
     return data_root()
 
 

@@ -44,6 +44,13 @@ class Stage:
             else:
                 downloader.get(file).replace(target)
 
+    def only(self, files: Iterable[RemoteFile]) -> None:
+        """Remove from `raw` what an earlier try of another revision left there."""
+        wanted = {self.raw / file.path for file in files}
+        for path in self.raw.rglob("*"):
+            if path.is_file() and path not in wanted:
+                path.unlink()
+
     def place(self, where: Path) -> None:
         """Put `new` where it belongs, in the place of what was there."""
         with writing(where):

@@ -91,7 +91,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         protocol=protocol,
         # A worker may be started in another folder.
         encoder=str(folder) if folder else encoder,
-        data=data if data == "demo" else str(data_folder(data)),
+        data=data if data == "demo" else str(data_folder(data, protocol.tasks)),
         heads=heads,
         head_files=tuple(str(path.resolve()) for path in request.head_files),
         configs=configs,
@@ -107,13 +107,13 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
     )
 
 
-def data_folder(name: str) -> Path:
+def data_folder(name: str, tasks: Sequence[str]) -> Path:
     """What `--data` means: a folder, or `hub` for all that `benchkit data fetch` has fetched (`./hub` is a folder).
 
     Raises:
-        UserError: `hub`, and nothing has been fetched.
+        UserError: `hub`, and one of the tasks has not been fetched.
     """
-    return hub_folder() if name == HUB else Path(name).expanduser().resolve()
+    return hub_folder(tasks) if name == HUB else Path(name).expanduser().resolve()
 
 
 def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:

@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         if 0 <= fault.cut < len(body):
             self.wfile.flush()
             if fault.stall:
-                self.hub.go_on.wait(20)
+                self.hub.go_on.wait(300)
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
 
@@ -259,7 +259,7 @@ def variables(hub: Hub, cache: Path) -> dict[str, str]:
 
 def benchkit(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchkit", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
