@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.hub import COMMIT, Fault, Hub, etag, serving, use
-from helpers.hub_sets import CONTENT, ROWS, SMALL, lines, pairs, parquet, sst
+from helpers.hub import COMMIT, Fault, Hub, serving, use
+from helpers.hub_sets import CONTENT, ROWS, SMALL, pairs, parquet, sst
 
 from benchkit.data import load_data
-from benchkit.data.tables import read_table
 from benchkit.errors import UserError
-from benchkit.hub.checksum import RemoteFile, git_blob, sha256_of
-from benchkit.hub.cut import by_hash, pair_key
+from benchkit.hub.checksum import git_blob, sha256_of
+from benchkit.hub.cut import by_hash
 from benchkit.hub.patience import Patience
 from benchkit.hub.record import read_record
 from benchkit.hub.sets import SetRequest, data_root, fetch_set
-from benchkit.hub.sources import QUORA, SST, STS
+from benchkit.hub.sources import QUORA, SST
 from benchkit.hub.watch import Silent
 from benchkit.plugins import load_plugins
 
@@ -35,8 +33,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield hub
 
 
-def fetch(task: str, revision: str = "", by_hand: Path | None = None, splits: str = "") -> dict[str, int]:
-    record = fetch_set(SMALL[task], SetRequest(revision, by_hand, splits), Silent(), QUICK)
+def fetch(task: str, revision: str = "", by_hand: Path | None = None) -> dict[str, int]:
+    record = fetch_set(SMALL[task], SetRequest(revision, by_hand), Silent(), QUICK)
     return dict(record.rows)
 
 
@@ -152,7 +150,7 @@ def test_quora_is_cut_by_the_pair_alone(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(parquet(rows))
     turned = [{"sentence1": r["sentence2"], "sentence2": r["sentence1"], "label": r["label"]} for r in rows[:1000]]
     (tmp_path / "b.parquet").write_bytes(parquet([*turned, *rows[1000:1500]]))
-    first, second = (by_hash(tmp_path / name).rows for name in ("a.parquet", "b.parquet"))
+    first, second = (by_hash(tmp_path / name) for name in ("a.parquet", "b.parquet"))
 
     def keys(cut: object, split: str) -> set[frozenset[object]]:
         return {frozenset((row["sentence1"], row["sentence2"])) for row in cut[split]}  # type: ignore[index]
@@ -161,40 +159,3 @@ def test_quora_is_cut_by_the_pair_alone(tmp_path: Path) -> None:
     assert {split: len(rows) / 4000 for split, rows in first.items()} == pytest.approx(
         {"train": 0.85, "dev": 0.05, "test": 0.10}, abs=0.015
     )
-
-
-def test_sts_that_is_not_the_benchmark_keeps_its_splits_and_says_so(hub: Hub) -> None:
-    class Heard(Silent):
-        lines: list[str] = []  # noqa: RUF012
-
-        def say(self, line: str) -> None:
-            self.lines.append(line)
-
-    record = fetch_set(SMALL["sts"], SetRequest(), Heard(), QUICK)
-    assert record.splits == "official"
-    assert any("the CS224N project's cannot be made" in line for line in Heard.lines)
-    with pytest.raises(UserError, match="use --splits official"):
-        fetch("sts", splits="course")
-    with pytest.raises(UserError, match="the CS224N project's cut of Quora cannot be derived"):
-        fetch("quora", splits="course")
-
-
-@pytest.mark.real
-def test_sts_is_cut_as_the_course_does(real_data: Path, tmp_path: Path, hub: Hub) -> None:
-    """All of the benchmark's pairs, in other files and another order, come back in the course's splits."""
-    course = {name: read_table(real_data / "sts" / f"{name}.tsv.gz").rows for name in ("train", "dev", "test")}
-    rows = [
-        {"sentence1": cells[1], "sentence2": cells[2], "score": float(cells[3])}
-        for _, cells in sorted((row for rows in course.values() for row in rows), key=lambda row: row[1][1])
-    ]
-    parts = {"train.jsonl.gz": rows[:5749], "validation.jsonl.gz": rows[5749:7249], "test.jsonl.gz": rows[7249:]}
-    content = {name: gzip.compress(lines(part), mtime=0) for name, part in parts.items()}
-    hub.add(f"datasets/{STS.repo}", content)
-    files = tuple(RemoteFile(name, len(data), etag("x.bin", data)) for name, data in content.items())
-    record = fetch_set(replace(STS, revision=COMMIT, files=files), SetRequest(), Silent(), QUICK)
-    assert (record.splits, record.rows) == ("the CS224N project's", {"train": 6040, "dev": 863, "test": 1725})
-    for name, theirs in course.items():
-        ours = read_table(data_root() / "sts" / f"{name}.jsonl").rows
-        assert sorted(pair_key(*row[1][1:4]) for row in ours) == sorted(
-            pair_key(row[1][1], row[1][2], float(row[1][3])) for row in theirs
-        )

@@ -11,11 +11,9 @@ import click
 @click.argument("names", nargs=-1, required=True, metavar="sst|quora|sts|all")
 @click.option("--revision", metavar="COMMIT", default="",
               help="Another commit, branch or tag of the repository than the pinned commit.")  # fmt: skip
-@click.option("--splits", type=click.Choice(["course", "official"]),
-              help="Of sts: the CS224N project's cut or the official one; default: the course's.")  # fmt: skip
 @click.option("--from", "by_hand", type=click.Path(path_type=Path), metavar="DIR",
               help="Take the repository's files from a folder instead: no network is needed.")  # fmt: skip
-def fetch(names: tuple[str, ...], revision: str, splits: str | None, by_hand: Path | None) -> None:
+def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     """Fetch data sets from Hugging Face, check them, and put them where --data hub finds them.
 
     \b
@@ -37,7 +35,7 @@ def fetch(names: tuple[str, ...], revision: str, splits: str | None, by_hand: Pa
     if by_hand is not None and not by_hand.is_dir():
         raise UserError(f"--from {by_hand}: no such folder")
     for source in sources:
-        record = fetch_set(source, SetRequest(revision, by_hand, splits or ""), FetchProgress())
+        record = fetch_set(source, SetRequest(revision, by_hand), FetchProgress())
         rows = ", ".join(f"{split} {count:,}" for split, count in record.rows.items())
         click.echo(f"{source.task}: {rows}; from {record.repo} at {record.revision[:12]}")
         for name, text in (("splits", record.splits), ("licence", record.licence), ("cite", record.citation)):
@@ -51,7 +49,7 @@ def list_sets() -> None:
     from benchkit.cli.fetching import size
     from benchkit.hub.record import damage
     from benchkit.hub.sets import data_root, fetched_sets
-    from benchkit.hub.sources import SOURCES, offered
+    from benchkit.hub.sources import SOURCES
 
     here, parts = fetched_sets(), []
     for task, source in SOURCES.items():
@@ -64,7 +62,7 @@ def list_sets() -> None:
             state = f"fetched {record.when[:10]}, in {data_root() / task}"
         texts = {
             "from": f"{source.repo} at {record.revision if record else source.revision}",
-            "splits": record.splits if record else offered(source),
+            "splits": source.splits,
             "licence": source.licence,
             "cite": source.citation,
             "state": state,

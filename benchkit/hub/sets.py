@@ -10,7 +10,7 @@ from pathlib import Path
 from benchkit.data.tables import read_table
 from benchkit.errors import UserError
 from benchkit.hub.checksum import RemoteFile
-from benchkit.hub.cut import Cut, as_the_course, by_hash, write_rows
+from benchkit.hub.cut import by_hash, write_rows
 from benchkit.hub.download import Downloader
 from benchkit.hub.patience import Patience
 from benchkit.hub.record import Fetched, damage, named, read_record, sums
@@ -22,7 +22,6 @@ from benchkit.store.place import hub_root
 
 HUB = "hub"
 """What `--data` takes for the folder of everything fetched."""
-COURSE, OFFICIAL = "course", "official"
 _SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "test": "test"}
 
 
@@ -33,12 +32,10 @@ class SetRequest:
     Attributes:
         revision: a commit, branch or tag instead of the pinned commit, or "".
         by_hand: a folder that holds the repository's files already.
-        splits: `course`, `official`, or "": the course's where they can be had.
     """
 
     revision: str = ""
     by_hand: Path | None = None
-    splits: str = ""
 
 
 def data_root() -> Path:
@@ -52,11 +49,6 @@ def fetch_set(source: Source, request: SetRequest, watch: Watch, patience: Patie
     Raises:
         UserError: it cannot be had, is not what was expected, or cannot be cut as wanted.
     """
-    if request.splits == COURSE and source.cut == "quora":
-        raise UserError(
-            "the CS224N project's cut of Quora cannot be derived: its test was never published with labels; "
-            "for its files, use --data with their folder"
-        )
     place = data_root() / source.task
     with staged(f"data-{source.task}") as stage:
         record = read_record(place)
@@ -67,8 +59,8 @@ def fetch_set(source: Source, request: SetRequest, watch: Watch, patience: Patie
         revision, files = _find(source, request, watch, patience)
         downloader = Downloader(source.repo, "dataset", revision, stage.raw.parent, watch, patience, advice(source))
         stage.take(downloader, files, request.by_hand)
-        splits = _cut(source, request, stage, watch)
-        record = _describe(source, revision, files, stage, splits)
+        _cut(source, stage, watch)
+        record = _describe(source, revision, files, stage)
         record.write(stage.new)
         stage.place(place)
     return record
@@ -81,12 +73,7 @@ def advice(source: Source) -> str:
 
 
 def _serves(record: Fetched, source: Source, request: SetRequest) -> bool:
-    same = record.revision.startswith(request.revision) if request.revision else record.revision == source.revision
-    return same and (not request.splits or request.splits == _kind_of(record) or source.cut != "sts")
-
-
-def _kind_of(record: Fetched) -> str:
-    return COURSE if "CS224N" in record.splits else OFFICIAL
+    return record.revision.startswith(request.revision) if request.revision else record.revision == source.revision
 
 
 def _find(source: Source, request: SetRequest, watch: Watch, patience: Patience) -> tuple[str, list[RemoteFile]]:
@@ -97,31 +84,21 @@ def _find(source: Source, request: SetRequest, watch: Watch, patience: Patience)
     return listing.revision, chosen(listing, [file.path for file in source.files], advice(source))
 
 
-def _cut(source: Source, request: SetRequest, stage: Stage, watch: Watch) -> str:
-    """Make the splits in `stage.new`; which ones they are."""
+def _cut(source: Source, stage: Stage, watch: Watch) -> None:
+    """Make the splits in `stage.new`."""
     paths = {file.name: stage.raw / file.path for file in source.files}
     if source.cut == "quora":
         (path,) = paths.values()
         watch.say("cutting the pairs into train, dev and test")
-        for split, rows in by_hash(path).rows.items():
+        for split, rows in by_hash(path).items():
             write_rows(stage.new / f"{split}.jsonl", rows)
-        return source.splits
-    if source.cut == "sts" and request.splits != OFFICIAL:
-        cut = as_the_course({name.partition(".")[0]: path for name, path in paths.items()})
-        if isinstance(cut, Cut):
-            for split, rows in cut.rows.items():
-                write_rows(stage.new / f"{split}.jsonl", rows)
-            return cut.told
-        if request.splits == COURSE:
-            raise UserError(f"the CS224N project's cut of {source.task} cannot be made: {cut}; use --splits official")
-        watch.say(f"{source.task}: official splits are kept: the CS224N project's cannot be made, since {cut}")
+        return
     for name, path in paths.items():
         split, _, suffix = name.partition(".")
         shutil.copyfile(path, stage.new / f"{_SPLITS[split]}.{suffix}")
-    return source.splits
 
 
-def _describe(source: Source, revision: str, files: Iterable[RemoteFile], stage: Stage, splits: str) -> Fetched:
+def _describe(source: Source, revision: str, files: Iterable[RemoteFile], stage: Stage) -> Fetched:
     """The record; at the pinned commit, the rows must be as many as is known.
 
     Raises:
@@ -140,7 +117,7 @@ def _describe(source: Source, revision: str, files: Iterable[RemoteFile], stage:
         files=sums(stage.new, made),
         licence=source.licence,
         citation=source.citation,
-        splits=splits,
+        splits=source.splits,
         rows={split: rows[split] for split in ("train", "dev", "test") if split in rows},
     )
 

@@ -20,7 +20,7 @@ class Source:
 
     Attributes:
         files: at `revision`, all of them with their sha256.
-        cut: how splits are made of the files: `none`, one file a split; see `benchkit.hub.cut` for the others.
+        cut: how splits are made of the files: `none`, one file a split, or `quora`, see `benchkit.hub.cut`.
         rows: what the splits, or for `quora` all pairs together, must have at `revision`.
     """
 
@@ -86,9 +86,9 @@ STS = Source(
         RemoteFile("validation.jsonl.gz", 86_431, "e2cf5a5881c37c44d5de5c5b390834585234acdab4e6e08071c474bf00157783"),
         RemoteFile("test.jsonl.gz", 63_205, "524a75137d413dbfc40c3e84905f733714232647c3848521acb6bc375b834e1c"),
     ),
-    cut="sts",
+    cut="none",
     rows={"train": 5749, "dev": 1500, "test": 1379},
-    splits="official",
+    splits="official; the CS224N project cuts the same pairs into 6,040 / 863 / 1,725: never mix the two",
     licence="scores CC BY-SA 4.0; the sentences are their sources'",
     citation=(
         "Cer, Diab, Agirre, Lopez-Gazpio, Specia (2017): SemEval-2017 Task 1: Semantic Textual Similarity "
@@ -97,11 +97,6 @@ STS = Source(
 )
 
 SOURCES: Mapping[str, Source] = {source.task: source for source in (SST, QUORA, STS)}
-
-
-def offered(source: Source) -> str:
-    """Which splits a source can be fetched with."""
-    return "the CS224N project's, or the official ones" if source.cut == "sts" else source.splits
 
 
 def source_of(name: str) -> Source:
