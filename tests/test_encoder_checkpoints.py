@@ -143,7 +143,7 @@ def config(**values: object) -> Callable[[Path], None]:
         (drop("encoder.layer.1.output.dense.bias"), "no tensor 'encoder.layer.1.output.dense.bias'"),
         (misshape, r"'pooler.dense.weight' is \(3, 3\), but config.json makes it \(32, 32\)"),
         (config(model_type="roberta"), "model_type is 'roberta'"),
-        (config(model_type="distilbert"), "model_type is 'distilbert'"),
+        (config(model_type="mpnet"), "model_type is 'mpnet'"),
         (config(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
         (config(hidden_act="mish"), "hidden_act 'mish'"),
         (config(num_attention_heads=5), "5 heads do not divide"),

@@ -23,7 +23,7 @@ LAYERS = (
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "scaffold", "testing"},
     {"store", "controls"},
-    {"train"},
+    {"train", "hub"},
     {"runner"},
     {"report", "describe"},
     {"tune"},
@@ -44,7 +44,10 @@ PUBLIC = {"", "blocks", "branch", "errors", "features", "head", "hookspecs", "lo
 PUBLIC_TO = {"benchkit_demo": {"encoder", "data"}, "benchkit_cs224n": {"data"}}
 
 # What must not be loaded to print a help text; plugins neither (see `_is_heavy`).
-HEAVY = {"torch", "pandas", "optuna", "numpy", "scipy", "pyarrow", "tokenizers", "safetensors", "matplotlib"}
+HEAVY = {
+    *("torch", "pandas", "optuna", "numpy", "scipy", "pyarrow", "tokenizers", "safetensors", "matplotlib"),
+    *("huggingface_hub", "httpx2"),
+}
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile
     expected = (
         _sources("benchkit", "*.py")
         | _sources("benchkit", "*.toml")
-        | _sources("benchkit/scaffold", "*.txt")
+        | _sources("benchkit", "*.txt")
         | _sources("plugins", "*.py")
         | {"benchkit/py.typed"}
     )

@@ -14,7 +14,8 @@ import torch
 from helpers.stores import POOLED, TOKENS, WORDS, Store, encoder, sentences
 
 from benchkit.errors import UserError
-from benchkit.store.features import FeatureSettings, FeatureStore, cache_root
+from benchkit.store.features import FeatureSettings, FeatureStore
+from benchkit.store.place import cache_root
 
 
 @pytest.fixture

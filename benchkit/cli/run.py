@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 @click.option("--from-study", metavar="NAME",
               help="Train the best config of a study of benchkit tune, and the default, and compare.")  # fmt: skip
 @click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
-@click.option("--data", metavar="DIR", help="Folder with the tasks' data, or `demo`; default: the preset's.")
-@click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
+@click.option("--data", metavar="DIR",
+              help="Folder with the tasks' data, `hub` for what benchkit data fetch has fetched, or `demo`; default: "
+              "the preset's.")  # fmt: skip
+@click.option("--encoder", metavar="NAME|DIR",
+              help="An encoder's name, the id of one that benchkit encoders fetch has fetched, or a folder in the "
+              "Hugging Face layout.")  # fmt: skip
 @click.option("--phases", metavar="NAMES", help="pretrain (encoder frozen), finetune (everything trained), or both.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
@@ -138,7 +142,8 @@ def _run(session: Session, progress: Any) -> None:
     if plan.data == "demo":
         click.echo(
             "These data are synthetic and the encoder is small and random: a check that all works, not a finding. "
-            "Real data: benchkit run --preset paper --data DIR --encoder DIR"
+            "Real ones: benchkit data fetch all; benchkit encoders fetch ID; "
+            "benchkit run --preset paper --data hub --encoder ID"
         )
     _exit(outcome.records)
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A Python file with a head of yours; repeatable.")  # fmt: skip
 @click.option("--tasks", metavar="NAMES", help="Tasks to train together; default: the preset's.")
-@click.option("--data", metavar="DIR", help="Folder with the tasks' data, or `demo`; default: the preset's.")
+@click.option("--data", metavar="DIR", help="Folder with the tasks' data, `hub`, or `demo`; default: the preset's.")
 @click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
 @click.option("--phases", metavar="NAMES", help="Phases of a trial; default: pretrain, on features encoded once.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -19,7 +19,7 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"data folder {folder} {what}: give the folder that holds the tasks' files, or `demo`")
+        raise UserError(f"data folder {folder} {what}: give the folder that holds the tasks' files, or `hub` or `demo`")
 
 
 def find_splits(folder: Path, task: TaskSpec) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchkit.encoder.config import BertConfig
+from benchkit.encoder.distilbert import SEGMENTS, as_bert_config, as_bert_name
 from benchkit.encoder.model import MiniBert
 from benchkit.encoder.tokenizer import read_json
 from benchkit.errors import UserError
@@ -57,11 +58,13 @@ def read_model(folder: Path) -> MiniBert:
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise UserError(f"{folder}: no config.json; an encoder folder holds it, {' or '.join(WEIGHTS)}, and vocab.txt")
-    config = BertConfig.from_json(read_json(config_path), str(config_path))
+    config, distil = read_config(config_path, str(config_path))
     path = next((p for name in WEIGHTS if (p := folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
-    tensors = {_canonical(name): tensor for name, tensor in _read(path).items()}
+    tensors = {_canonical(as_bert_name(name) if distil else name): tensor for name, tensor in _read(path).items()}
+    if distil:  # nothing is added for a segment
+        tensors["embeddings.token_type_embeddings.weight"] = torch.zeros(SEGMENTS, config.hidden_size)
     has_pooler = "pooler.dense.weight" in tensors
     with torch.device("meta"):
         model = MiniBert(config, pooler=has_pooler)
@@ -79,6 +82,17 @@ def read_model(folder: Path) -> MiniBert:
         state[ours] = torch.cat([tensors[name].float() for name in theirs])
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True).eval()
+
+
+def read_config(path: Path, where: str) -> tuple[BertConfig, bool]:
+    """The shape that a `config.json` describes, and whether it is that of a DistilBERT.
+
+    Raises:
+        UserError: it cannot be read, or describes something that cannot be loaded; `where` names it.
+    """
+    values = read_json(path)
+    distil = values.get("model_type") == "distilbert"
+    return BertConfig.from_json(as_bert_config(values) if distil else values, where), distil
 
 
 def write_model(model: MiniBert, folder: Path) -> None:

@@ -63,7 +63,8 @@ class BertConfig:
         """
         kind = values.get("model_type", "bert")
         if kind != "bert":
-            raise UserError(f"{where}: model_type is {kind!r}; only 'bert' encoders can be loaded")
+            why = f" ({_OTHERS[kind]})" if kind in _OTHERS else ""
+            raise UserError(f"{where}: model_type is {kind!r}{why}; only 'bert' and 'distilbert' can be loaded")
         position = values.get("position_embedding_type", "absolute")
         if position != "absolute":
             raise UserError(f"{where}: position_embedding_type is {position!r}; only 'absolute' can be loaded")
@@ -78,6 +79,21 @@ class BertConfig:
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
 
+
+# What people try most, and why it is not a BERT.
+_OTHERS = {
+    "mpnet": "its attention has a relative position bias",
+    "roberta": "its word pieces and positions are counted in another way",
+    "xlm-roberta": "its word pieces and positions are counted in another way",
+    "albert": "its layers share their weights",
+    "electra": "its embeddings are projected",
+    "deberta": "its attention has relative positions",
+    "deberta-v2": "its attention has relative positions",
+    "modernbert": "its positions are rotary",
+    "nomic_bert": "its positions are rotary",
+    "new": "its positions are rotary",
+    "t5": "it is not an encoder alone",
+}
 
 # What a config.json must say itself: a default here would only surface later, as a shape that does not fit.
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from benchkit.encoder import Encoder, load_encoder
 from benchkit.errors import UserError, unknown
+from benchkit.hub.models import fetched_encoders, fetched_folder
 from benchkit.plugins import Plugins
+
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # what can be a repository's name
 
 
 def open_encoder(name: str, plugins: Plugins) -> Encoder:
-    """A plugin's encoder by name, a folder, or a folder's name inside `$BENCHKIT_WEIGHTS`.
+    """A plugin's encoder by name, a folder, a folder's name inside `$BENCHKIT_WEIGHTS`, or the id of a fetched one.
 
     Raises:
         UserError: there is no such thing, or the checkpoint is not usable.
@@ -20,11 +24,15 @@ def open_encoder(name: str, plugins: Plugins) -> Encoder:
         return _made(name, plugins)
     folder = find_folder(name)
     if folder is None:
+        fetch = f"; if it is on Hugging Face: benchkit encoders fetch {name}" if _ID.fullmatch(name) else ""
         if "/" in name or os.sep in name:
-            raise UserError(f"no encoder at {name}: give a folder with config.json, model.safetensors and vocab.txt")
-        known = [*plugins.encoders, *_weights_names()]
+            raise UserError(
+                f"no encoder at {name}: give a folder with config.json, model.safetensors and vocab.txt{fetch}"
+            )
+        known = [*plugins.encoders, *(folder.name for folder in weights_folders()), *fetched_encoders()]
         raise UserError(
-            f"{unknown('encoder', name, known)}; or give a folder with config.json, model.safetensors and vocab.txt"
+            f"{unknown('encoder', name, known)}; or give a folder with config.json, model.safetensors and "
+            f"vocab.txt{fetch}"
         )
     return load_encoder(folder)
 
@@ -48,11 +56,13 @@ def find_folder(name: str) -> Path | None:
     """The folder that an encoder name stands for, or None."""
     weights = os.environ.get("BENCHKIT_WEIGHTS")
     places = [Path(name).expanduser(), *([Path(weights) / name] if weights else [])]
-    return next((place.resolve() for place in places if place.is_dir()), None)
+    found = next((place.resolve() for place in places if place.is_dir()), None)
+    return found or fetched_folder(name)
 
 
-def _weights_names() -> list[str]:
+def weights_folders() -> list[Path]:
+    """The encoders in `$BENCHKIT_WEIGHTS`."""
     weights = os.environ.get("BENCHKIT_WEIGHTS")
     if not weights or not Path(weights).is_dir():
         return []
-    return sorted(each.name for each in Path(weights).iterdir() if (each / "config.json").is_file())
+    return sorted(each for each in Path(weights).iterdir() if (each / "config.json").is_file())

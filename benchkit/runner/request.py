@@ -13,6 +13,7 @@ import torch
 from benchkit.encoder import Encoder, resolve_precision
 from benchkit.errors import UserError, unknown
 from benchkit.head import HeadSpec
+from benchkit.hub.sets import HUB, hub_folder
 from benchkit.plugins import Plugins
 from benchkit.protocol import Protocol, load_file, load_preset, override, parse_settings
 from benchkit.runner.cell import Cell, Execution, identity_of, key_of
@@ -90,7 +91,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         protocol=protocol,
         # A worker may be started in another folder.
         encoder=str(folder) if folder else encoder,
-        data=data if data == "demo" else str(Path(data).expanduser().resolve()),
+        data=data if data == "demo" else str(data_folder(data, protocol.tasks)),
         heads=heads,
         head_files=tuple(str(path.resolve()) for path in request.head_files),
         configs=configs,
@@ -104,6 +105,15 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=request.jobs or _jobs(device, request.threads),
     )
+
+
+def data_folder(name: str, tasks: Sequence[str]) -> Path:
+    """What `--data` means: a folder, or `hub` for all that `benchkit data fetch` has fetched (`./hub` is a folder).
+
+    Raises:
+        UserError: `hub`, and one of the tasks has not been fetched.
+    """
+    return hub_folder(tasks) if name == HUB else Path(name).expanduser().resolve()
 
 
 def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:

@@ -18,7 +18,8 @@ from benchkit.runner.executor import Executor, InProcess, LocalProcesses
 from benchkit.runner.request import Plan, Request, make_cells, resolve
 from benchkit.runner.workspace import Workspace, feature_settings
 from benchkit.store.cells import CellStore
-from benchkit.store.features import FeatureSettings, cache_root
+from benchkit.store.features import FeatureSettings
+from benchkit.store.place import cache_root
 from benchkit.task import TaskSpec
 
 _SHOWN = 5  # broken rows of a split

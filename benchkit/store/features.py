@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -58,13 +57,6 @@ class FeatureSettings:
     def apart(self) -> int:
         """How many layers are kept apart; 0 where they are side by side."""
         return len(self.layers) if self.reads == "layers" else 0
-
-
-def cache_root() -> Path:
-    """Where features are kept: $BENCHKIT_CACHE, else $XDG_CACHE_HOME/benchkit, else ~/.cache/benchkit."""
-    if own := os.environ.get("BENCHKIT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "benchkit"
 
 
 class FeatureStore:

@@ -12,7 +12,7 @@ from benchkit.plugins import load_plugins
 from benchkit.runner.execute import Emit
 from benchkit.runner.request import Request
 from benchkit.runner.workspace import Workspace
-from benchkit.store.features import cache_root
+from benchkit.store.place import cache_root
 from benchkit.tune.claims import load
 from benchkit.tune.final import Final, fresh_seeds, retrain, write_protocols
 from benchkit.tune.storage import Storage, absolute, open_storage
