@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchkit.encoder.layout import Layout
+from benchkit.encoder.layout import Layout, send
 from benchkit.encoder.model import MiniBert
 from benchkit.encoder.pooling import pool
 from benchkit.encoder.tokenizer import Tokenized
@@ -28,7 +28,7 @@ def gather(tokenized: Tokenized, rows: Tensor, device: torch.device, padded: boo
     ends = lengths.cumsum(0)
     shift = (tokenized.offsets[rows] - ends + lengths).repeat_interleave(lengths)
     where = shift + torch.arange(len(shift))
-    both = torch.stack([tokenized.ids[where], tokenized.segments[where].int()]).to(device, non_blocking=True)
+    both = send(torch.stack([tokenized.ids[where], tokenized.segments[where].int()]), device)
     return Batch(both[0], both[1], Layout(lengths, device, padded))
 
 

@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device` of a tensor on the CPU; to a GPU without waiting for what it is at."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True)
 class Group:
     """Neighbouring sentences of one length: a packed slice that is a `(rows, time, hidden)` view."""
@@ -34,7 +41,8 @@ class Layout:
         lengths: (rows,) int64 on the CPU, sorted: the fewer groups, the faster.
         device: where the packed tensors are.
         padded: attention and pooling pad to the longest sentence (a few large kernels: GPUs) and mask, instead of
-            going through the groups (no work on padding: CPUs). Everything else is packed in either case.
+            going through the groups (no work on padding: CPUs). Everything else is packed in either case, and attention
+            too where a GPU has a kernel for it (`varlen`).
     """
 
     def __init__(self, lengths: Tensor, device: torch.device | str = "cpu", padded: bool = False) -> None:
@@ -46,8 +54,8 @@ class Layout:
         within = torch.arange(self.total) - starts.repeat_interleave(lengths)
         # One transfer to the device for all three.
         slots = (torch.arange(self.rows) * self.longest).repeat_interleave(lengths) + within
-        self.positions, self.slots = torch.stack([within, slots]).to(self.device, non_blocking=True)
-        self.starts = starts.to(self.device, non_blocking=True)
+        self.positions, self.slots = send(torch.stack([within, slots]), self.device)
+        self.starts = send(starts, self.device)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -57,6 +65,12 @@ class Layout:
             groups.append(Group(row, rows, token, time))
             row, token = row + rows, token + rows * time
         return tuple(groups)
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """(rows + 1,) int32: where each sentence starts, and where the last ends."""
+        ends = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])
+        return send(ends.int(), self.device)
 
     @cached_property
     def mask(self) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchkit.encoder.config import ACTIVATIONS, BertConfig
 from benchkit.encoder.layout import Layout
+from benchkit.encoder.varlen import attend_packed, usable
 
 
 class MiniBert(nn.Module):
@@ -102,6 +103,8 @@ def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
     """Self-attention within each sentence: (total, 3 * hidden) to (total, hidden)."""
     total, hidden = len(qkv), qkv.shape[1] // 3
     qkv = qkv.view(total, 3, heads, -1)
+    if layout.padded and usable(qkv, dropout):
+        return attend_packed(qkv, layout).flatten(1)
     if layout.padded:
         q, k, v = layout.pad(qkv).permute(2, 0, 3, 1, 4)  # rows heads time dim
         mixed = F.scaled_dot_product_attention(q, k, v, layout.mask[:, None, None], dropout)

@@ -53,17 +53,52 @@ def stream(
 
     @torch.inference_mode()
     def encode(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        pooled, pieces = compute(model, gather(tokenized, rows, device, not on_cpu), pooling, layers, tokens)
-        return pooled.cpu(), None if pieces is None else pieces.cpu()
+        return compute(model, gather(tokenized, rows, device, not on_cpu), pooling, layers, tokens)
 
-    for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else None):
+    def start(part: slice) -> Callable[[], EncodedChunk]:
+        """Encode a chunk; on a GPU, ask for it. Returns what waits for it."""
         rows = order[part]
         packs = [rows[pack] for pack in _cut(lengths[part], None, CPU_PACK if on_cpu else GPU_PACK)]
         with _map_over_cores(on_cpu) as map_over_cores:
             pooled, pieces = zip(*map_over_cores(encode, packs), strict=True)
-        kept = [piece for piece in pieces if piece is not None]
-        # Copies leave inference mode: they may take part in training.
-        yield EncodedChunk(rows, torch.cat(pooled).clone(), torch.cat(kept).clone() if kept else None, lengths[part])
+        finish = fetch(torch.cat(pooled), torch.cat(pieces) if tokens else None)
+        return lambda: EncodedChunk(rows, *finish(), lengths[part])
+
+    chunks = map(start, _cut(lengths, chunk, CHUNK_TOKENS if tokens else None))
+    yield from (finish() for finish in chunks) if on_cpu else one_ahead(chunks)
+
+
+def fetch(pooled: Tensor, pieces: Tensor | None) -> Callable[[], tuple[Tensor, Tensor | None]]:
+    """Copy to the CPU without waiting; returns what waits for it. The copies may take part in training."""
+    if not pooled.is_cuda:
+        return lambda: (pooled.cpu().clone(), None if pieces is None else pieces.cpu().clone())
+    found = [
+        None if each is None else torch.empty_like(each, device="cpu", pin_memory=True) for each in (pooled, pieces)
+    ]
+    for source, into in zip((pooled, pieces), found, strict=True):
+        if source is not None and into is not None:
+            into.copy_(source, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(pooled.device))
+
+    def wait() -> tuple[Tensor, Tensor | None]:
+        done.synchronize()
+        first, second = (None if each is None else each.clone() for each in found)
+        assert first is not None
+        return first, second
+
+    return wait
+
+
+def one_ahead(started: Iterator[Callable[[], A]]) -> Iterator[A]:
+    """Results in order, each waited for only when the next has been started."""
+    waiting: Callable[[], A] | None = None
+    for finish in started:
+        if waiting is not None:
+            yield waiting()
+        waiting = finish
+    if waiting is not None:
+        yield waiting()
 
 
 def _cut(lengths: Tensor, rows: int | None, tokens: int | None) -> Iterator[slice]:

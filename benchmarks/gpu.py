@@ -1,0 +1,300 @@
+"""What a GPU makes of benchkit: is it right there, and how fast? Called by `gpu.sh`, which sets up what it needs.
+
+`python benchmarks/gpu.py FOLDER [--smoke]` writes `README.md`, `numbers.json` and `environment.json` into FOLDER. Each
+part stands alone: one that fails is a row with its error, and the exit code is 1. With `--smoke`, or without a GPU, all
+run in small: a check that the script works, not a measurement. Data and weights are made up; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from made_up import LENGTHS, SHAPES, config_of, make_encoder, make_head, make_work
+from torch import Tensor, nn
+
+from benchkit.encoder import Encoder, Tokenized, resolve_precision
+from benchkit.encoder.batch import compute, gather
+from benchkit.features import Pooled
+from benchkit.protocol import Phase
+from benchkit.store.features import FeatureSettings
+from benchkit.store.memory import encode_table
+from benchkit.train.adamw import AdamW
+from benchkit.train.loop import State, Work, take_step, train_phase
+from benchkit.train.readers import LiveReader, StoredReader
+
+# The report's rows: train and dev of each task.
+ROWS = {
+    "sst": {"train": 8544, "dev": 1101},
+    "quora": {"train": 8544, "dev": 20212},
+    "sts": {"train": 6040, "dev": 863},
+}
+STEPS, EPOCHS = 1068 + 1068 + 755, 25  # of its phase 2: steps an epoch at batch 8
+# Nominal dense bf16 FLOP/s, by what a device's name contains.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "RTX 4090": 165e12}
+TABLES = {"correct": "Correctness", "H1": "H1", "H2": "H2", "H3": "H3", "H4": "H4", "H56": "H5 and H6"}
+
+Row = dict[str, Any]
+
+
+class Setting:
+    """Where to measure, and at which size."""
+
+    def __init__(self, smoke: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.smoke = smoke or self.device.type == "cpu"
+        self.base, self.small = ("tiny", "tiny") if self.smoke else ("base", "6x384")
+        share = 100 if self.smoke else 1
+        self.rows = {name: {split: count // share for split, count in rows.items()} for name, rows in ROWS.items()}
+
+    def seconds(self, call: Callable[[], Any], repeats: int = 3) -> float:
+        """Least wall-clock time of a few calls, all that was asked of the device included, after one to warm up."""
+        found = []
+        for _ in range(1 + repeats):
+            self.wait()
+            started = time.perf_counter()
+            call()
+            self.wait()
+            found.append(time.perf_counter() - started)
+        return min(found[1:])
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def correct(setting: Setting) -> Iterator[Row]:
+    """The device against the CPU's exact-length groups, fp32, dropout off, then bf16."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    _, tokenized = data(setting, 20)
+    rows = torch.arange(min(60, len(tokenized)))
+    results: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for device, padded in ((torch.device("cpu"), False), (setting.device, True)):
+        encoder = make_encoder(config_of(setting.base), device)
+        pooled, _ = compute(encoder.model, gather(tokenized, rows, device, padded), "mean", (2,), False)
+        torch.autograd.backward(pooled.square().sum())
+        grads = {name: p.grad.cpu() for name, p in encoder.model.named_parameters() if p.grad is not None}
+        results.append((pooled.detach().cpu(), grads))
+    (exact, expected), (found, grads) = results
+    yield check("forward, fp32: largest error over largest value", relative(found, exact), 1e-4)
+    yield check("gradients, fp32", max(relative(grads[name], expected[name]) for name in expected), 1e-2)
+    chunks = list(encoder.encode_chunks(tokenized, layers=(2,), precision="bf16"))
+    rough = torch.empty(len(tokenized), encoder.hidden)
+    for chunk in chunks:
+        rough[chunk.rows] = chunk.pooled
+    worst = float(torch.cosine_similarity(rough[rows], exact).min())
+    yield check("encoding, bf16: 1 - least cosine", 1 - worst, 1e-2)
+
+
+def check(what: str, value: float, limit: float) -> Row:
+    if not value <= limit:
+        raise ArithmeticError(f"{what}: {value:.3g} is above {limit:g}")
+    return {"what": what, "value": f"{value:.2g}", "target": f"≤ {limit:g}"}
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).abs().max() / exact.abs().max().clamp_min(1e-6))
+
+
+def encoding(setting: Setting) -> Iterator[Row]:
+    """H1: BERT-base from stored word pieces to pooled vectors in memory."""
+    _, tokenized = data(setting)
+    encoder = make_encoder(config_of(setting.base), setting.device)
+    precision = resolve_precision("auto", setting.device)
+    settings = FeatureSettings(pooling="mean", precision=precision)
+    seconds = setting.seconds(lambda: encode_table(encoder, tokenized, settings))
+    work = flops(setting.base, tokenized)
+    yield {"what": f"encode, {precision}, sentences/s", "value": f"{len(tokenized) / seconds:,.0f}", "target": ""}
+    yield {"what": "real word pieces/s", "value": f"{int(tokenized.offsets[-1]) / seconds:,.0f}", "target": ""}
+    yield {"what": "TFLOP/s over real word pieces", "value": f"{work / seconds / 1e12:.2f}", "target": ""}
+    name = torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else ""
+    for peak in (value for part, value in PEAKS.items() if part in name):
+        yield {"what": "share of nominal bf16 peak", "value": f"{work / seconds / peak:.1%}", "target": "40 % (55 %)"}
+        break
+    if setting.smoke:
+        return
+    size = 8192
+    matrix = torch.randn(size, size, device=setting.device, dtype=torch.bfloat16)
+    best = 2 * size**3 / setting.seconds(lambda: matrix @ matrix)
+    share = work / seconds / best
+    yield {
+        "what": f"share of a {size}³ bf16 product's {best / 1e12:.2f} TFLOP/s",
+        "value": f"{share:.1%}",
+        "target": "",
+    }
+
+
+def flops(shape: str, tokenized: Tokenized) -> float:
+    """Multiplications and additions of all real word pieces, attention included, embeddings and norms not."""
+    layers, hidden, _ = SHAPES[shape]
+    total, squares = float(tokenized.offsets[-1]), float(tokenized.lengths.double().square().sum())
+    return layers * (24 * hidden**2 * total + 4 * hidden * squares)
+
+
+def strings(setting: Setting) -> Iterator[Row]:
+    """H2: the demo's texts through an encoder's whole path, against sentence-transformers where it is installed."""
+    from peers import sentence_transformers  # what it needs may not be installed
+
+    yield from sentence_transformers(setting)
+
+
+def frozen(setting: Setting) -> Iterator[Row]:
+    """H3: encoded once, then ten epochs of phase 1 with dev evaluation, a head at a time."""
+    began = time.perf_counter()
+    table, work = encoded(setting)
+    setting.wait()
+    spent = time.perf_counter() - began
+    yield {"what": "encode train and dev (encoder made and moved included)", "value": f"{spent:.2f} s", "target": ""}
+    for name in ("baseline", "recurrent", "cnn"):
+        began = time.perf_counter()
+        modules = nn.ModuleDict({"head": make_head(name, work, table.width)})
+        train_phase(work, modules, StoredReader(table), State("pretrain"), lambda state: None)
+        setting.wait()
+        row = {"what": f"{name}, {work.settings.epochs} epochs with dev", "target": "3 s (1.5 s)"}
+        yield row | {"value": f"{time.perf_counter() - began:.2f} s"}
+
+
+def search(setting: Setting) -> Iterator[Row]:
+    """H4: trials of a head one after another; what many at once must beat."""
+    table, work = encoded(setting)
+    trials = 2 if setting.smoke else 5
+    began = time.perf_counter()
+    for _ in range(trials):
+        modules = nn.ModuleDict({"head": make_head("baseline", work, table.width)})
+        train_phase(work, modules, StoredReader(table), State("pretrain"), lambda state: None)
+    setting.wait()
+    each = (time.perf_counter() - began) / trials
+    yield {"what": f"a trial of baseline, one after another (mean of {trials})", "value": f"{each:.2f} s", "target": ""}
+    yield {"what": "fifty of them", "value": f"{50 * each:.1f} s", "target": "5 s (2 s)"}
+
+
+def fine_tuning(setting: Setting) -> Iterator[Row]:
+    """H5, H6: from rounds of three tasks at batch 8 to the report's whole phase 2, evaluation apart."""
+    settings = Phase(epochs=1, batch_size=8, learning_rate=1e-6)
+    rounds = 4 if setting.smoke else 60
+    sizes = {name: {"train": 8 * rounds} for name in LENGTHS}
+    work, tokenized = make_work(sizes, "finetune", settings, "round_robin", setting.device)
+    autocast = resolve_precision("auto", setting.device) == "bf16"
+    work = Work(**{**vars(work), "autocast": autocast})
+    encoder = make_encoder(config_of(setting.base), setting.device)
+    head = make_head("baseline", work, encoder.hidden)
+    modules, reader = nn.ModuleDict({"head": head, "encoder": encoder.model}).train(), live(encoder, tokenized)
+    batches = list(work.order.epoch(1))
+    for together, target in ((1, "150 s (110 s)"), (3, "60 s (45 s)")):
+        optimizer = AdamW(modules.parameters(), 0.01)
+
+        def go() -> None:
+            for start in range(0, len(batches), together):  # noqa: B023
+                take_step(work, modules, reader, optimizer, batches[start : start + together], 1e-6)  # noqa: B023
+
+        step = setting.seconds(go, 2) / (len(batches) / together)
+        steps = -(-STEPS // together)
+        kind, precision = ("a step a task", "summed step")[together == 3], "bf16" if autocast else "fp32"
+        yield {"what": f"{kind}, {precision}, ms", "value": f"{1e3 * step:.1f}", "target": ""}
+        row = {"what": f"{kind}: {EPOCHS} epochs of {steps} steps", "target": target}
+        yield row | {"value": f"{EPOCHS * steps * step:,.1f} s"}
+
+
+def data(setting: Setting, rows: int | None = None) -> tuple[Work, Tokenized]:
+    sizes = {name: {"train": rows} for name in LENGTHS} if rows else setting.rows
+    return make_work(sizes, "pretrain", Phase(epochs=2 if setting.smoke else 10), "proportional", setting.device)
+
+
+def encoded(setting: Setting) -> tuple[Any, Work]:
+    work, tokenized = data(setting)
+    encoder = make_encoder(config_of(setting.base), setting.device)
+    settings = FeatureSettings(pooling="cls", precision=resolve_precision("auto", setting.device))
+    return encode_table(encoder, tokenized, settings).to(setting.device), work
+
+
+def live(encoder: Encoder, tokenized: Tokenized) -> LiveReader:
+    settings = FeatureSettings(pooling="cls")
+    return LiveReader(
+        encoder, tokenized, settings, Pooled, True, lambda rows: encode_table(encoder, tokenized.select(rows), settings)
+    )
+
+
+PARTS = {
+    "correct": correct,
+    "H1": encoding,
+    "H2": strings,
+    "H3": frozen,
+    "H4": search,
+    "H56": fine_tuning,
+}
+
+
+def environment(setting: Setting) -> Row:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    names = ("torch", "numpy", "tokenizers", "transformers", "sentence-transformers", "flash-attn")
+    found = {each.metadata["Name"].lower(): each.version for each in metadata.distributions() if each.metadata["Name"]}
+    result: Row = {
+        "commit": commit,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {name: found.get(name, "not installed") for name in names},
+        "smoke": setting.smoke,
+        "device": setting.device.type,
+    }
+    if setting.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(setting.device)
+        result["gpu"] = {"name": properties.name, "bytes": properties.total_memory, "cuda": torch.version.cuda}
+        result["others"] = sh("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
+        result["clocks"] = sh("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader")
+    return result
+
+
+def sh(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return "not known"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the tables go")
+    parser.add_argument("--smoke", action="store_true", help="all parts in small")
+    args = parser.parse_args()
+    setting = Setting(args.smoke)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    around, numbers, failures = environment(setting), {}, 0
+    (args.folder / "environment.json").write_text(json.dumps(around, indent=2) + "\n", encoding="utf-8")
+    for name, part in PARTS.items():
+        started, rows = time.perf_counter(), []
+        try:
+            for row in part(setting):
+                rows.append(row | {"target": "" if setting.smoke and name != "correct" else row["target"]})
+                print(f"{name:8}{row['what']:60}{row['value']:>14}  {rows[-1]['target']}", flush=True)
+        except Exception as error:  # noqa: BLE001  (the other parts are worth having)
+            traceback.print_exc()
+            failures += 1
+            rows.append({"what": "FAILED", "value": f"{type(error).__name__}: {error}", "target": ""})
+        numbers[name] = {"rows": rows, "seconds": round(time.perf_counter() - started, 1)}
+        write(args.folder, around, numbers)  # after each part: a run that is cut short leaves what it has
+    return int(failures > 0)
+
+
+def write(folder: Path, around: Row, numbers: dict[str, Row]) -> None:
+    (folder / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    where = around.get("gpu", {}).get("name", "CPU")
+    lines = [f"# {where}{', in small: a check of the script, no measurement' if around['smoke'] else ''}\n"]
+    lines.append(f"torch {around['versions']['torch']}, commit `{around['commit'][:12]}`; targets: reach (stretch).")
+    for name, part in numbers.items():
+        lines += [f"\n## {TABLES[name]}\n", "| what | value | target |", "|---|---:|---:|"]
+        lines += [f"| {row['what']} | {row['value']} | {row['target']} |" for row in part["rows"]]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
