@@ -244,3 +244,21 @@ def holm(values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(known) - rank) * value))
         corrected[place] = highest
     return corrected
+
+
+def power(value: float, seed_variance: float, example_variance: float, seeds: int, freedom: float) -> float:
+    """How often a true difference would be found (p < 0.05), with variances as in `Difference`.
+
+    An approximation: as if the standard error and its degrees of freedom were known.
+    """
+    from scipy.special import nctdtr, ndtr, stdtrit
+
+    error, df = standard_error(seed_variance, example_variance, seeds, freedom)
+    if error == 0:
+        return float(value != 0)
+    shift, df = abs(value) / error, min(df, 1e6)
+    limit = float(stdtrit(df, 0.975))
+    if shift - limit > 8:  # beyond what the series of the noncentral t is good for
+        return 1.0
+    below = nctdtr(df, shift, limit) if df < 1e4 else ndtr(limit - shift)
+    return float(1 - below)
