@@ -10,7 +10,9 @@ import benchkit
 from benchkit.cli.data import data
 from benchkit.cli.encoders import encoders
 from benchkit.cli.heads import heads
+from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
+from benchkit.cli.report import report
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -28,6 +30,8 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(report)
+cli.add_command(plan)
 cli.add_command(data)
 cli.add_command(encoders)
 cli.add_command(heads)
