@@ -8,8 +8,10 @@ import click
 
 import benchkit
 from benchkit.cli.data import data
+from benchkit.cli.export import export
 from benchkit.cli.heads import heads
 from benchkit.cli.plugins import plugins
+from benchkit.cli.predict import predict
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -27,6 +29,8 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(predict)
+cli.add_command(export)
 cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)
