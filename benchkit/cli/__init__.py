@@ -7,6 +7,7 @@ import sys
 import click
 
 import benchkit
+from benchkit.cli.cache import cache
 from benchkit.cli.data import data
 from benchkit.cli.export import export
 from benchkit.cli.heads import heads
@@ -34,6 +35,7 @@ cli.add_command(export)
 cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)
+cli.add_command(cache)
 
 
 def main() -> None:

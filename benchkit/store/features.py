@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from benchkit.features import Pooled, Tokens
 from benchkit.settings import plain
 from benchkit.store.atomic import write_atomic, writing
 from benchkit.store.locks import locked
+from benchkit.store.root import FEATURES, mark_used
+from benchkit.store.root import cache_root as cache_root
 from benchkit.store.segments import BadSegment, Segment, digest, open_segment, write_segment
 from benchkit.store.table import FeatureTable, Report, assemble
 
@@ -58,13 +59,6 @@ class FeatureSettings:
     def apart(self) -> int:
         """How many layers are kept apart; 0 where they are side by side."""
         return len(self.layers) if self.reads == "layers" else 0
-
-
-def cache_root() -> Path:
-    """Where features are kept: $BENCHKIT_CACHE, else $XDG_CACHE_HOME/benchkit, else ~/.cache/benchkit."""
-    if own := os.environ.get("BENCHKIT_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "benchkit"
 
 
 class FeatureStore:
@@ -117,12 +111,13 @@ class FeatureStore:
         if bad or not _described(folder, identity) or not distinct.keys() <= _stored(segments):
             say = partial(self._log, f"another process encodes into {folder}: waiting for it")
             with locked(folder / "lock", wait=True, on_wait=say):
-                self._repair(folder, identity)
+                self._repair(folder, identity, encoder.name)
                 segments, _ = self._open(folder, key)  # another process may have encoded them meanwhile
                 stored = _stored(segments)
                 encoded = len(distinct.keys() - stored)
                 self._encode(folder, key, encoder, distinct, stored, settings, progress)
                 segments, _ = self._open(folder, key)
+        mark_used(folder)
         report = Report(len(distinct) - encoded, encoded, time.perf_counter() - began)
         return assemble(digests, segments, encoder.hidden * len(settings.layers), report, settings.apart)
 
@@ -188,7 +183,7 @@ class FeatureStore:
                 raise UserError(f"cannot read {path}: {error.strerror}; remove it or set BENCHKIT_CACHE") from error
         return sound, bad
 
-    def _repair(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def _repair(self, folder: Path, identity: Mapping[str, Any], name: str) -> None:
         """Remove bad segments and write `settings.json` where it is not right; under the folder's lock."""
         _, bad = self._open(folder, _hash(identity))
         for path, why in bad.items():
@@ -199,7 +194,7 @@ class FeatureStore:
             path = folder / "settings.json"
             if path.exists():
                 self._log(f"{path} was damaged: written again")
-            text = json.dumps({**identity, "written_by": {"torch": torch.__version__}}, indent=2)
+            text = json.dumps({**identity, "written_by": {"torch": torch.__version__, "encoder": name}}, indent=2)
             write_atomic(path, text.encode() + b"\n")
 
     def _identity(self, encoder: Encoder, settings: FeatureSettings) -> dict[str, Any]:
@@ -213,7 +208,7 @@ class FeatureStore:
         }
 
     def _folder(self, key: str) -> Path:
-        return self.root / "features" / key
+        return self.root / FEATURES / key
 
 
 def encoder_source() -> str:
