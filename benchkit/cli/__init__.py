@@ -9,6 +9,7 @@ import click
 import benchkit
 from benchkit.cli.cache import cache
 from benchkit.cli.data import data
+from benchkit.cli.doctor import doctor
 from benchkit.cli.export import export
 from benchkit.cli.heads import heads
 from benchkit.cli.plugins import plugins
@@ -36,6 +37,7 @@ cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)
 cli.add_command(cache)
+cli.add_command(doctor)
 
 
 def main() -> None:
