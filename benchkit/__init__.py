@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchkit.head import HeadSpec as HeadSpec
     from benchkit.head import option as option
     from benchkit.hookspecs import hookimpl as hookimpl
+    from benchkit.predict.exported import load_exported as load_exported
     from benchkit.record import Record as Record
     from benchkit.task import Example as Example
     from benchkit.task import Metric as Metric
@@ -42,6 +43,7 @@ _HOME = {
     "HeadSpec": "benchkit.head",
     "option": "benchkit.head",
     "hookimpl": "benchkit.hookspecs",
+    "load_exported": "benchkit.predict.exported",
     "Record": "benchkit.record",
     "Example": "benchkit.task",
     "Metric": "benchkit.task",

@@ -25,8 +25,8 @@ LAYERS = (
     {"store", "controls"},
     {"train", "hub"},
     {"runner"},
-    {"report", "describe"},
-    {"tune"},
+    {"report", "describe", "predict"},
+    {"tune", "doctor"},
     {"api", "cli"},
     {"__main__"},
 )

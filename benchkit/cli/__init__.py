@@ -7,11 +7,15 @@ import sys
 import click
 
 import benchkit
+from benchkit.cli.cache import cache
 from benchkit.cli.data import data
+from benchkit.cli.doctor import doctor
 from benchkit.cli.encoders import encoders
+from benchkit.cli.export import export
 from benchkit.cli.heads import heads
 from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
+from benchkit.cli.predict import predict
 from benchkit.cli.report import report
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
@@ -32,10 +36,14 @@ cli.add_command(run)
 cli.add_command(tune)
 cli.add_command(report)
 cli.add_command(plan)
+cli.add_command(predict)
+cli.add_command(export)
 cli.add_command(data)
 cli.add_command(encoders)
 cli.add_command(heads)
 cli.add_command(plugins)
+cli.add_command(cache)
+cli.add_command(doctor)
 
 
 def main() -> None:

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per cell.")
 @click.option("--feature-cache/--no-feature-cache", default=True,
               help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
+@click.option("--keep-encoder", is_flag=True,
+              help="Also store each fine-tuned encoder, as large as it is, to predict with it.")  # fmt: skip
 @click.option(
     "--dry-run",
     is_flag=True,

@@ -54,6 +54,7 @@ class Cell:
         encoder, data: names or folders, as the process that runs the cell can open them.
         head_files: files with heads that are not installed.
         identity: everything that can change the numbers, by part; what `key` is the hash of.
+        keep_encoder: store the encoder that a fine-tuning cell trained along; of no consequence for its numbers.
         splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
             without `test` cannot be scored on it.
     """
@@ -69,6 +70,7 @@ class Cell:
     head_files: tuple[str, ...]
     identity: Mapping[str, Any]
     splits: tuple[str, ...] = SPLITS
+    keep_encoder: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -85,6 +87,11 @@ class Cell:
                 "splits": tuple(values["splits"]),
             }
         )
+
+    @property
+    def keeps_encoder(self) -> bool:
+        """Whether there will be an encoder to keep, and it is to be kept."""
+        return self.keep_encoder and "finetune" in self.protocol.phases
 
     @property
     def label(self) -> str:

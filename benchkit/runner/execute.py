@@ -20,8 +20,9 @@ from benchkit.parameters import parameter_counts
 from benchkit.record import CurvePoint, PhaseResult, Record
 from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
-from benchkit.runner.outcome import failed, finished
+from benchkit.runner.outcome import failed, finished, result_of
 from benchkit.runner.scoring import Exploration, Predictions, score_splits
+from benchkit.runner.threads import threads
 from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.store.cells import CellStore
 from benchkit.store.features import FeatureSettings
@@ -46,11 +47,11 @@ def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> R
     """
     waiting = {"event": "log", "line": f"{cell.label}: another run is working on this cell; waiting for its result"}
     with store.lock(cell.key, on_wait=lambda: emit(waiting)):
-        done = store.load(cell.key)
-        if done is not None and done.status != "failed":
+        done = result_of(cell, store)
+        if done is not None:
             return done
         try:
-            with _threads(cell.execution.threads):
+            with threads(cell.execution.threads):
                 return _Run.open(cell, workspace, store, emit).finish()
         except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
             record = failed(cell, error)
@@ -75,7 +76,7 @@ def explore(cell: Cell, workspace: Workspace, watch: Watch) -> Exploration:
     """
     if "test" in cell.splits:
         raise ValueError(f"a cell that is tried out must be blind to test, this one may look at {cell.splits}")
-    with _threads(cell.execution.threads):
+    with threads(cell.execution.threads):
         return _Run.open(cell, workspace, None, lambda event: None).explore(watch)
 
 
@@ -160,6 +161,7 @@ class _Run:
                     break
                 self._checkpoint(done, None, predictions)
             weights = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+            encoder = self._trained_encoder()
         record = finished(
             self.cell,
             self.workspace.data(self.cell.data, self.cell.protocol),
@@ -169,7 +171,7 @@ class _Run:
             diverged=diverged,
             collapses=[reason for task in self.tasks.values() if (reason := predictions.collapse(task))],
         )
-        self.store.save(record, predictions.columns(), weights)
+        self.store.save(record, predictions.columns(), weights, encoder)
         return self.store.load(self.cell.key) or record
 
     def _phase(self, phase: str, state: State, done: list[PhaseResult]) -> tuple[PhaseResult, Predictions, str]:
@@ -279,6 +281,12 @@ class _Run:
             self.encoder.model.load_state_dict(kept)
             self.encoder.eval()
 
+    def _trained_encoder(self) -> dict[str, Tensor] | None:
+        """A copy of the encoder's weights, where they are to be kept: the encoder itself goes back to what it was."""
+        if not self.cell.keeps_encoder:
+            return None
+        return {name: value.detach().clone() for name, value in self.encoder.model.state_dict().items()}
+
     def _loss(self, task: TaskSpec) -> Loss:
         return task.losses[self._loss_name(task)]
 
@@ -289,13 +297,3 @@ class _Run:
         labels = self.corpus.parts[task.name, "train"].labels
         assert labels is not None
         return baseline_loss(task, self._loss_name(task), labels.numpy())
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

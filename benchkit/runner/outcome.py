@@ -14,6 +14,18 @@ from benchkit.record import PhaseResult, Record, Status
 from benchkit.runner.cell import Cell
 from benchkit.runner.environment import environment, peak_memory
 from benchkit.runner.workspace import Data
+from benchkit.store.cells import CellStore
+
+
+def result_of(cell: Cell, store: CellStore) -> Record | None:
+    """The record of a cell that need not run.
+
+    A failed one is tried again, and so is one whose encoder is to be kept and was not.
+    """
+    done = store.load(cell.key)
+    if done is None or done.status == "failed" or (cell.keeps_encoder and not store.has_encoder(cell.key)):
+        return None
+    return done
 
 
 def finished(

@@ -43,6 +43,7 @@ class Request:
     jobs: int = 0
     threads: int = 1
     feature_cache: bool = True
+    keep_encoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Plan:
     execution: Execution
     out: Path
     jobs: int
+    keep_encoder: bool = False
 
 
 def resolve(request: Request, plugins: Plugins) -> Plan:
@@ -86,7 +88,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
     if not data:
         raise UserError(f"the protocol {protocol.name!r} names no data: use --data with a folder, or --data demo")
     folder = None if encoder in plugins.encoders else find_folder(encoder)
-    device = _device(request.device)
+    device = choose_device(request.device)
     return Plan(
         protocol=protocol,
         # A worker may be started in another folder.
@@ -104,6 +106,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         ),
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=request.jobs or _jobs(device, request.threads),
+        keep_encoder=request.keep_encoder,
     )
 
 
@@ -141,6 +144,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 execution=plan.execution,
                 head_files=plan.head_files,
                 identity=identity,
+                keep_encoder=plan.keep_encoder,
             )
             cells.append(cell)
     return cells
@@ -179,7 +183,12 @@ def _protocol(request: Request, plugins: Plugins) -> Protocol:
     return replace(protocol, tasks=tuple(dict.fromkeys(protocol.tasks)))
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    Raises:
+        UserError: another name, or there is no CUDA device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

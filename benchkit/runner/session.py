@@ -15,6 +15,7 @@ from benchkit.record import Record
 from benchkit.runner.cell import Cell
 from benchkit.runner.execute import Emit, Event
 from benchkit.runner.executor import Executor, InProcess, LocalProcesses
+from benchkit.runner.outcome import result_of
 from benchkit.runner.request import Plan, Request, make_cells, resolve
 from benchkit.runner.workspace import Workspace, feature_settings
 from benchkit.store.cells import CellStore
@@ -71,8 +72,8 @@ class Session:
 
     def finished(self) -> dict[str, Record]:
         """Records of the cells that need not run, by key. Failed cells are tried again."""
-        found = {cell.key: self.store.load(cell.key) for cell in self.cells}
-        return {key: record for key, record in found.items() if record is not None and record.status != "failed"}
+        found = {cell.key: result_of(cell, self.store) for cell in self.cells}
+        return {key: record for key, record in found.items() if record is not None}
 
     def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
         """Run what is not done; every cell has a record afterwards. Without an executor the plan's jobs decide."""

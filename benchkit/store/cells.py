@@ -31,7 +31,8 @@ _LOG = logging.getLogger("benchkit")
 
 
 class CellStore:
-    """Cells under `root/<key>/`: record.json, predictions.parquet, weights.safetensors, checkpoint.pt.
+    """Cells under `root/<key>/`: record.json, predictions.parquet, weights.safetensors, checkpoint.pt; and
+    encoder.safetensors, where a fine-tuned encoder was kept.
 
     Processes may share a store. What is damaged counts as absent; `log` gets a line for it.
     """
@@ -60,11 +61,18 @@ class CellStore:
             self._log(f"cell {self.root / key} is not usable, so it counts as not run: {error}")
             return None
 
-    def save(self, record: Record, predictions: Mapping[str, Sequence[Any]], weights: Mapping[str, Tensor]) -> Record:
+    def save(
+        self,
+        record: Record,
+        predictions: Mapping[str, Sequence[Any]],
+        weights: Mapping[str, Tensor],
+        encoder: Mapping[str, Tensor] | None = None,
+    ) -> Record:
         """Store a finished cell, its record last, and drop its checkpoint; a failed one keeps it.
 
         Args:
             predictions: columns of equal length, see `benchkit.store.predictions`.
+            encoder: weights of the encoder that was trained along, where they are to be kept.
 
         Returns:
             The record as stored, with the sha256 of the predictions in it.
@@ -76,10 +84,10 @@ class CellStore:
         table = to_parquet(predictions)
         record = dataclasses.replace(record, predictions_sha256=hashlib.sha256(table).hexdigest())
         text = json.dumps(record.to_dict(), indent=1) + "\n"
-        metadata = {"cell": key, "format": "pt"}
         with self._saving(key):
-            tensors = {name: each.detach().cpu().contiguous() for name, each in weights.items()}
-            write_atomic(self._path(key, "weights.safetensors"), to_safetensors(tensors, metadata))
+            self._save_tensors(key, "weights", weights)
+            if encoder is not None:
+                self._save_tensors(key, "encoder", encoder)
             write_atomic(self._path(key, "predictions.parquet"), table)
             write_atomic(self._path(key, "record.json"), text.encode())
             if record.status != "failed":
@@ -111,7 +119,23 @@ class CellStore:
         Raises:
             UserError: there are none, they cannot be read, or they are another cell's.
         """
-        path = self._path(key, "weights.safetensors")
+        return self._tensors(key, "weights")
+
+    def has_encoder(self, key: str) -> bool:
+        """Whether the cell's fine-tuned encoder was kept."""
+        return self._path(key, "encoder.safetensors").is_file()
+
+    def encoder_weights(self, key: str) -> dict[str, Tensor]:
+        """The weights of the encoder that a cell trained along, on the CPU; raises as `weights` does."""
+        return self._tensors(key, "encoder")
+
+    def _save_tensors(self, key: str, name: str, weights: Mapping[str, Tensor]) -> None:
+        tensors = {name: each.detach().cpu().contiguous() for name, each in weights.items()}
+        content = to_safetensors(tensors, {"cell": key, "format": "pt"})
+        write_atomic(self._path(key, f"{name}.safetensors"), content)
+
+    def _tensors(self, key: str, name: str) -> dict[str, Tensor]:
+        path = self._path(key, f"{name}.safetensors")
         try:
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("cell") != key:

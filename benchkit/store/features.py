@@ -22,6 +22,7 @@ from benchkit.features import Pooled, Tokens
 from benchkit.settings import plain
 from benchkit.store.atomic import write_atomic, writing
 from benchkit.store.locks import locked
+from benchkit.store.place import FEATURES, mark_used
 from benchkit.store.segments import BadSegment, Segment, digest, open_segment, write_segment
 from benchkit.store.table import FeatureTable, Report, assemble
 
@@ -109,12 +110,13 @@ class FeatureStore:
         if bad or not _described(folder, identity) or not distinct.keys() <= _stored(segments):
             say = partial(self._log, f"another process encodes into {folder}: waiting for it")
             with locked(folder / "lock", wait=True, on_wait=say):
-                self._repair(folder, identity)
+                self._repair(folder, identity, encoder.name)
                 segments, _ = self._open(folder, key)  # another process may have encoded them meanwhile
                 stored = _stored(segments)
                 encoded = len(distinct.keys() - stored)
                 self._encode(folder, key, encoder, distinct, stored, settings, progress)
                 segments, _ = self._open(folder, key)
+        mark_used(folder)
         report = Report(len(distinct) - encoded, encoded, time.perf_counter() - began)
         return assemble(digests, segments, encoder.hidden * len(settings.layers), report, settings.apart)
 
@@ -180,7 +182,7 @@ class FeatureStore:
                 raise UserError(f"cannot read {path}: {error.strerror}; remove it or set BENCHKIT_CACHE") from error
         return sound, bad
 
-    def _repair(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def _repair(self, folder: Path, identity: Mapping[str, Any], name: str) -> None:
         """Remove bad segments and write `settings.json` where it is not right; under the folder's lock."""
         _, bad = self._open(folder, _hash(identity))
         for path, why in bad.items():
@@ -191,7 +193,7 @@ class FeatureStore:
             path = folder / "settings.json"
             if path.exists():
                 self._log(f"{path} was damaged: written again")
-            text = json.dumps({**identity, "written_by": {"torch": torch.__version__}}, indent=2)
+            text = json.dumps({**identity, "written_by": {"torch": torch.__version__, "encoder": name}}, indent=2)
             write_atomic(path, text.encode() + b"\n")
 
     def _identity(self, encoder: Encoder, settings: FeatureSettings) -> dict[str, Any]:
@@ -205,7 +207,7 @@ class FeatureStore:
         }
 
     def _folder(self, key: str) -> Path:
-        return self.root / "features" / key
+        return self.root / FEATURES / key
 
 
 def encoder_source() -> str:

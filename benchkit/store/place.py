@@ -1,9 +1,15 @@
-"""Where on disk benchkit keeps what can be made or fetched again."""
+"""Where on disk benchkit keeps what can be made or fetched again, and when it was used. Without torch, so that it can be
+told where torch does not load.
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+FEATURES = "features"
+_USED = "used"
 
 
 def cache_root() -> Path:
@@ -19,3 +25,18 @@ def hub_root() -> Path:
     if home and not os.environ.get("BENCHKIT_CACHE"):
         return Path(home).expanduser() / "benchkit"
     return cache_root() / "hub"
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a cache was used now; one that cannot be written to is used all the same."""
+    with suppress(OSError):
+        (folder / _USED).touch()
+
+
+def last_used(folder: Path) -> float:
+    """Seconds since 1970: when a cache was last used, or written to."""
+    times = [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # removed meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)

@@ -54,7 +54,7 @@ def run_again(name: str, url: str, seeds: Sequence[int], options: Mapping[str, A
         encoder=options["encoder"] or "",
         out=out,
         jobs=options["jobs"] or 0,
-        **{each: options[each] for each in ("device", "threads", "feature_cache")},
+        **{each: options[each] for each in ("device", "threads", "feature_cache", "keep_encoder")},
     )
     return retrain(out, request, plugins, emit), out
 

@@ -1,0 +1,1 @@
+"""From a finished cell, or an exported folder, to predictions for texts of one's own."""
