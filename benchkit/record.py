@@ -76,6 +76,8 @@ class Record:
         identity: everything that can change the numbers, by part (head, protocol, encoder, data, seed, engine …).
         parameters: counts for `head`, `trunk`, `branches` and `encoder`.
         environment: versions, device, threads, git state: what explains a number but is not asked for.
+        sources: by part of the identity that has a `source`, a short hash of each file it is made of, so that a change
+            can be named; empty in older records.
         error: why the cell is not `ok`, in one line.
     """
 
@@ -92,6 +94,7 @@ class Record:
     error: str = ""
     peak_memory_bytes: int = 0
     predictions_sha256: str = ""
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:

@@ -35,9 +35,10 @@ def finished(
         seed=cell.seed,
         status=status,
         identity=cell.identity,
+        sources=cell.sources,
         parameters=parameters,
         environment=environment(cell.execution),
-        data={"name": cell.data, "splits": _splits(data)},
+        data={"name": cell.data, "splits": splits_of(data)},
         encoder={
             "name": encoder.name,
             "fingerprint": encoder.fingerprint,
@@ -63,6 +64,7 @@ def failed(cell: Cell, error: Exception) -> Record:
         seed=cell.seed,
         status="failed",
         identity=cell.identity,
+        sources=cell.sources,
         environment=environment(cell.execution),
         error=text,
     )
@@ -74,7 +76,8 @@ def out_of_memory(cell: Cell) -> str:
     return f"out of memory on {cell.execution.device} with {sizes}; --set a smaller one (it is never shrunk for you)"
 
 
-def _splits(data: Data) -> dict[str, Any]:
+def splits_of(data: Data) -> dict[str, Any]:
+    """Rows, source, sha256 of the file and broken rows of each split, by task."""
     return {
         task: {
             name: {"rows": len(s), "source": s.source, "sha256": s.sha256, "broken": len(s.broken)}

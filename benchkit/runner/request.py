@@ -15,7 +15,7 @@ from benchkit.errors import UserError, unknown
 from benchkit.head import HeadSpec
 from benchkit.plugins import Plugins
 from benchkit.protocol import Protocol, load_file, load_preset, override, parse_settings
-from benchkit.runner.cell import Cell, Execution, identity_of, key_of
+from benchkit.runner.cell import Cell, Execution, identity_of, key_of, sources_of
 from benchkit.runner.encoders import find_folder
 from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.settings import plain
@@ -118,6 +118,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     for head in plan.heads:
         spec, config = workspace.plugins.head(head), plan.configs[head]
         _try_to_build(spec, config, encoder, plan, shapes)
+        sources = sources_of(spec, config, tasks, protocol)
         for seed in plan.seeds:
             identity = identity_of(spec, config, seed, protocol, tasks, data, fingerprint, plan.execution)
             cell = Cell(
@@ -131,6 +132,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 execution=plan.execution,
                 head_files=plan.head_files,
                 identity=identity,
+                sources=sources,
             )
             cells.append(cell)
     return cells
