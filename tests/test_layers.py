@@ -19,7 +19,7 @@ LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
     {"head", "record", "blocks", "losses", "metrics", "parameters", "stats"},
-    {"branch"},
+    {"branch", "identity"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "scaffold", "testing"},
     {"store", "controls"},

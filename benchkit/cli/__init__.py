@@ -8,6 +8,7 @@ import click
 
 import benchkit
 from benchkit.cli.data import data
+from benchkit.cli.explain import explain
 from benchkit.cli.heads import heads
 from benchkit.cli.plugins import plugins
 from benchkit.cli.run import run
@@ -27,6 +28,7 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(explain)
 cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)

@@ -73,6 +73,10 @@ class Session:
         found = {cell.key: self.store.load(cell.key) for cell in self.cells}
         return {key: record for key, record in found.items() if record is not None and record.status != "failed"}
 
+    def stored(self) -> list[Record]:
+        """Every sound record of the run's folder, whatever request it came from."""
+        return [record for key in self.store.keys() if (record := self.store.load(key))]  # noqa: SIM118
+
     def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
         """Run what is not done; every cell has a record afterwards. Without an executor the plan's jobs decide."""
         done = self.finished()
