@@ -74,6 +74,10 @@ def tell(change: Change, a: Parts, b: Parts) -> str:
         return f"encoder: {_encoder(a)} → {_encoder(b)}"
     if change.path[0] == "data" and len(change.path) == 3:
         return f"{change.field}: {_data(change, a, b)}"
+    if (
+        change.path[0] == "tasks" and ABSENT in (change.a, change.b) and len(change.path) == 2
+    ):  # a whole task, whose fields say nothing here
+        return f"{change.field}: {' → '.join(ABSENT if each == ABSENT else 'there' for each in (change.a, change.b))}"
     return f"{change.field}: {shown(change.a)} → {shown(change.b)}"
 
 

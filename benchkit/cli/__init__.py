@@ -7,6 +7,7 @@ import sys
 import click
 
 import benchkit
+from benchkit.cli.compare import compare
 from benchkit.cli.data import data
 from benchkit.cli.explain import explain
 from benchkit.cli.heads import heads
@@ -28,6 +29,7 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(compare)
 cli.add_command(explain)
 cli.add_command(data)
 cli.add_command(heads)

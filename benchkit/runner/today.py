@@ -46,8 +46,9 @@ def today(record: Record, workspace: Workspace) -> Today:
         name: look.or_stored(name, parts[name], each) if name in parts else each for name, each in stored.items()
     }
     was = parts_of(record)
-    sources = look.or_stored("", lambda: sources_of(*look.head(), look.tasks(), look.protocol()), {})
-    data = look.or_stored("", lambda: splits_of(look.data()), {})
+    nothing: dict[str, Any] = {}
+    sources = look.or_stored("", lambda: sources_of(*look.head(), look.tasks(), look.protocol()), nothing)
+    data = look.or_stored("", lambda: splits_of(look.data()), nothing)
     now = parts_of(replace(record, identity=identity, sources=sources, data={"splits": data}))
     return Today(replace(now, splits=now.splits or was.splits), tuple(look.reasons()))
 
