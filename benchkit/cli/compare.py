@@ -43,7 +43,7 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
 
     wanted = [parse(text) for text in conditions]  # before anything is read
     first, second = (read_runs([folder], log=_log, head_files=head_files) for folder in (a, b))
-    found = compare_runs(first, second, across=across, split=split or "")
+    found = compare_runs(first, second, wanted, across=across, split=split or "")
     verdicts = judge(found, wanted, sure=sure)
     click.echo(f"A  {a}\nB  {b}\n\n{render(found)}")
     if not verdicts:

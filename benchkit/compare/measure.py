@@ -14,7 +14,7 @@ from benchkit.errors import UserError
 from benchkit.report.results import MEAN
 from benchkit.report.stats import spread
 from benchkit.report.stored import Stored
-from benchkit.stats import Paired, paired_bootstrap
+from benchkit.stats import Paired, paired_differences
 
 if TYPE_CHECKING:
     from benchkit.record import PhaseResult, Record
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 POINTS = 100.0
 """Points of accuracy, or of Pearson's r, in one."""
+MEAN_NAME = f"{MEAN}.score"
 SHARES = ("speed.train", "speed.eval", "memory.peak")
 
 
@@ -57,23 +58,25 @@ class Measure:
 def quality(head: str, pairs: Sequence[Pair], a: Stored, b: Stored, split: str) -> list[Measure]:
     """Each task's metric and their mean on one split, after each cell's last phase.
 
-    Where both were scored on the same examples, these are resampled together with the seeds; else only the seeds can
-    be paired, and the interval is the t-interval of their differences.
+    Where both were scored on the same examples, the interval holds the chance of training and that of the examples;
+    else only the seeds can be paired, and it is the t-interval of their differences.
     """
     tasks = [name for name in a.tasks if name in b.tasks]
     if not all(_same_examples(pair, task, split) for pair in pairs for task in tasks):
         return _by_seed(head, pairs, {name: a.tasks[name] for name in tasks}, split)
-    paired = {name: _paired(a.tasks[name], pairs, a, b, split) for name in tasks}
-    found = paired_bootstrap(paired)
-    names = {name: f"{name}.{a.tasks[name].metric.name}" for name in tasks} | {"mean": MEAN_NAME}
+    found = paired_differences({name: _paired(a.tasks[name], pairs, a, b, split) for name in tasks})
+    names = points([a.tasks[name] for name in tasks])
     return [
-        Measure(head, names[key], each.a, each.b, *(POINTS * value for value in (each.value, each.low, each.high)))
+        Measure(head, names[key], each.a, each.b, POINTS * each.value, POINTS * each.low, POINTS * each.high)
         for key, each in found.items()
-        if len(tasks) > 1 or key != "mean"
+        if key in names
     ]
 
 
-MEAN_NAME = f"{MEAN}.score"
+def points(tasks: Sequence[TaskSpec]) -> dict[str, str]:
+    """What can be compared in points, by task; the mean over tasks where there are several."""
+    names = {task.name: f"{task.name}.{task.metric.name}" for task in tasks}
+    return {**names, MEAN: MEAN_NAME} if len(names) > 1 else names
 
 
 def costs(head: str, pairs: Sequence[Pair]) -> list[Measure]:
@@ -88,9 +91,8 @@ def costs(head: str, pairs: Sequence[Pair]) -> list[Measure]:
         values = [(read(a), read(b)) for a, b in pairs]
         if all(old > 0 and new > 0 for old, new in values):
             logs = spread(math.log(new / old) for old, new in values)
-            means = (float(np.mean([pair[side] for pair in values])) for side in (0, 1))
             change, low, high = (100 * math.expm1(value) for value in (logs.mean, logs.low, logs.high))
-            found.append(Measure(head, name, *means, change, low, high))
+            found.append(Measure(head, name, *_means(values), change, low, high))
     return found
 
 
@@ -115,18 +117,19 @@ def _paired(task: TaskSpec, pairs: Sequence[Pair], a: Stored, b: Stored, split: 
 
 
 def _by_seed(head: str, pairs: Sequence[Pair], tasks: Mapping[str, TaskSpec], split: str) -> list[Measure]:
-    columns = {
-        f"{name}.{task.metric.name}": [tuple(_score(record, name, split) for record in pair) for pair in pairs]
-        for name, task in tasks.items()
-    }
-    if len(columns) > 1:
-        columns[MEAN_NAME] = [tuple(np.mean(seed, axis=0)) for seed in zip(*columns.values(), strict=True)]
+    columns = {name: [(_score(x, name, split), _score(y, name, split)) for x, y in pairs] for name in tasks}
+    columns[MEAN] = [_means(seed) for seed in zip(*columns.values(), strict=True)]
     found = []
-    for name, column in columns.items():
+    for key, name in points(list(tasks.values())).items():
+        column = columns[key]
         over = spread(POINTS * (new - old) for old, new in column)
-        means = (float(np.mean([each[side] for each in column])) for side in (0, 1))
-        found.append(Measure(head, name, *means, over.mean, over.low, over.high))
+        found.append(Measure(head, name, *_means(column), over.mean, over.low, over.high))
     return found
+
+
+def _means(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    a, b = (float(np.mean(side)) for side in zip(*values, strict=True))
+    return a, b
 
 
 def _score(record: Record, task: str, split: str) -> float:

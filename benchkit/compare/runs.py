@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchkit.compare import sameness
 from benchkit.compare.conditions import Condition, check
-from benchkit.compare.measure import SHARES, Measure, costs, quality
+from benchkit.compare.measure import SHARES, Measure, costs, points, quality
 from benchkit.compare.sameness import Pair
 from benchkit.errors import UserError
 from benchkit.record import Record
@@ -49,17 +49,23 @@ class Verdict:
     lost: str = ""
 
 
-def compare(a: Stored, b: Stored, *, across: Collection[str] = (), split: str = "") -> Comparison:
+def compare(
+    a: Stored, b: Stored, conditions: Sequence[Condition] = (), *, across: Collection[str] = (), split: str = ""
+) -> Comparison:
     """Match cells by head and seed, and measure.
 
     Args:
+        conditions: what will be asked of the comparison, see `judge`.
         across: differences that are meant; see `sameness.ACROSS`.
         split: `test` or `dev`; by default test, or dev where a task's test is unlabelled.
 
     Raises:
-        UserError: no cell matches, the runs differ in what was not meant, or the split has no labels.
+        UserError: no cell matches, the runs differ in what was not meant, a condition names what they do not have, or
+            the split has no labels.
     """
     matched = _match(a, b)
+    names = points([task for name, task in a.tasks.items() if name in b.tasks])
+    check(conditions, list(matched), list(names.values()), SHARES)
     found = sameness.differences([pair for pairs in matched.values() for pair in pairs])
     sameness.refuse(found, across)
     usable = {head: [pair for pair in pairs if all(map(_counts, pair))] for head, pairs in matched.items()}
@@ -79,15 +85,10 @@ def judge(comparison: Comparison, conditions: Sequence[Condition], *, sure: bool
 
     Args:
         sure: a condition holds only if it does on the whole interval; without an interval it does not.
-
-    Raises:
-        UserError: a condition names what the runs do not have.
     """
-    heads, names = list(comparison.pairs), dict.fromkeys(each.name for each in comparison.measures)
-    check(conditions, heads, [name for name in names if name not in SHARES], [name for name in names if name in SHARES])
     verdicts = []
     for condition in conditions:
-        for head in [condition.head] if condition.head else heads:
+        for head in [condition.head] if condition.head else comparison.pairs:
             measure, lost = comparison.of(head, condition.name), _told(comparison.lost[head])
             verdicts.append(Verdict(condition, head, measure, bool(lost) or _holds(condition, measure, sure), lost))
     return verdicts
