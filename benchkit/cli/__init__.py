@@ -12,6 +12,7 @@ from benchkit.cli.data import data
 from benchkit.cli.explain import explain
 from benchkit.cli.heads import heads
 from benchkit.cli.plugins import plugins
+from benchkit.cli.repro import repro
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -30,6 +31,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(tune)
 cli.add_command(compare)
+cli.add_command(repro)
 cli.add_command(explain)
 cli.add_command(data)
 cli.add_command(heads)
