@@ -66,6 +66,7 @@ def run(
     jobs: int = 1,
     threads: int = 1,
     feature_cache: bool = True,
+    interference: bool = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Result:
     """Train heads on one encoder and compare them; finished cells under `out` are reused.
@@ -74,6 +75,7 @@ def run(
         heads, tasks, phases: names, as a sequence or as text with commas.
         seeds: how many, or which.
         settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
+        interference: measure after each epoch how the tasks' gradients agree: `cells[0].phases[0].interference`.
         on_event: sees progress, `{"event": "epoch", "phase": …, "epoch": …}` and the like.
 
     Raises:
@@ -96,6 +98,7 @@ def run(
         jobs=jobs,
         threads=threads,
         feature_cache=feature_cache,
+        interference=interference,
     )
     emit = on_event or (lambda event: None)
     session = Session.open(request, load_plugins(request.head_files), emit)

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per cell.")
 @click.option("--feature-cache/--no-feature-cache", default=True,
               help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
+@click.option("--interference", is_flag=True,
+              help="Also measure, once an epoch, how the tasks' gradients agree; changes no number.")  # fmt: skip
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -122,6 +124,7 @@ def _request(options: dict[str, Any]) -> Request:
 
 def _run(session: Session, progress: Any) -> None:
     from benchkit.report import render, write_report
+    from benchkit.report.interference import render as render_interference
     from benchkit.runner.eta import clock
 
     started = time.monotonic()
@@ -131,6 +134,8 @@ def _run(session: Session, progress: Any) -> None:
     click.echo(f"\n{_headline(session)}\n")
     phases = plan.protocol.phases
     click.echo(render(outcome.records, outcome.controls, outcome.tasks, phases=phases))
+    if plan.interference:
+        click.echo(f"\n{render_interference(outcome.records) or 'No two tasks share a weight: no interference.'}")
     write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, log=progress.say)
     spent = clock(time.monotonic() - started)
     count = f"{_count(len(outcome.records), 'cell')} ({outcome.reused} reused)"

@@ -18,6 +18,7 @@ from benchkit.data import Split
 from benchkit.errors import unknown
 from benchkit.head import HeadSpec
 from benchkit.protocol import Protocol
+from benchkit.record import Record
 from benchkit.runner.sources import engine_files, engine_source, short_hashes, task_files, task_source
 from benchkit.settings import plain
 from benchkit.task import SPLITS, TaskSpec
@@ -47,6 +48,7 @@ class Cell:
         identity: everything that can change the numbers, by part; what `key` is the hash of.
         splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
             without `test` cannot be scored on it.
+        interference: measure it on the way; no part of the key, since it changes no number.
         sources: see `sources_of`; no part of the key, it names what the key's hashes are made of.
     """
 
@@ -62,6 +64,7 @@ class Cell:
     identity: Mapping[str, Any]
     splits: tuple[str, ...] = SPLITS
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    interference: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -82,6 +85,12 @@ class Cell:
     @property
     def label(self) -> str:
         return f"{self.head} seed {self.seed}"
+
+    def answered(self, record: Record | None) -> bool:
+        """Whether a stored record has all that is asked for. Failed cells are tried again."""
+        if record is None or record.status == "failed":
+            return False
+        return not self.interference or all(phase.interference is not None for phase in record.phases)
 
     def trial(self, config: Mapping[str, Any], protocol: Protocol) -> Cell:
         """The same cell with another config and protocol, and blind to test: what a search tries out."""

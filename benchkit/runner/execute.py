@@ -17,7 +17,7 @@ from benchkit.encoder import Encoder
 from benchkit.errors import UserError
 from benchkit.head import HeadSpec
 from benchkit.parameters import parameter_counts
-from benchkit.record import CurvePoint, PhaseResult, Record
+from benchkit.record import Cosine, CurvePoint, PhaseResult, Record
 from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.outcome import failed, finished
@@ -47,7 +47,7 @@ def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> R
     waiting = {"event": "log", "line": f"{cell.label}: another run is working on this cell; waiting for its result"}
     with store.lock(cell.key, on_wait=lambda: emit(waiting)):
         done = store.load(cell.key)
-        if done is not None and done.status != "failed":
+        if done is not None and cell.answered(done):
             return done
         try:
             with _threads(cell.execution.threads):
@@ -206,6 +206,7 @@ class _Run:
             scores=scores,
             curve=tuple(CurvePoint(**each) for each in state.curve),
             events=tuple(state.events),
+            interference=tuple(Cosine(**each) for each in state.interference) if work.interference else None,
         )
         return result, predictions, state.diverged
 
@@ -225,6 +226,7 @@ class _Run:
             seed=cell.seed,
             device=self.device,
             autocast=phase == "finetune" and cell.execution.precision == "bf16",
+            interference=cell.interference,
         )
 
     def _reader(self, phase: str) -> Reader:

@@ -42,6 +42,7 @@ class Request:
     jobs: int = 0
     threads: int = 1
     feature_cache: bool = True
+    interference: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Plan:
     execution: Execution
     out: Path
     jobs: int
+    interference: bool = False
 
 
 def resolve(request: Request, plugins: Plugins) -> Plan:
@@ -103,6 +105,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         ),
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=request.jobs or _jobs(device, request.threads),
+        interference=request.interference,
     )
 
 
@@ -133,6 +136,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 head_files=plan.head_files,
                 identity=identity,
                 sources=sources,
+                interference=plan.interference,
             )
             cells.append(cell)
     return cells

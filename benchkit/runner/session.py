@@ -71,7 +71,7 @@ class Session:
     def finished(self) -> dict[str, Record]:
         """Records of the cells that need not run, by key. Failed cells are tried again."""
         found = {cell.key: self.store.load(cell.key) for cell in self.cells}
-        return {key: record for key, record in found.items() if record is not None and record.status != "failed"}
+        return {cell.key: record for cell in self.cells if (record := found[cell.key]) and cell.answered(record)}
 
     def stored(self) -> list[Record]:
         """Every sound record of the run's folder, whatever request it came from."""
