@@ -11,8 +11,10 @@ from benchkit.cli.compare import compare
 from benchkit.cli.data import data
 from benchkit.cli.explain import explain
 from benchkit.cli.heads import heads
+from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
 from benchkit.cli.repro import repro
+from benchkit.cli.report import report
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -33,6 +35,8 @@ cli.add_command(tune)
 cli.add_command(compare)
 cli.add_command(repro)
 cli.add_command(explain)
+cli.add_command(report)
+cli.add_command(plan)
 cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)
