@@ -13,8 +13,8 @@ from benchkit.cli.explain import explain
 from benchkit.cli.heads import heads
 from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
-from benchkit.cli.repro import repro
 from benchkit.cli.report import report
+from benchkit.cli.repro import repro
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError

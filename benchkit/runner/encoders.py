@@ -6,16 +6,22 @@ import os
 from pathlib import Path
 
 from benchkit.encoder import Encoder, load_encoder
+from benchkit.encoder.load import untrained
 from benchkit.errors import UserError, unknown
 from benchkit.plugins import Plugins
 
+RANDOM = "random:"
+"""Before an encoder's name: the same architecture with untrained weights."""
+
 
 def open_encoder(name: str, plugins: Plugins) -> Encoder:
-    """A plugin's encoder by name, a folder, or a folder's name inside `$BENCHKIT_WEIGHTS`.
+    """A plugin's encoder by name, a folder, or a folder's name inside `$BENCHKIT_WEIGHTS`; untrained after `random:`.
 
     Raises:
         UserError: there is no such thing, or the checkpoint is not usable.
     """
+    if name.startswith(RANDOM):
+        return untrained(open_encoder(name.removeprefix(RANDOM), plugins))
     if name in plugins.encoders:
         return _made(name, plugins)
     folder = find_folder(name)

@@ -68,6 +68,11 @@ class Session:
         store = CellStore(plan.out / "cells", log=log)
         return Session(plan, workspace, store, cells, _controls(plan, workspace))
 
+    def beside(self, plan: Plan) -> Session:
+        """A session of another plan with what this one has loaded."""
+        store = CellStore(plan.out / "cells", log=self.workspace.log)
+        return Session(plan, self.workspace, store, make_cells(plan, self.workspace), _controls(plan, self.workspace))
+
     def finished(self) -> dict[str, Record]:
         """Records of the cells that need not run, by key. Failed cells are tried again."""
         found = {cell.key: self.store.load(cell.key) for cell in self.cells}
