@@ -56,7 +56,7 @@ def test_controls_and_tasks_alone(benchkit: Call, tmp_path: Path) -> None:
     for name in ("(baseline, shuffled", "(baseline, random"):
         assert done.stdout.count(name) == 4  # tasks and their mean
     assert "together − alone" in done.stdout
-    assert max(map(len, done.stdout.partition("cells (")[0].splitlines()[3:])) <= 100
+    assert max(map(len, done.stdout.partition("1 cell (")[0].splitlines()[3:])) <= 100
 
     folders = [tmp_path, *(tmp_path / "controls").iterdir(), *(tmp_path / "alone").iterdir()]
     keys = [key for folder in folders for key in CellStore(folder / "cells").keys()]  # noqa: SIM118

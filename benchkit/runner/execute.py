@@ -178,16 +178,8 @@ class _Run:
 
         def on_epoch(state: State) -> None:
             self._checkpoint(done, state, Predictions())
-            self.emit(
-                {
-                    "event": "epoch",
-                    "key": self.cell.key,
-                    "phase": phase,
-                    "epoch": state.epoch,
-                    "seconds": state.train_seconds + state.eval_seconds,
-                    "score": state.best_score,
-                }
-            )
+            event = {"event": "epoch", "key": self.cell.key, "phase": phase, "epoch": state.epoch}
+            self.emit({**event, "seconds": state.train_seconds + state.eval_seconds, "score": state.best_score})
 
         modules = self._modules(tuned=phase == "finetune")
         state = train_phase(work, modules, reader, state, on_epoch)
