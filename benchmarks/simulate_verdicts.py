@@ -13,10 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import chdtri, ndtr, stdtrit
 
 from benchkit import metrics
-from benchkit.stats import Array, Difference, Paired, Score, differences, evidence, holm, paired_differences
+from benchkit.stats import (
+    Array,
+    Difference,
+    Paired,
+    Score,
+    differences,
+    evidence,
+    holm,
+    paired_differences,
+    standard_error,
+)
 
 _RESAMPLES = 300
 
@@ -164,6 +174,18 @@ def family(heads: int, seeds: int, repeats: int) -> float:
     return wrong / repeats
 
 
+def exact(seeds: int, share: float) -> float:
+    """False positives where all is normal and examples are many, by integrating over what the seeds' variance is
+    estimated as.
+
+    Args:
+        share: of the difference's variance that is between seeds.
+    """
+    between = share * chdtri(seeds - 1, (np.arange(1000) + 0.5) / 1000) / (seeds - 1)
+    found = np.array([standard_error(each * seeds, 1 - share, seeds, np.inf) for each in between])
+    return float(np.mean(2 * ndtr(-stdtrit(np.minimum(found[:, 1], 1e9), 0.975) * found[:, 0])))
+
+
 def cases() -> Iterator[tuple[str, Case]]:
     """Name and case; from test sets that matter alone to seeds that matter alone."""
     for seeds in (3, 5, 10):
@@ -185,6 +207,14 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0, help="go on with this case, of which the first is 0")
     args = parser.parse_args()
     repeats = args.repeats
+    if not args.start:
+        shares = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+        print(
+            f"| seeds, by their share | {' | '.join(f'{share:.0%}' for share in shares)} |\n|:--{'|--:' * len(shares)}|"
+        )
+        for seeds in (3, 4, 5, 10, 30):
+            print(f"| {seeds} | {' | '.join(f'{exact(seeds, share):.1%}' for share in shares)} |", flush=True)
+        print()
     print("| case | seeds | seeds' share of the variance | false positives | coverage | width | bootstrap |")
     print("|:--|--:|--:|--:|--:|--:|--:|", flush=True)
     for name, case in list(cases())[args.start :]:

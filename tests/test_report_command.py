@@ -72,6 +72,7 @@ def test_csv_and_json_hold_the_same_numbers(run: Path, tmp_path: Path) -> None:
     assert _call("report", run, "--format", "csv", "--only", "verdicts", "--out", path) == f"wrote {path}\n"
     verdicts = list(csv.DictReader(io.StringIO(path.read_text())))
     assert len(verdicts) == len(data["verdicts"]) == 12
+    assert list(verdicts[0]) == list(data["verdicts"][0])
     assert float(verdicts[0]["difference"]) == pytest.approx(data["verdicts"][0]["difference"], rel=1e-5)
     assert data["verdicts"][-1]["mcnemar"] is None
     assert {"phase": "pretrain", "task": "sst", "split": "test", "groups": [["cnn", "baseline"], ["bad"]]} in [
