@@ -67,6 +67,7 @@ def run(
     threads: int = 1,
     feature_cache: bool = True,
     keep_encoder: bool = False,
+    interference: bool = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Result:
     """Train heads on one encoder and compare them; finished cells under `out` are reused.
@@ -76,6 +77,7 @@ def run(
         seeds: how many, or which.
         settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
         keep_encoder: store the fine-tuned encoders too, for `benchkit predict`.
+        interference: measure after each epoch how the tasks' gradients agree: `cells[0].phases[0].interference`.
         on_event: sees progress, `{"event": "epoch", "phase": …, "epoch": …}` and the like.
 
     Raises:
@@ -99,6 +101,7 @@ def run(
         threads=threads,
         feature_cache=feature_cache,
         keep_encoder=keep_encoder,
+        interference=interference,
     )
     emit = on_event or (lambda event: None)
     session = Session.open(request, load_plugins(request.head_files), emit)

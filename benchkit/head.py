@@ -123,6 +123,17 @@ class HeadSpec:
 
     def source(self) -> str:
         """Hash of the head's source: its module, or all modules of the package it lives in."""
+        digest = hashlib.sha256()
+        for name, path in self.files().items():
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return digest.hexdigest()
+
+    def files(self) -> dict[str, Path]:
+        """The files of the head's source, by name.
+
+        Raises:
+            UserError: the class has no source file.
+        """
         try:
             file = inspect.getsourcefile(self.cls)
         except (TypeError, OSError):
@@ -135,7 +146,4 @@ class HeadSpec:
         depth = self.cls.__module__.count(".") + (path.name == "__init__.py") - 1
         root = path.parents[depth] if depth >= 0 else path.parent
         files = sorted(root.rglob("*.py")) if depth >= 0 else [path]
-        digest = hashlib.sha256()
-        for each in files:
-            digest.update(each.relative_to(root).as_posix().encode() + b"\0" + each.read_bytes() + b"\0")
-        return digest.hexdigest()
+        return {each.relative_to(root).as_posix(): each for each in files}

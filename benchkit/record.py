@@ -38,6 +38,22 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class Cosine:
+    """How far two tasks pull what they share in one direction, at the weights after one epoch.
+
+    Attributes:
+        part: `trunk`, all that the head shares between the two, or `encoder`.
+        value: cosine of the two tasks' gradients; below 0, a step for the one undoes some of the other's.
+    """
+
+    epoch: int
+    part: str
+    a: str
+    b: str
+    value: float
+
+
+@dataclass(frozen=True)
 class PhaseResult:
     """One phase of training.
 
@@ -45,6 +61,7 @@ class PhaseResult:
         best_epoch: 1-based epoch whose weights were kept, by the mean of the dev metrics.
         order_hash: hash over the order of all (task, example) seen; equal for heads that saw the same batches.
         train_seconds, eval_seconds: wall-clock of optimisation and of evaluation, over all sittings of the cell.
+        interference: of each pair of tasks after each epoch; None where it was not asked for.
         events: what happened on the way, such as a task whose predictions were all one class after an epoch.
     """
 
@@ -59,12 +76,16 @@ class PhaseResult:
     scores: tuple[Score, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     events: tuple[str, ...] = ()
+    interference: tuple[Cosine, ...] | None = None
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> PhaseResult:
         scores = tuple(Score(**each) for each in data["scores"])
         curve = tuple(CurvePoint(**each) for each in data["curve"])
-        return PhaseResult(**{**data, "scores": scores, "curve": curve, "events": tuple(data["events"])})
+        found = {"scores": scores, "curve": curve, "events": tuple(data["events"])}
+        if data.get("interference") is not None:
+            found["interference"] = tuple(Cosine(**each) for each in data["interference"])
+        return PhaseResult(**{**data, **found})
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,8 @@ class Record:
         identity: everything that can change the numbers, by part (head, protocol, encoder, data, seed, engine …).
         parameters: counts for `head`, `trunk`, `branches` and `encoder`.
         environment: versions, device, threads, git state: what explains a number but is not asked for.
+        sources: by part of the identity that has a `source`, a short hash of each file it is made of, so that a change
+            can be named; empty in older records.
         error: why the cell is not `ok`, in one line.
     """
 
@@ -92,6 +115,7 @@ class Record:
     error: str = ""
     peak_memory_bytes: int = 0
     predictions_sha256: str = ""
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:

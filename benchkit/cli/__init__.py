@@ -8,15 +8,18 @@ import click
 
 import benchkit
 from benchkit.cli.cache import cache
+from benchkit.cli.compare import compare
 from benchkit.cli.data import data
 from benchkit.cli.doctor import doctor
 from benchkit.cli.encoders import encoders
+from benchkit.cli.explain import explain
 from benchkit.cli.export import export
 from benchkit.cli.heads import heads
 from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
 from benchkit.cli.predict import predict
 from benchkit.cli.report import report
+from benchkit.cli.repro import repro
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -35,7 +38,10 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(tune)
 cli.add_command(report)
+cli.add_command(compare)
+cli.add_command(repro)
 cli.add_command(plan)
+cli.add_command(explain)
 cli.add_command(predict)
 cli.add_command(export)
 cli.add_command(data)

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 # What a study has settled; --data and --encoder may say where these are on another machine.
-_SETTLED = ("heads", "tasks", "phases", "preset", "protocol", "settings", "precision", "dry_run")
+_SETTLED = ("heads", "tasks", "phases", "preset", "protocol", "settings", "precision", "dry_run",
+            "interference", "controls", "single_task")  # fmt: skip
 
 
 def run_study(study: str | None, storage: str | None, options: dict[str, Any]) -> None:

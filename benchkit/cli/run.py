@@ -64,6 +64,12 @@ if TYPE_CHECKING:
               help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
 @click.option("--keep-encoder", is_flag=True,
               help="Also store each fine-tuned encoder, as large as it is, to predict with it.")  # fmt: skip
+@click.option("--interference", is_flag=True,
+              help="Also measure, once an epoch, how the tasks' gradients agree; changes no number.")  # fmt: skip
+@click.option("--controls", is_flag=True,
+              help="Also train the heads in vain: on shuffled labels, and on a random encoder.")  # fmt: skip
+@click.option("--single-task", is_flag=True,
+              help="Also train the heads on each task alone, and show what training together gains.")  # fmt: skip
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -80,10 +86,11 @@ def run(**options: Any) -> None:
     1: some cells failed; 2: the request cannot be carried out.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     dry_run, study, storage = (options.pop(name) for name in ("dry_run", "from_study", "storage"))
+    beside = {name: options.pop(name) for name in ("controls", "single_task")}
     if study is not None or storage is not None:
         from benchkit.cli.from_study import run_study
 
-        run_study(study, storage, {**options, "dry_run": dry_run})
+        run_study(study, storage, {**options, **beside, "dry_run": dry_run})
         return
     request = _request(options)
 
@@ -96,9 +103,9 @@ def run(**options: Any) -> None:
         session = Session.open(request, load_plugins(request.head_files), progress)
         progress.jobs = session.plan.jobs
         if dry_run:
-            _dry_run(session)
+            _dry_run(session, **beside)
         else:
-            _run(session, progress)
+            _run(session, progress, **beside)
     except KeyboardInterrupt:
         progress.close()
         click.echo("benchkit: interrupted; the same command goes on from the last finished epoch", err=True)
@@ -126,18 +133,30 @@ def _request(options: dict[str, Any]) -> Request:
     )
 
 
-def _run(session: Session, progress: Any) -> None:
+def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> None:
+    from benchkit.cli.run_beside import echo_gains, records_of, run_all, sessions
     from benchkit.report import render, write_report
+    from benchkit.report.interference import render as render_interference
     from benchkit.runner.eta import clock
 
     started = time.monotonic()
+    vain, alone = sessions(session, controls, single_task)
     outcome = session.run(progress)
     progress.close()
+    in_vain = run_all(vain, progress, "control, {}")
+    each_alone = run_all(alone, progress, "{} alone")
+    beside = {name: each.records for name, each in in_vain.items()}
     plan = session.plan
     click.echo(f"\n{_headline(session)}\n")
     phases = plan.protocol.phases
-    click.echo(render(outcome.records, outcome.controls, outcome.tasks, phases=phases))
-    write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, log=progress.say)
+    click.echo(render(outcome.records, outcome.controls, outcome.tasks, phases=phases, beside=beside))
+    if plan.interference:
+        click.echo(f"\n{render_interference(outcome.records) or 'No two tasks share a weight: no interference.'}")
+    if each_alone:
+        echo_gains(session, outcome, alone, each_alone)
+    write_report(
+        plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, beside=beside, log=progress.say
+    )
     spent = clock(time.monotonic() - started)
     count = f"{_count(len(outcome.records), 'cell')} ({outcome.reused} reused)"
     click.echo(f"\n{count} in {spent}; table, curves and cells are in {plan.out}")
@@ -147,7 +166,7 @@ def _run(session: Session, progress: Any) -> None:
             "Real ones: benchkit data fetch all; benchkit encoders fetch ID; "
             "benchkit run --preset paper --data hub --encoder ID"
         )
-    _exit(outcome.records)
+    _exit([*outcome.records, *records_of(in_vain.values()), *records_of(each_alone.values())])
 
 
 def _headline(session: Session) -> str:
@@ -175,8 +194,11 @@ def _exit(records: Any) -> None:
         sys.exit(2 if all("out of memory" in record.error for record in failed) else 1)
 
 
-def _dry_run(session: Session) -> None:
+def _dry_run(session: Session, controls: bool, single_task: bool) -> None:
+    from benchkit.cli.run_beside import sessions
     from benchkit.runner.estimate import describe
 
-    for line in describe(session):
-        click.echo(line)
+    vain, alone = sessions(session, controls, single_task)
+    for each in (session, *vain.values(), *alone.values()):
+        for line in describe(each):
+            click.echo(line)

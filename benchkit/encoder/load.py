@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def random_encoder(name: str, vocab: Sequence[str], config: BertConfig, seed: in
         raise UserError(f"encoder {name!r}: {len(vocab)} word pieces, but vocab_size {config.vocab_size}")
     tokenizer = wordpiece(vocab, f"encoder {name!r}")
     model = MiniBert(config)
+    _initialise(model, seed)
+    return Encoder(name, model.eval(), tokenizer)
+
+
+def untrained(encoder: Encoder, seed: int = 0) -> Encoder:
+    """An encoder of the same architecture and tokenizer with BERT's initial weights instead of its own."""
+    model = copy.deepcopy(encoder.model)
+    _initialise(model, seed)
+    return Encoder(f"random:{encoder.name}", model.eval(), encoder.tokenizer, encoder.notes)
+
+
+def _initialise(model: MiniBert, seed: int) -> None:
     for path, parameter in model.named_parameters():
         with torch.no_grad():
             if "norm" in path:
@@ -61,5 +74,5 @@ def random_encoder(name: str, vocab: Sequence[str], config: BertConfig, seed: in
             elif path.endswith("bias"):
                 parameter.zero_()
             else:
-                parameter.normal_(0.0, config.initializer_range, generator=generator(seed, "encoder", path))
-    return Encoder(name, model.eval(), tokenizer)
+                scale = model.config.initializer_range
+                parameter.normal_(0.0, scale, generator=generator(seed, "encoder", path))

@@ -30,7 +30,7 @@ def footnotes(results: Results, *, intervals: bool = False) -> list[str]:
     Args:
         intervals: whether the table has a column of them.
     """
-    lines = _faults(results)
+    lines = _faults(results) + _in_vain(results)
     lines += _uneven(results)
     lines += _spread(results, intervals)
     lines += _splits(results)
@@ -53,6 +53,28 @@ def _faults(results: Results) -> list[str]:
         means = f"{'In' if counts else 'Not in'} the means of {' and '.join(phases)}." if any(phases) else ""
         lines.append(f"! {head}, {name_seeds(seeds)}: {status}{where}: {reason.rstrip('.')}. {means}".rstrip())
     return lines
+
+
+def in_short(vain: str) -> str:
+    """`shuffled` for `shuffled labels`: what stands in a table's narrow column."""
+    return vain.partition(" ")[0]
+
+
+def _in_vain(results: Results) -> list[str]:
+    """What heads trained in vain are there for, and what went wrong with them."""
+    lines = [
+        line.replace(f"! {head},", f"! {head}, {in_short(name)},", 1)
+        for name, vain in results.beside.items()
+        for head in vain.heads
+        for line in _faults(vain)
+        if line.startswith(f"! {head},")
+    ]
+    why = {
+        "shuffled labels": "shuffled: trained on shuffled labels, so its score is its architecture's, not learnt",
+        "random encoder": "random: on an encoder with random weights, which tells words apart and knows none",
+    }
+    found = [why[name] for name in results.beside if name in why]
+    return [*lines, *[f"Controls named after a head: {'; '.join(found)}."][: len(found)]]
 
 
 def _uneven(results: Results) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from benchkit.protocol import PHASES
@@ -54,6 +54,7 @@ class Results:
         phase_results: by (head, phase): what the seeds that count left.
         parameters: of a head, by head.
         events: (head, seed, what happened on the way).
+        beside: the same heads trained in vain, as controls, by what was done: `shuffled labels`, `random encoder`.
     """
 
     heads: tuple[str, ...]
@@ -65,6 +66,7 @@ class Results:
     controls: Sequence[Control]
     faults: Sequence[Fault]
     events: Sequence[tuple[str, int, str]]
+    beside: Mapping[str, Results] = field(default_factory=dict)
 
     def seeds(self, head: str, phase: str, task: str, split: str) -> Seeds:
         """A number a seed; for the mean over tasks, of the seeds where every task has one."""
@@ -104,12 +106,14 @@ def collect(
     controls: Sequence[Control],
     tasks: Mapping[str, TaskSpec],
     phases: Iterable[str] = (),
+    beside: Mapping[str, Sequence[Record]] | None = None,
 ) -> Results:
     """Arrange finished cells. Heads come in the order of the records, tasks in that of `tasks`.
 
     Args:
         phases: those that were asked for; by default those that any record has. Without either there is one
             phase of no name, so that a head that failed at once still has its row.
+        beside: records of the same heads trained in vain, by what was done.
 
     Raises:
         ValueError: two records are of the same head and seed: these are two comparisons, not one.
@@ -150,6 +154,7 @@ def collect(
             for result in record.phases
             for event in result.events
         ],
+        beside={name: collect(each, (), tasks, phases) for name, each in (beside or {}).items()},
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchkit.errors import UserError
 from benchkit.report.origin import Origin
 from benchkit.report.results import Results, collect
+from benchkit.report.vain import read_vain
 from benchkit.report.variants import Found, check_comparable, tell_apart
 from benchkit.store.cells import CellStore
 
@@ -48,7 +49,8 @@ class Stored:
     @cached_property
     def results(self) -> Results:
         """All numbers, arranged for tables."""
-        return collect(self.records, self.controls, self.tasks)
+        runs = dict.fromkeys(folder.parent.parent for folder in self.folders.values())
+        return collect(self.records, self.controls, self.tasks, beside=read_vain(runs, self.records, self.log))
 
     @cached_property
     def controls(self) -> tuple[Control, ...]:

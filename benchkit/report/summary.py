@@ -52,6 +52,14 @@ def results_frame(results: Results) -> pd.DataFrame:
         for split in results.splits(phase, task)
     ]
     rows += [
+        {**_row(vain, head, phase, task, split), "head": f"{head}, {name}"}
+        for name, vain in results.beside.items()
+        for head in vain.heads
+        for phase in vain.phases
+        for task in (*vain.metrics, MEAN)
+        for split in vain.splits(phase, task)
+    ]
+    rows += [
         {
             "head": control.name, "task": control.task, "phase": "", "split": control.split,
             "metric": control.metric, "mean": control.value, "n_seeds": 0, "error": "",

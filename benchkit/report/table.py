@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchkit.report.layout import Block, Row, Style, heading, notes, table, width
-from benchkit.report.notes import footnotes, seed_counts
+from benchkit.report.notes import footnotes, in_short, seed_counts
 from benchkit.report.results import MEAN, Results, Seeds, collect
 from benchkit.report.stats import spread
 
@@ -24,6 +24,7 @@ def render(
     tasks: Mapping[str, TaskSpec],
     *,
     phases: Iterable[str] = (),
+    beside: Mapping[str, Sequence[Record]] | None = None,
     style: Style = "terminal",
     columns: int = 100,
 ) -> str:
@@ -40,12 +41,13 @@ def render(
 
     Args:
         phases: those that were asked for; by default those that any record has.
+        beside: records of the same heads trained in vain, by what was done: rows among the controls.
         columns: a terminal's width. Earlier phases are shown at length if the short table is wider.
 
     Raises:
         ValueError: two records are of the same head and seed.
     """
-    return render_results(collect(records, controls, tasks, phases), style=style, columns=columns)
+    return render_results(collect(records, controls, tasks, phases, beside), style=style, columns=columns)
 
 
 Letters = Mapping[tuple[str, str, str, str], str]
@@ -85,7 +87,7 @@ def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
         wide = letters is not None
         rows += [
             Row((name, *cells[:2], *[""] * wide, cells[2], *["", ""] * last), True)
-            for name, cells in _control_rows(results, task, gap)
+            for name, cells in (*_control_rows(results, task, gap), *_trained_rows(results, phase, task, gap))
         ]
         costs = ("parameters", "time") if wide else ("head parameters", "time a seed")
         blocks.append(
@@ -158,6 +160,19 @@ def _control_rows(results: Results, task: str, gap: str) -> list[tuple[str, tupl
         return []
     difference = None if train is None or other is None else train - other
     return [(name, (_number(dev), _number(test), _number(difference, signed=True)))]
+
+
+def _trained_rows(results: Results, phase: str, task: str, gap: str) -> list[tuple[str, tuple[str, str, str]]]:
+    """Name and cells of each head that was trained in vain."""
+    rows = []
+    for name, vain in results.beside.items():
+        for head in vain.heads:
+            dev, test = (_score(vain.seeds(head, phase, task, split)) for split in ("dev", "test"))
+            if dev == test == NOTHING:
+                dev = _excuse(vain, head, phase)
+            label = f"{head}, {in_short(name)}{' !' * bool(vain.of(head, phase))}"
+            rows.append((label, (dev, test, _score(vain.gap(head, phase, task, gap), signed=True))))
+    return rows
 
 
 def _control(constants: Mapping[tuple[str, str], float], results: Results, task: str, split: str) -> float | None:

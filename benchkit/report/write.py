@@ -28,6 +28,7 @@ def write_report(
     tasks: Mapping[str, TaskSpec],
     *,
     phases: Iterable[str] = (),
+    beside: Mapping[str, Sequence[Record]] | None = None,
     log: Callable[[str], None],
 ) -> None:
     """Write `summary.csv`, `curves.csv` and `table.md`, and `curves.png` where matplotlib is installed.
@@ -36,13 +37,14 @@ def write_report(
 
     Args:
         phases: those that were asked for; by default those that any record has.
+        beside: records of the same heads trained in vain, by what was done.
         log: takes a line where something was left out.
 
     Raises:
         UserError: a file cannot be written.
         ValueError: two records are of the same head and seed.
     """
-    results = collect(records, controls, tasks, phases)
+    results = collect(records, controls, tasks, phases, beside)
     write_atomic(folder / "summary.csv", _csv(results_frame(results)))
     write_atomic(folder / "curves.csv", _csv(curves_frame(records)))
     write_atomic(folder / "table.md", render_results(results, style="markdown").encode())

@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import benchkit
 from benchkit.data import Split
-from benchkit.errors import UserError, unknown
+from benchkit.errors import unknown
 from benchkit.head import HeadSpec
 from benchkit.protocol import Protocol
+from benchkit.record import Record
+from benchkit.runner.sources import engine_files, engine_source, short_hashes, task_files, task_source
 from benchkit.settings import plain
 from benchkit.task import SPLITS, TaskSpec
-
-# Parts of the package whose code can change a number. The rest (command line, tables) may change freely.
-_ENGINE = (
-    *("blocks.py", "branch.py", "controls.py", "features.py", "head.py", "losses.py", "metrics.py"),
-    *("protocol.py", "rng.py", "settings.py", "task.py", "data", "encoder", "store", "train"),
-    *("runner/execute.py", "runner/scoring.py", "runner/workspace.py"),
-)
 
 # The splits of a cell that is blind to test.
 BLIND = ("train", "dev")
@@ -57,6 +49,8 @@ class Cell:
         keep_encoder: store the encoder that a fine-tuning cell trained along; of no consequence for its numbers.
         splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
             without `test` cannot be scored on it.
+        interference: measure it on the way; no part of the key, since it changes no number.
+        sources: see `sources_of`; no part of the key, it names what the key's hashes are made of.
     """
 
     key: str
@@ -71,6 +65,8 @@ class Cell:
     identity: Mapping[str, Any]
     splits: tuple[str, ...] = SPLITS
     keep_encoder: bool = False
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    interference: bool = False
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -97,6 +93,12 @@ class Cell:
     def label(self) -> str:
         return f"{self.head} seed {self.seed}"
 
+    def answered(self, record: Record | None) -> bool:
+        """Whether a stored record has all that is asked for. Failed cells are tried again."""
+        if record is None or record.status == "failed":
+            return False
+        return not self.interference or all(phase.interference is not None for phase in record.phases)
+
     def trial(self, config: Mapping[str, Any], protocol: Protocol) -> Cell:
         """The same cell with another config and protocol, and blind to test: what a search tries out."""
         changes = {"base": self.key, "config": dict(config), "protocol": plain(protocol), "splits": list(BLIND)}
@@ -122,24 +124,47 @@ def identity_of(
 ) -> dict[str, Any]:
     """The parts of a cell's key. A change in any of them makes another cell."""
     return {
-        "head": {"name": spec.name, "config": plain(config), "source": spec.source()},
-        "protocol": _numbers(protocol),
-        # A list: their order decides that of batches and of initial weights.
-        "tasks": [{"name": task.name, **_task(task, loss_name(spec, config, task, protocol))} for task in tasks],
-        "data": {task.name: {name: split.digest() for name, split in data[task.name].items()} for task in tasks},
+        "head": head_part(spec, config),
+        "protocol": protocol_part(protocol),
+        "tasks": tasks_part(spec, config, tasks, protocol),
+        "data": data_part(tasks, data),
         "encoder": encoder_fingerprint,
         "seed": seed,
-        "engine": {
-            "benchkit": benchkit.__version__,
-            "source": engine_source(),
-            "torch": version("torch"),
-            "tokenizers": version("tokenizers"),
-        },
+        "engine": engine_part(),
         "execution": dataclasses.asdict(execution),
     }
 
 
-def _numbers(protocol: Protocol) -> dict[str, Any]:
+def head_part(spec: HeadSpec, config: Any) -> dict[str, Any]:
+    return {"name": spec.name, "config": plain(config), "source": spec.source()}
+
+
+def tasks_part(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> list[dict[str, Any]]:
+    """A list: their order decides that of batches and of initial weights."""
+    return [{"name": task.name, **_task(task, loss_name(spec, config, task, protocol))} for task in tasks]
+
+
+def data_part(tasks: Sequence[TaskSpec], data: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
+    return {task.name: {name: split.digest() for name, split in data[task.name].items()} for task in tasks}
+
+
+def engine_part() -> dict[str, str]:
+    return {
+        "benchkit": benchkit.__version__,
+        "source": engine_source(),
+        "torch": version("torch"),
+        "tokenizers": version("tokenizers"),
+    }
+
+
+def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, dict[str, str]]:
+    """A short hash of each file that the hashes of a cell's identity are made of, so that a change can be named."""
+    files = {"head": spec.files(), "engine": engine_files()}
+    files |= {f"tasks.{task.name}": task_files(task, loss_name(spec, config, task, protocol)) for task in tasks}
+    return {part: short_hashes(each) for part, each in files.items()}
+
+
+def protocol_part(protocol: Protocol) -> dict[str, Any]:
     """The protocol without what does not change a cell's numbers: names, other heads, phases that are not run."""
     values = plain(protocol)
     for name in (
@@ -174,38 +199,10 @@ def loss_name(spec: HeadSpec, config: Any, task: TaskSpec, protocol: Protocol) -
 
 
 def _task(task: TaskSpec, loss: str) -> dict[str, Any]:
-    code = hashlib.sha256()
-    for function in (task.losses[loss], task.metric.score):
-        code.update(_source_of(function, task))
     return {
         "classes": list(task.classes),
         "range": [task.low, task.high],
         "loss": loss,
         "metric": task.metric.name,
-        "source": code.hexdigest(),
+        "source": task_source(task, loss),
     }
-
-
-def _source_of(function: Any, task: TaskSpec) -> bytes:
-    """The source file of a loss or metric; of what a partial wraps, or of a callable object's class."""
-    while isinstance(function, partial):
-        function = function.func
-    function = inspect.unwrap(function)
-    try:
-        file = inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
-    except TypeError:
-        file = None
-    if file is None:
-        raise UserError(f"task {task.name!r}: {function!r} has no source file, so its results could not be keyed")
-    return Path(file).read_bytes()
-
-
-def engine_source() -> str:
-    """Hash of the package's own code that can change a number."""
-    root = Path(benchkit.__file__).parent
-    digest = hashlib.sha256()
-    for part in _ENGINE:
-        path = root / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

@@ -7,19 +7,26 @@ import re
 from pathlib import Path
 
 from benchkit.encoder import Encoder, load_encoder
+from benchkit.encoder.load import untrained
 from benchkit.errors import UserError, unknown
 from benchkit.hub.models import fetched_encoders, fetched_folder
 from benchkit.plugins import Plugins
+
+RANDOM = "random:"
+"""Before an encoder's name: the same architecture with untrained weights."""
 
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")  # what can be a repository's name
 
 
 def open_encoder(name: str, plugins: Plugins) -> Encoder:
-    """A plugin's encoder by name, a folder, a folder's name inside `$BENCHKIT_WEIGHTS`, or the id of a fetched one.
+    """A plugin's encoder by name, a folder, a folder's name inside `$BENCHKIT_WEIGHTS`, or the id of a fetched one;
+    untrained after `random:`.
 
     Raises:
         UserError: there is no such thing, or the checkpoint is not usable.
     """
+    if name.startswith(RANDOM):
+        return untrained(open_encoder(name.removeprefix(RANDOM), plugins))
     if name in plugins.encoders:
         return _made(name, plugins)
     folder = find_folder(name)

@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import nn
 
+from benchkit.identity import Parts, changes, nearest, parts_of, tell
 from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.eta import clock
@@ -23,6 +24,7 @@ from benchkit.train.order import Order
 from benchkit.train.readers import LiveReader
 
 _TEXTS = 256
+_SHOWN = 3  # differences between a cell and one that is stored
 _STEPS = 6  # timed a head and phase, after as many to warm up; fewer where an epoch has fewer
 
 
@@ -34,6 +36,8 @@ def describe(session: Session) -> Iterator[str]:
     for cell in session.cells:
         state = f"finished ({done[cell.key].status})" if cell.key in done else "to run"
         yield f"  {cell.key}  {cell.label:<24} {state}"
+        if cell.key not in done:
+            yield from _apart(cell, session)
     if not pending:
         yield "nothing to do: the run would print its table at once"
         return
@@ -51,6 +55,18 @@ def describe(session: Session) -> Iterator[str]:
         yield f"no estimate of the time to train: a step raised {type(error).__name__}: {' '.join(str(error).split())}"
         return
     yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {jobs} cells at once"
+
+
+def _apart(cell: Cell, session: Session) -> Iterator[str]:
+    """Why a cell is to run though one like it is stored: what sets the two apart."""
+    stored = session.workspace.once(("stored", session.store.root), session.stored)
+    parts = Parts(cell.identity, cell.sources)
+    near = nearest(parts, stored)
+    if near is not None and near.key != cell.key:
+        found = [tell(change, parts_of(near), parts) for change in changes(near.identity, cell.identity)]
+        yield f"      unlike the stored {near.key} in {'; '.join(found[:_SHOWN])}"
+        if len(found) > _SHOWN:
+            yield f"      and {len(found) - _SHOWN} more fields: benchkit explain {near.key}"
 
 
 def _encode_seconds(session: Session, settings: FeatureSettings) -> float:

@@ -17,7 +17,7 @@ from benchkit.encoder import Encoder
 from benchkit.errors import UserError
 from benchkit.head import HeadSpec
 from benchkit.parameters import parameter_counts
-from benchkit.record import CurvePoint, PhaseResult, Record
+from benchkit.record import Cosine, CurvePoint, PhaseResult, Record
 from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.outcome import failed, finished, result_of
@@ -180,16 +180,8 @@ class _Run:
 
         def on_epoch(state: State) -> None:
             self._checkpoint(done, state, Predictions())
-            self.emit(
-                {
-                    "event": "epoch",
-                    "key": self.cell.key,
-                    "phase": phase,
-                    "epoch": state.epoch,
-                    "seconds": state.train_seconds + state.eval_seconds,
-                    "score": state.best_score,
-                }
-            )
+            event = {"event": "epoch", "key": self.cell.key, "phase": phase, "epoch": state.epoch}
+            self.emit({**event, "seconds": state.train_seconds + state.eval_seconds, "score": state.best_score})
 
         modules = self._modules(tuned=phase == "finetune")
         state = train_phase(work, modules, reader, state, on_epoch)
@@ -208,6 +200,7 @@ class _Run:
             scores=scores,
             curve=tuple(CurvePoint(**each) for each in state.curve),
             events=tuple(state.events),
+            interference=tuple(Cosine(**each) for each in state.interference) if work.interference else None,
         )
         return result, predictions, state.diverged
 
@@ -228,6 +221,7 @@ class _Run:
             seed=cell.seed,
             device=self.device,
             autocast=phase == "finetune" and cell.execution.precision == "bf16",
+            interference=cell.interference,
         )
 
     def _reader(self, phase: str) -> Reader:

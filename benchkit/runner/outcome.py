@@ -20,10 +20,10 @@ from benchkit.store.cells import CellStore
 def result_of(cell: Cell, store: CellStore) -> Record | None:
     """The record of a cell that need not run.
 
-    A failed one is tried again, and so is one whose encoder is to be kept and was not.
+    One that does not answer all that is asked is run again, and so is one whose encoder is to be kept and was not.
     """
     done = store.load(cell.key)
-    if done is None or done.status == "failed" or (cell.keeps_encoder and not store.has_encoder(cell.key)):
+    if not cell.answered(done) or (cell.keeps_encoder and not store.has_encoder(cell.key)):
         return None
     return done
 
@@ -47,9 +47,10 @@ def finished(
         seed=cell.seed,
         status=status,
         identity=cell.identity,
+        sources=cell.sources,
         parameters=parameters,
         environment=environment(cell.execution),
-        data={"name": cell.data, "splits": _splits(data)},
+        data={"name": cell.data, "splits": splits_of(data)},
         encoder={
             "name": encoder.name,
             "fingerprint": encoder.fingerprint,
@@ -75,6 +76,7 @@ def failed(cell: Cell, error: Exception) -> Record:
         seed=cell.seed,
         status="failed",
         identity=cell.identity,
+        sources=cell.sources,
         environment=environment(cell.execution),
         error=text,
     )
@@ -86,7 +88,8 @@ def out_of_memory(cell: Cell) -> str:
     return f"out of memory on {cell.execution.device} with {sizes}; --set a smaller one (it is never shrunk for you)"
 
 
-def _splits(data: Data) -> dict[str, Any]:
+def splits_of(data: Data) -> dict[str, Any]:
+    """Rows, source, sha256 of the file and broken rows of each split, by task."""
     return {
         task: {
             name: {"rows": len(s), "source": s.source, "sha256": s.sha256, "broken": len(s.broken)}

@@ -16,7 +16,7 @@ from benchkit.head import HeadSpec
 from benchkit.hub.sets import HUB, hub_folder
 from benchkit.plugins import Plugins
 from benchkit.protocol import Protocol, load_file, load_preset, override, parse_settings
-from benchkit.runner.cell import Cell, Execution, identity_of, key_of
+from benchkit.runner.cell import Cell, Execution, identity_of, key_of, sources_of
 from benchkit.runner.encoders import find_folder
 from benchkit.runner.workspace import Workspace, build_head, feature_settings
 from benchkit.settings import plain
@@ -44,6 +44,7 @@ class Request:
     threads: int = 1
     feature_cache: bool = True
     keep_encoder: bool = False
+    interference: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Plan:
     out: Path
     jobs: int
     keep_encoder: bool = False
+    interference: bool = False
 
 
 def resolve(request: Request, plugins: Plugins) -> Plan:
@@ -107,6 +109,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=request.jobs or _jobs(device, request.threads),
         keep_encoder=request.keep_encoder,
+        interference=request.interference,
     )
 
 
@@ -131,6 +134,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     for head in plan.heads:
         spec, config = workspace.plugins.head(head), plan.configs[head]
         _try_to_build(spec, config, encoder, plan, shapes)
+        sources = sources_of(spec, config, tasks, protocol)
         for seed in plan.seeds:
             identity = identity_of(spec, config, seed, protocol, tasks, data, fingerprint, plan.execution)
             cell = Cell(
@@ -145,6 +149,8 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 head_files=plan.head_files,
                 identity=identity,
                 keep_encoder=plan.keep_encoder,
+                sources=sources,
+                interference=plan.interference,
             )
             cells.append(cell)
     return cells

@@ -70,10 +70,19 @@ class Session:
         store = CellStore(plan.out / "cells", log=log)
         return Session(plan, workspace, store, cells, _controls(plan, workspace))
 
+    def beside(self, plan: Plan) -> Session:
+        """A session of another plan with what this one has loaded."""
+        store = CellStore(plan.out / "cells", log=self.workspace.log)
+        return Session(plan, self.workspace, store, make_cells(plan, self.workspace), _controls(plan, self.workspace))
+
     def finished(self) -> dict[str, Record]:
         """Records of the cells that need not run, by key. Failed cells are tried again."""
         found = {cell.key: result_of(cell, self.store) for cell in self.cells}
         return {key: record for key, record in found.items() if record is not None}
+
+    def stored(self) -> list[Record]:
+        """Every sound record of the run's folder, whatever request it came from."""
+        return [record for key in self.store.keys() if (record := self.store.load(key))]  # noqa: SIM118
 
     def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
         """Run what is not done; every cell has a record afterwards. Without an executor the plan's jobs decide."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchkit.data import Split, load_data, subsample
+from benchkit.data.shuffle import SHUFFLED, shuffle_labels
 from benchkit.encoder import Encoder, Tokenized
 from benchkit.errors import UserError, unknown
 from benchkit.features import Layers, Tokens
@@ -52,7 +53,10 @@ class Workspace:
         return tasks
 
     def data(self, source: str, protocol: Protocol) -> Data:
-        """Splits by task, at the protocol's sizes."""
+        """Splits by task, at the protocol's sizes; of a source `shuffled:…`, train's labels are shuffled."""
+        if source.startswith(SHUFFLED):
+            whole, seed = self.data(source.removeprefix(SHUFFLED), protocol), protocol.subsample_seed
+            return self.once(("shuffled", id(whole), seed), lambda: _shuffled(whole, seed))
         tasks = self.tasks(protocol)
         sizes = {(t.name, s): getattr(protocol.options(t.name), f"{s}_size") for t in tasks for s in SPLITS}
         return self.once(
@@ -100,6 +104,13 @@ class Workspace:
             self._kept[key] = make()
         kept: _T = self._kept[key]
         return kept
+
+
+def _shuffled(data: Data, seed: int) -> Data:
+    return {
+        task: {name: shuffle_labels(split, seed) if name == "train" else split for name, split in splits.items()}
+        for task, splits in data.items()
+    }
 
 
 def feature_settings(

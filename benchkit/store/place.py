@@ -1,5 +1,6 @@
-"""Where on disk benchkit keeps what can be made or fetched again, and when it was used. Without torch, so that it can be
-told where torch does not load.
+"""Where on disk benchkit keeps what can be made or fetched again, and when it was used.
+
+Without torch, so that it can be told where torch does not load.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from benchkit.task import Loss, TaskShape, TaskSpec
 from benchkit.train.adamw import AdamW
 from benchkit.train.corpus import Corpus
 from benchkit.train.evaluate import Reader, collapsed, decide, evaluate, forward
+from benchkit.train.interference import cosines
 from benchkit.train.order import Batch, Order, OrderHash
 from benchkit.train.quick import quick
 from benchkit.train.readers import gather_together
@@ -40,6 +41,7 @@ class Work:
     Attributes:
         constant_losses: by task, the loss of the best constant prediction on train.
         autocast: run the encoder's forward in bf16; weights and optimiser state stay fp32.
+        interference: measure after each epoch how the tasks' gradients agree.
     """
 
     phase: str
@@ -53,6 +55,7 @@ class Work:
     seed: int
     device: torch.device
     autocast: bool = False
+    interference: bool = False
 
 
 @dataclass
@@ -71,6 +74,7 @@ class State:
     eval_seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    interference: list[dict[str, Any]] = field(default_factory=list)
     diverged: str = ""
 
 
@@ -116,6 +120,8 @@ def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW,
         if score > state.best_score and not state.diverged:
             state.best_score, state.best_epoch = score, state.epoch
             state.best = {name: value.detach().clone() for name, value in modules.state_dict().items()}
+    if work.interference and not state.diverged:
+        state.interference += [dataclasses.asdict(each) for each in cosines(work, modules, reader, state.epoch)]
     state.curve += [dataclasses.asdict(point) for point in points]
     state.eval_seconds += time.perf_counter() - started
 

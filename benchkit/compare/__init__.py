@@ -1,0 +1,1 @@
+"""Two runs side by side, and a run beside the report's numbers."""

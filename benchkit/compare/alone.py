@@ -1,0 +1,119 @@
+"""What training tasks together gains or loses against each alone, head by head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchkit.errors import UserError
+from benchkit.record import Record
+from benchkit.report.layout import Block, Row, Style, notes, table
+from benchkit.report.results import name_seeds
+from benchkit.stats import Difference, Paired, paired_differences
+from benchkit.store.cells import CellStore
+from benchkit.task import TaskSpec
+
+_ALIGN = ("left", "right", "right", "left", "left", "left")
+_NOTE = (
+    "Together: the head trained on all tasks; alone: on this one, with the same data, epochs and seeds; after the last "
+    "phase. The interval holds the chance of training and of the examples; it is not corrected for the number of rows."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Records with the store that has their predictions."""
+
+    records: Sequence[Record]
+    store: CellStore
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A head's score on one task, together minus alone; `split` is dev where test is unlabelled."""
+
+    head: str
+    task: str
+    metric: str
+    split: str
+    seeds: tuple[int, ...]
+    difference: Difference | None
+
+
+def gains(together: Run, alone: Mapping[str, Run], tasks: Mapping[str, TaskSpec]) -> list[Gain]:
+    """Of each task and head, over the seeds that have a number both together and alone.
+
+    Args:
+        alone: by task.
+    """
+    heads = dict.fromkeys(record.head for record in together.records)
+    return [_gain(together, run, tasks[name], head) for name, run in alone.items() for head in heads]
+
+
+def render(found: Sequence[Gain], style: Style = "terminal", columns: int = 100) -> str:
+    """A block a task, a row a head."""
+    titles = {gain.task: f"{gain.task} · {gain.metric} · {gain.split}" for gain in found}
+    blocks = [
+        Block(
+            (title, "alone", "together", "together − alone", "95 % interval", ""),
+            [_row(gain) for gain in found if gain.task == task],
+            _ALIGN,
+        )
+        for task, title in titles.items()
+    ]
+    return f"{table(blocks, style)}\n\n{notes([_NOTE], style, columns)}"
+
+
+def _gain(together: Run, alone: Run, task: TaskSpec, head: str) -> Gain:
+    sides = [{r.seed: r for r in run.records if r.head == head and _counts(r)} for run in (alone, together)]
+    seeds = tuple(seed for seed in sides[0] if seed in sides[1])
+    if not seeds:
+        return Gain(head, task.name, task.metric.name, "test", (), None)
+    pairs = [tuple(side[seed] for side in sides) for seed in seeds]
+    split = "test" if all(_labelled(record, task.name) for pair in pairs for record in pair) else "dev"
+    (labels, first), (_, second) = (
+        _predictions(run, [pair[side] for pair in pairs], task.name, split)
+        for side, run in enumerate((alone, together))
+    )
+    found = paired_differences({task.name: Paired(labels, first, second, task.metric.score)})[task.name]
+    return Gain(head, task.name, task.metric.name, split, seeds, found)
+
+
+def _predictions(run: Run, records: Sequence[Record], task: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n,) and predictions (seed, n)."""
+    frames = []
+    for record in records:
+        frame = run.store.predictions(record.key)
+        frames.append(frame[(frame["task"] == task) & (frame["split"] == split)])
+    if any(list(frame["id"]) != list(frames[0]["id"]) for frame in frames):
+        raise UserError(f"the predictions of {task} {split} in {run.store.root} are not of the same examples")
+    return frames[0]["label"].to_numpy(float), np.stack([frame["prediction"].to_numpy(float) for frame in frames])
+
+
+def _counts(record: Record) -> bool:
+    return record.status in ("ok", "collapsed")
+
+
+def _labelled(record: Record, task: str) -> bool:
+    return any((score.task, score.split) == (task, "test") for score in record.phases[-1].scores)
+
+
+def _row(gain: Gain) -> Row:
+    found = gain.difference
+    if found is None:
+        return Row((gain.head, "–", "–", "–", "no seed with a number in both", ""))
+    change = f"{found.value:+.3f}"
+    interval, word = f"{name_seeds(gain.seeds)} only: unknown", ""
+    if not math.isnan(found.low):
+        interval = f"{found.low:+.3f} to {found.high:+.3f}"
+        word = "gains" if found.low > 0 else "loses" if found.high < 0 else "cannot tell"
+    return Row(
+        (gain.head, *(f"{each:.3f}" for each in (found.a, found.b)), *(_minus(e) for e in (change, interval)), word)
+    )
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
