@@ -35,6 +35,7 @@ SIBLINGS = {
     ("settings", "errors"),
     ("plugins", "hookspecs"),
     ("cli", "api"),
+    ("stats", "metrics"),
 }
 # Upward, for annotations alone: a hook names the type of what it is asked for, and discovery holds it.
 TYPES_ONLY = {("hookspecs", "encoder"), ("plugins", "encoder")}

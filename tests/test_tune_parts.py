@@ -14,7 +14,7 @@ from benchkit import metrics
 from benchkit.errors import UserError
 from benchkit.plugins import load_plugins
 from benchkit.protocol import Protocol, load_file, load_preset, override
-from benchkit.stats import Paired, paired_bootstrap
+from benchkit.stats import Paired, paired_differences
 from benchkit.tune.best_of_k import best_of_k
 from benchkit.tune.groups import build_space
 from benchkit.tune.size import parse_size
@@ -88,23 +88,23 @@ def test_best_of_k_is_the_mean_over_all_draws(values: list[float]) -> None:
         assert point.std == pytest.approx(np.std(tops), abs=1e-7)
 
 
-def test_the_paired_bootstrap_finds_a_difference_and_none_where_there_is_none() -> None:
+def test_paired_differences_find_a_difference_and_none_where_there_is_none() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(2, size=400).astype(float)
 
     def guesses(accuracy: float) -> np.ndarray:
-        return np.stack([np.where(random.random(400) < accuracy, labels, 1 - labels) for _ in range(3)])
+        return np.stack([np.where(random.random(400) < accuracy, labels, 1 - labels) for _ in range(5)])
 
     worse, better = guesses(0.6), guesses(0.75)
-    found = paired_bootstrap({"a": Paired(labels, worse, better, metrics.accuracy.score)}, resamples=300)
+    found = paired_differences({"a": Paired(labels, worse, better, metrics.accuracy.score)})
     assert set(found) == {"a", "mean"}
     assert found["a"].low < found["a"].value < found["a"].high
     assert found["a"].low > 0.05
     assert found["mean"].p < 0.02
-    same = paired_bootstrap({"a": Paired(labels, worse, worse, metrics.accuracy.score)}, resamples=100)
+    same = paired_differences({"a": Paired(labels, worse, worse, metrics.accuracy.score)})
     assert (same["a"].value, same["a"].low, same["a"].high, same["a"].p) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match="do not match"):
-        paired_bootstrap({"a": Paired(labels[1:], worse, better, metrics.accuracy.score)})
+        paired_differences({"a": Paired(labels[1:], worse, better, metrics.accuracy.score)})
 
 
 def test_a_protocol_survives_toml(tmp_path: Path) -> None:

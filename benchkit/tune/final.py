@@ -18,7 +18,7 @@ from benchkit.runner.executor import LocalProcesses
 from benchkit.runner.request import Request
 from benchkit.runner.session import Session
 from benchkit.runner.workspace import Workspace
-from benchkit.stats import Difference, Paired, paired_bootstrap
+from benchkit.stats import Difference, Paired, paired_differences
 from benchkit.store.atomic import write_atomic
 from benchkit.store.cells import CellStore
 from benchkit.task import TaskSpec
@@ -123,7 +123,7 @@ def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Seq
         split=split,
         seeds=tuple(record.seed for record in start),
         metrics={task.name: task.metric.name for task in tasks},
-        differences=paired_bootstrap(pairs) if pairs else {},
+        differences=paired_differences(pairs) if pairs else {},
         records=records,
     )
 

@@ -65,11 +65,11 @@ def final_table(final: Final, style: Style = "terminal") -> str:
 
 def final_note(final: Final) -> list[str]:
     seeds = ", ".join(map(str, final.seeds))
-    lines = [f"Fresh seeds {seeds}, trained in fresh processes; paired bootstrap over seeds and examples."]
+    lines = [f"Fresh seeds {seeds}, trained in fresh processes; paired by seed and example."]
     if final.split == "dev":
         lines.append("No task has a labelled test: this is dev, which chose the tuned config and so flatters it.")
     if len(final.seeds) < 5 and final.differences:
-        lines.append("Few seeds make the interval narrower than it should be.")
+        lines.append("With few seeds the interval is wide: benchkit plan says how many a difference takes.")
     return lines + (final.faults() if final.differences else [])
 
 
