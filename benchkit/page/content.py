@@ -40,7 +40,7 @@ class Content:
         return self.stored.records
 
 
-def gather(stored: Stored, verdicts: Sequence[Verdict] = ()) -> Content:
+def gather(stored: Stored, verdicts: Sequence[Verdict]) -> Content:
     """Read every cell's predictions once, one cell at a time.
 
     Raises:

@@ -17,6 +17,7 @@ from benchkit.page.numbers import ranges
 from benchkit.page.predicted import confusion, examples
 from benchkit.page.provenance import provenance
 from benchkit.page.rows import facts, section
+from benchkit.page.told_apart import told_apart
 from benchkit.store.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def page(content: Content) -> str:
     """The HTML: all tables are in it as such; the script sorts them and draws the charts."""
     sections = [
         comparison(content),
+        told_apart(content),
         _chart("curves", "Training curves", "Mean over seeds, in a band from the lowest seed to the highest. Train is a "
                "running mean over an epoch, with dropout on. Point at a chart, or use the arrow keys in it, to read values."),
         _chart("costs", "Quality against cost", "Lines are 95 % intervals of the mean over seeds and, for time, ± one "
@@ -146,6 +148,6 @@ def _contents(sections: Sequence[str]) -> Markup:
         tag("a", title, href=f"#{name}") for name, title in _NAMES.items() if any(f'id="{name}"' in s for s in sections)
     ]
     theme = tag("button", "Dark", type="button", id="theme", hidden=True)
-    return tag("nav", tag("div", *links, theme), aria_label="Contents")
+    return tag("nav", tag("div", tag("div", *links), theme), aria_label="Contents")
 
 

@@ -33,7 +33,7 @@ def faults(content: Content) -> Markup:
         parts.append(table("Cells that failed, diverged or collapsed", columns, _fault_rows(results)))
     if results.events:
         columns = [Column(each) for each in ("head", "seed", "phase", "epochs", "what")]
-        parts.append(table("On the way", columns, _event_rows(results)))
+        parts.append(table("On the way", columns, _event_rows(results), class_="events"))
     return section("faults", "Faults", *parts, lead=lead)
 
 

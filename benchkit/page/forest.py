@@ -37,8 +37,8 @@ def axis(seeds: Iterable[Sequence[float]], spreads: Iterable[Spread]) -> Axis | 
     low, high = min(values), max(values)
     room = max(high - low, 0.005)
     ends = [(each.low, each.high) for each in spreads if math.isfinite(each.low)]
-    lowest = max(min([end[0] for end in ends], default=low), low - room * 0.6)
-    highest = min(max([end[1] for end in ends], default=high), high + room * 0.6)
+    lowest = max(min([end[0] for end in ends], default=low), low - room)
+    highest = min(max([end[1] for end in ends], default=high), high + room)
     edge = max(highest - lowest, 0.005) * 0.03
     return Axis(min(lowest, low) - edge, max(highest, high) + edge)
 

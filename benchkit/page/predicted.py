@@ -114,19 +114,19 @@ def _example(
 ) -> Markup:
     parts = (texts or {}).get(id_, ())
     shown = tag("div", *(tag("p", part) for part in parts)) if parts else tag("code", id_)
-    said = [_said(observed, outcome, row) for outcome in observed.outcomes.values()]
-    return tag("tr", text(shown, class_="sentence"), text(_word(observed, label), class_="truth"), *said)
+    said = [_said(observed, head, outcome, row) for head, outcome in observed.outcomes.items()]
+    return tag("tr", text(shown, class_="sentence"), text(_word(observed, label), data_head="label"), *said)
 
 
-def _said(observed: Observed, outcome: Outcome, row: int) -> Markup:
+def _said(observed: Observed, head: str, outcome: Outcome, row: int) -> Markup:
     task, miss, word = observed.task, float(outcome.miss[row]), _word(observed, float(outcome.said[row]))
     if not task.classes:
-        return text(join([word, tag("small", f"off by {number(miss * (task.high - task.low), digits=2)}")]))
+        off = f"off by {number(miss * (task.high - task.low), digits=2)}"
+        return text(join([word, tag("small", off)]), data_head=head)
     seeds = f"{round((1 - miss) * outcome.seeds)} of {outcome.seeds} right"
     right = outcome.said[row] == observed.labels[row]
-    return text(
-        join([tag("b", "✓ " if right else "✗ "), word, tag("small", seeds)]), class_="right" if right else "wrong"
-    )
+    shown = join([tag("b", "✓ " if right else "✗ "), word, tag("small", seeds)])
+    return text(shown, class_="right" if right else "wrong", data_head=head)
 
 
 def _word(observed: Observed, value: float) -> str:

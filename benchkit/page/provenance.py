@@ -68,7 +68,9 @@ def _surroundings(content: Content) -> Iterator[tuple[str, Markup]]:
         yield row(name.replace("_", " "), lambda each, name=name: each.environment.get(name))  # type: ignore[misc]
     memory = [each.peak_memory_bytes / 2**30 for each in content.records if each.peak_memory_bytes]
     if memory:
-        yield "peak memory of a cell", join([f"{min(memory):.1f} to {max(memory):.1f} GiB"])
+        ends = dict.fromkeys(f"{each:.1f}" for each in (min(memory), max(memory)))
+        yield "peak memory of a cell", join([" to ".join(ends) + " GiB"])
+    yield row("data", lambda each: each.data.get("name"))
 
 
 def _count(number: int | None) -> str:
@@ -126,18 +128,17 @@ def _data(content: Content) -> Markup:
     for record in content.records:
         for task, splits in record.data.get("splits", {}).items():
             for split, about in splits.items():
-                cells = (str(record.data.get("name", NOTHING)), about["source"])
                 sums = (about["sha256"], record.identity.get("data", {}).get(task, {}).get(split, NOTHING))
                 rows.append(
                     tag(
                         "tr",
                         tag("th", f"{task} {split}", scope="row"),
                         numeric(f"{about['rows']:,}"),
-                        *map(text, cells),
+                        text(about["source"]),
                         *(text(tag("code", each[:16], title=each)) for each in sums),
                     )
                 )
-    columns = [Column(each) for each in ("split", "rows", "from", "file and columns", "sha256 of file", "of content")]
+    columns = [Column(each) for each in ("split", "rows", "file and columns", "sha256 of file", "of content")]
     return table("Splits", columns, list(dict.fromkeys(rows)), class_="data")
 
 

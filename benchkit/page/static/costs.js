@@ -16,7 +16,7 @@ function costs(root, data) {
 
 const count = (value) => value >= 1e6 ? `${+(value / 1e6).toPrecision(2)} M` : value >= 1e3 ? `${+(value / 1e3).toPrecision(2)} k` : String(value);
 
-const ROUND_TIMES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1200, 3600, 7200, 18000, 36000, 86400, 172800, 432000];
+const ROUND_TIMES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 240, 480, 900, 1800, 3600, 7200, 14400, 28800, 57600, 115200];
 
 function duration(value) {
   if (value < 60) return `${+value.toPrecision(2)} s`;
@@ -37,7 +37,7 @@ function costPanel(data, state, title, read, words) {
 function qualityRange(points) {
   const seeds = points.flatMap((point) => point.seeds);
   const [low, high] = [Math.min(...seeds), Math.max(...seeds)];
-  const room = Math.max(high - low, 0.005) * 0.6;
+  const room = Math.max(high - low, 0.005);
   const ends = points.filter((point) => point.score[1] !== null);
   const bottom = Math.min(low, Math.max(low - room, ...[Math.min(...ends.map((point) => point.score[1]))].filter(isFinite)));
   const top = Math.max(high, Math.min(high + room, ...[Math.max(...ends.map((point) => point.score[2]))].filter(isFinite)));
@@ -49,7 +49,9 @@ function drawCosts(data, state, points, title, words, width) {
   const height = Math.round(Math.min(Math.max(width * 0.62, 230), 360));
   const box = { width, height, left: 44, right: 14, top: 24, bottom: 38 };
   const spread = points.flatMap((point) => point.cost).filter((value) => value > 0);
-  const x = logarithmic(Math.min(...spread) / 1.5, Math.max(...spread) * 1.5, box.left, width - box.right);
+  const middle = Math.sqrt(Math.min(...spread) * Math.max(...spread));
+  const reach = Math.max(2.5, 1.4 * Math.sqrt(Math.max(...spread) / Math.min(...spread)));
+  const x = logarithmic(middle / reach, middle * reach, box.left, width - box.right);
   const round = ROUND_TIMES.filter((time) => time >= x.low && time <= x.high);
   if (words === duration && round.length > 1) x.ticks = round.filter((_, i) => i % Math.ceil(round.length / 6) === 0);
   const y = linear(...qualityRange(points), height - box.bottom, box.top, 5);
