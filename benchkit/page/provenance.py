@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def provenance(content: Content) -> Markup:
     parts = [
         tag("h3", "Encoder, code and machine"),
-        facts(list(_surroundings(content)), "facts wide"),
+        facts([each for each in _surroundings(content) if each[1] != NOTHING], "facts wide"),
         tag("h3", "Protocol"),
-        facts(list(_protocol(content)), "facts wide"),
+        facts([each for each in _protocol(content) if each[1] != NOTHING], "facts wide"),
         _heads(content),
         tag("h3", "Data"),
         _data(content),
@@ -56,8 +56,7 @@ def _surroundings(content: Content) -> Iterator[tuple[str, Markup]]:
     yield row("encoder", lambda each: each.encoder.get("name"))
     yield row("encoder parameters", lambda each: _count(each.parameters.get("encoder")))
     yield row("encoder fingerprint", lambda each: each.encoder.get("fingerprint"))
-    if any(each.encoder.get("notes") for each in content.records):
-        yield row("encoder notes", lambda each: "; ".join(each.encoder.get("notes", ())))
+    yield row("encoder notes", lambda each: "; ".join(each.encoder.get("notes", ())))
     yield row("benchkit", lambda each: each.environment.get("benchkit"))
     yield row("git", lambda each: each.environment.get("git"))
     yield row("engine source", lambda each: each.identity.get("engine", {}).get("source"))

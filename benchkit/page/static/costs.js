@@ -87,7 +87,8 @@ function names(data, points, x, y, box) {
   const order = [...points].sort((a, b) => y(a.score[0]) - y(b.score[0]));
   return order.map((point) => {
     const at = x(point.cost[0]);
-    const name = data.heads[point.head];
+    const whole = data.heads[point.head];
+    const name = whole.length > 22 ? `${whole.slice(0, 21)}…` : whole;
     const length = name.length * 6.6 + 10;
     const left = at + length > box.width - box.right;
     const span = left ? [at - length, at] : [at, at + length];
