@@ -9,7 +9,9 @@ import click
 import benchkit
 from benchkit.cli.data import data
 from benchkit.cli.heads import heads
+from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
+from benchkit.cli.report import report
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -27,6 +29,8 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(report)
+cli.add_command(plan)
 cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)

@@ -1,4 +1,4 @@
-"""Blocks of cells as text: a terminal's aligned columns, or Markdown tables."""
+"""Blocks of cells as text: a terminal's aligned columns, Markdown tables, or LaTeX's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Literal
 
 from tabulate import tabulate
 
-Style = Literal["terminal", "markdown"]
+from benchkit.report import latex
+
+Style = Literal["terminal", "markdown", "latex"]
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,23 @@ def width(text: str) -> int:
 
 def table(blocks: Sequence[Block], style: Style) -> str:
     """Blocks below each other. On a terminal they share their columns' widths."""
+    if style == "latex":
+        return latex.table(
+            [(block.header, [(row.cells, row.aside) for row in block.rows], block.align) for block in blocks]
+        )
     return _terminal(blocks) if style == "terminal" else "\n\n".join(_markdown(block) for block in blocks)
 
 
 def heading(text: str, style: Style) -> str:
+    if style == "latex":
+        return latex.heading(text)
     return text if style == "terminal" else f"### {escape(text)}"
 
 
 def notes(lines: Sequence[str], style: Style, columns: int) -> str:
     """Footnotes, one a line; on a terminal wrapped to so many columns."""
+    if style == "latex":
+        return latex.notes(lines)
     if style == "markdown":
         return "\n".join(f"- {escape(line)}" for line in lines)
     return "\n".join(textwrap.fill(line, columns, subsequent_indent="  ") for line in lines)

@@ -24,11 +24,15 @@ def seed_counts(results: Results, phase: str) -> str:
     return f"mean ± std over {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
 
 
-def footnotes(results: Results) -> list[str]:
-    """One line each, the worst first."""
+def footnotes(results: Results, *, intervals: bool = False) -> list[str]:
+    """One line each, the worst first.
+
+    Args:
+        intervals: whether the table has a column of them.
+    """
     lines = _faults(results)
     lines += _uneven(results)
-    lines += _spread(results)
+    lines += _spread(results, intervals)
     lines += _splits(results)
     return lines + _events(results)
 
@@ -61,13 +65,18 @@ def _uneven(results: Results) -> list[str]:
     return lines
 
 
-def _spread(results: Results) -> list[str]:
+def _spread(results: Results, intervals: bool) -> list[str]:
     counts = {count for phase in results.phases for count in _counts(results, phase).values() if count}
     if not counts:
         return []
     if max(counts) == 1:
         return ["One seed: how much these numbers vary between runs is unknown; small differences mean nothing."]
     text = "± is the standard deviation over seeds, not an interval; summary.csv has 95 % intervals of the mean."
+    if intervals:
+        text = (
+            "± beside a mean is the standard deviation over seeds; 95 % CI is the t-interval of the mean over seeds, "
+            "for these test examples."
+        )
     if min(counts) < _FEW:
         text += f" With fewer than {_FEW} seeds it is rough."
     return [text]

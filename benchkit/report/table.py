@@ -48,21 +48,32 @@ def render(
     return render_results(collect(records, controls, tasks, phases), style=style, columns=columns)
 
 
-def render_results(results: Results, *, style: Style, columns: int = 100) -> str:
-    """`render` of what was collected."""
+Letters = Mapping[tuple[str, str, str, str], str]
+"""By phase, task, split and head: `ab`; heads that share a letter cannot be told apart."""
+
+
+def render_results(
+    results: Results, *, style: Style, columns: int = 100, letters: Letters | None = None, remarks: Sequence[str] = ()
+) -> str:
+    """`render` of what was collected.
+
+    Args:
+        letters: from paired predictions; with them there is a column for the intervals too.
+        remarks: lines to put before the footnotes.
+    """
     parts = []
     for phase in reversed(results.phases):
         title = f"{phase or 'no phase'}: {seed_counts(results, phase)}"
-        blocks = _long(results, phase)
+        blocks = _long(results, phase, letters)
         short = _short(results, phase)
         if phase != results.phases[-1] and width(table([short], "terminal")) <= columns:
             blocks = [short]
         parts += [heading(title, style), table(blocks, style)]
-    parts.append(notes(footnotes(results), style, columns))
+    parts.append(notes([*remarks, *footnotes(results, intervals=letters is not None)], style, columns))
     return "\n\n".join(parts) + "\n"
 
 
-def _long(results: Results, phase: str) -> list[Block]:
+def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
     """A block a task and one for their mean; the last block has parameters and time besides."""
     tasks = _with_mean(results)
     blocks = []
@@ -70,24 +81,40 @@ def _long(results: Results, phase: str) -> list[Block]:
         last = task == tasks[-1]
         gap = _gap_split(results, phase, task)
         title = "mean of tasks" if task == MEAN else f"{task} · {results.metrics[task]}"
-        rows = [_long_row(results, head, phase, task, gap, last) for head in results.heads]
-        rows += [Row((name, *cells, *["", ""] * last), True) for name, cells in _control_rows(results, task, gap)]
+        rows = [_long_row(results, head, phase, task, gap, last, letters) for head in results.heads]
+        wide = letters is not None
+        rows += [
+            Row((name, *cells[:2], *[""] * wide, cells[2], *["", ""] * last), True)
+            for name, cells in _control_rows(results, task, gap)
+        ]
+        costs = ("parameters", "time") if wide else ("head parameters", "time a seed")
         blocks.append(
             Block(
-                (title, "dev", "test", f"train − {gap}", *["head parameters", "time a seed"] * last),
+                (title, "dev", "test", *["95 % CI"] * wide, f"train − {gap}", *costs * last),
                 rows,
-                ("left",) * 4 + ("right",) * 2 * last,
+                ("left",) * (4 + wide) + ("right",) * 2 * last,
             )
         )
     return blocks
 
 
-def _long_row(results: Results, head: str, phase: str, task: str, gap: str, last: bool) -> Row:
-    scores = [_score(results.seeds(head, phase, task, split)) for split in ("dev", "test")]
-    cells = [*scores, _score(results.gap(head, phase, task, gap), signed=True)]
+def _long_row(results: Results, head: str, phase: str, task: str, gap: str, last: bool, letters: Letters | None) -> Row:
+    seeds = {split: results.seeds(head, phase, task, split) for split in ("dev", "test")}
+    scores = {split: _score(each) for split, each in seeds.items()}
+    cells = [*scores.values(), _score(results.gap(head, phase, task, gap), signed=True)]
     if all(cell == NOTHING for cell in cells):
         cells[0] = _excuse(results, head, phase)
+    if letters is not None:
+        for place, split in enumerate(scores):
+            cells[place] = f"{cells[place]} {letters.get((phase, task, split, head), '')}".strip()
+        cells.insert(2, _half(seeds[gap]))
     return Row((_name(results, head, phase), *cells, *(_costs(results, head, phase) if last else ())))
+
+
+def _half(seeds: Seeds) -> str:
+    """Half the width of the 95 % interval of a mean."""
+    over = spread(seeds.values())
+    return NOTHING if over.n < 2 else f"±{over.high - over.mean:.3f}"
 
 
 def _short(results: Results, phase: str) -> Block:

@@ -102,19 +102,41 @@ def _names(cells: Sequence[Found]) -> tuple[dict[str, str], str]:
     head = cells[0].record.head
     if len(settings) == 1:
         return dict.fromkeys(settings, head), ""
-    fields = sorted({name for each in settings.values() for name in each})
-    values = {name: {key: each.get(name, "–") for key, each in settings.items()} for name in fields}
-    differing = {name: each for name, each in values.items() if len(set(each.values())) > 1}
-    runs = {key: list(dict.fromkeys(each.run for each in cells if _key(each) == key)) for key in settings}
-    if len({run for each in runs.values() for run in each}) == sum(map(len, runs.values())):
-        short = _short_paths([run for each in runs.values() for run in each])
-        names = {key: f"{head} @ {'+'.join(short[run] for run in each)}" for key, each in runs.items()}
-    else:
-        names = {
-            key: f"{head} ({', '.join(f'{_short(name)}={each[key][:12]}' for name, each in differing.items())})"
-            for key in settings
-        }
-    return names, ", ".join(f"{_short(name)} ({_listed(each.values())})" for name, each in differing.items())
+    runs = {key: tuple(dict.fromkeys(each.run for each in cells if _key(each) == key)) for key in settings}
+    names = _by_run(head, runs, settings)
+    if names is None:
+        names = {key: f"{head} ({fields})" for key, fields in _by_fields(settings).items()}
+    return names, ", ".join(f"{_short(name)} ({_listed(each.values())})" for name, each in _differing(settings).items())
+
+
+def _by_run(head: str, runs: Mapping[str, tuple[Path, ...]], settings: Mapping[str, Setting]) -> dict[str, str] | None:
+    """`cnn @ paper`, with the fields that differ in one run behind it; None where runs overlap or are one."""
+    folders = {run for each in runs.values() for run in each}
+    together = {each: [key for key in runs if runs[key] == each] for each in runs.values()}
+    if len(together) == 1 or len(folders) != sum(map(len, together)):
+        return None
+    short = _short_paths(sorted(folders))
+    names = {}
+    for each, keys in together.items():
+        fields = _by_fields({key: settings[key] for key in keys}) if len(keys) > 1 else {}
+        for key in keys:
+            names[key] = f"{head} @ {'+'.join(short[run] for run in each)}" + (f" ({fields[key]})" if fields else "")
+    return names
+
+
+def _by_fields(settings: Mapping[str, Setting]) -> dict[str, str]:
+    """`dropout=0.1` for each of some settings: what sets it apart from the others."""
+    differing = _differing(settings)
+    return {
+        key: ", ".join(f"{_short(name)}={values[key][:12]}" for name, values in differing.items()) for key in settings
+    }
+
+
+def _differing(settings: Mapping[str, Setting]) -> dict[str, dict[str, str]]:
+    """Fields that are not the same in all: their values, by setting."""
+    names = sorted({name for each in settings.values() for name in each})
+    values = {name: {key: each.get(name, "–") for key, each in settings.items()} for name in names}
+    return {name: each for name, each in values.items() if len(set(each.values())) > 1}
 
 
 def _listed(values: Any) -> str:

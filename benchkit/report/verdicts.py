@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchkit.errors import unknown
+from benchkit.report.aso import min_epsilon
 from benchkit.report.results import MEAN
 from benchkit.stats import Array, Difference, Evidence, Score, differences, evidence, holm, mcnemar
 
@@ -29,6 +30,7 @@ class Verdict:
         split: `dev` where test is unlabelled.
         p_holm: corrected for the number of comparisons on this task; NaN below two seeds in common.
         mcnemar: a cross-check for classes, see `benchkit.stats.mcnemar`; None for scores and for the mean.
+        aso: of the better over the worse, see `benchkit.report.aso`; None unless asked for.
     """
 
     phase: str
@@ -39,6 +41,7 @@ class Verdict:
     difference: Difference
     p_holm: float
     mcnemar: float | None
+    aso: float | None = None
 
     @property
     def differ(self) -> bool:
@@ -60,7 +63,9 @@ class _Side:
         return Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
 
 
-def compare(stored: Stored, phase: str, split: str = "test", against: str | None = None) -> list[Verdict]:
+def compare(
+    stored: Stored, phase: str, split: str = "test", against: str | None = None, *, aso: bool = False
+) -> list[Verdict]:
     """Compare each head with each other, or with one; task by task, then on their mean.
 
     Cells that failed or diverged have no say, collapsed ones have. Seeds are paired, so that only those count which
@@ -69,6 +74,7 @@ def compare(stored: Stored, phase: str, split: str = "test", against: str | None
     Args:
         phase: only cells whose last phase it is are compared: no others keep its predictions.
         against: a head of `stored.heads`; by default each pair, in the order of the heads.
+        aso: also find the almost stochastic order, of all seeds that a head has.
 
     Raises:
         UserError: there is no head `against`; predictions of a cell cannot be read.
@@ -87,7 +93,8 @@ def compare(stored: Stored, phase: str, split: str = "test", against: str | None
         found = [each for each in found if each.task != MEAN]
         again = _verdicts(pairs, _sides(stored, records, phase, splits), phase, splits, stored)
         found += [each for each in again if each.task == MEAN]
-    return _corrected(found, [*stored.tasks, MEAN])
+    found = _corrected(found, [*stored.tasks, MEAN])
+    return [replace(each, aso=_order(stored, each)) for each in found] if aso else found
 
 
 def groups(verdicts: Sequence[Verdict], heads: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -177,6 +184,14 @@ def _verdicts(
             if task != MEAN or len(splits) == len(tasks) > 1:
                 split = splits[task] if task != MEAN else next(iter(splits.values()))
                 yield Verdict(phase, task, split, a, b, difference, math.nan, check)
+
+
+def _order(stored: Stored, verdict: Verdict) -> float:
+    first, second = (
+        np.array(list(stored.results.seeds(head, verdict.phase, verdict.task, verdict.split).values()))
+        for head in (verdict.a, verdict.b)
+    )
+    return min_epsilon(second, first) if second.mean() >= first.mean() else min_epsilon(first, second)
 
 
 def _common(seeds: Sequence[tuple[int, ...]]) -> list[int]:

@@ -1,0 +1,53 @@
+"""`benchkit report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_FORMATS = ("terminal", "markdown", "csv", "json", "latex")
+
+
+@click.command(short_help="Compare finished runs: tables, and which differences are real.")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--against", metavar="HEAD", help="Compare each head with this one; default: each with each.")
+@click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True,
+              help="What heads are told apart by; the table has both.")  # fmt: skip
+@click.option("--aso", is_flag=True, help="Also the almost stochastic order over seeds; it takes many.")
+@click.option(
+    "--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; csv: scores by default."
+)
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="terminal", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it there instead of printing it.")
+@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
+def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: str,
+           out: Path | None, head_files: tuple[Path, ...]) -> None:  # fmt: skip
+    """Show what finished runs say, from their cells alone: nothing is trained.
+
+    \b
+    benchkit report results/runs/demo-demo
+    benchkit report results/runs/paper-* --against baseline --format latex --out table.tex
+
+    Scores are means over seeds; differences are judged pair by pair over seeds and test examples. One head run with
+    several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
+    different data.
+    """  # noqa: D301 - click reads \b as "do not rewrap"
+    from benchkit.report.paper import as_csv, as_json, as_text, verdicts_of
+    from benchkit.report.stored import read_runs
+    from benchkit.store.atomic import write_atomic
+
+    stored = read_runs(folders, log=lambda line: click.echo(line, err=True), head_files=head_files)
+    verdicts = verdicts_of(stored, split, against, aso=aso)
+    if format_ == "csv":
+        text = as_csv(stored, verdicts, only or "scores")
+    elif format_ == "json":
+        text = as_json(stored, verdicts)
+    else:
+        text = as_text(stored, verdicts, format_, only=only, against=against)  # type: ignore[arg-type]
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        write_atomic(out, text.encode())
+        click.echo(f"wrote {out}")

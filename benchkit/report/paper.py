@@ -1,0 +1,116 @@
+"""A report of stored runs in one of its formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchkit.report import latex
+from benchkit.report.letters import ALL_PAIRS, letters, letters_note, pair_tables, rows
+from benchkit.report.notes import footnotes
+from benchkit.report.results import MEAN
+from benchkit.report.summary import results_frame
+from benchkit.report.table import render_results
+from benchkit.report.verdicts import compare, groups
+
+if TYPE_CHECKING:
+    from benchkit.report.layout import Style
+    from benchkit.report.stored import Stored
+    from benchkit.report.verdicts import Verdict
+
+
+def verdicts_of(stored: Stored, split: str = "test", against: str | None = None, *, aso: bool = False) -> list[Verdict]:
+    """Those of every phase whose predictions are kept; see `compare`.
+
+    Raises:
+        UserError: there is no head `against`.
+    """
+    phases = stored.results.phases
+    return [each for phase in phases for each in compare(stored, phase, split, against, aso=aso)]
+
+
+def as_text(
+    stored: Stored,
+    verdicts: Sequence[Verdict],
+    style: Style,
+    *,
+    columns: int = 100,
+    against: str | None = None,
+    only: str | None = None,
+) -> str:
+    """What was compared, the table of scores, and that of differences: against one head, or of few pairs all."""
+    results = stored.results
+    shared = {} if against else letters(results, verdicts)
+    remarks = [*letters_note(verdicts if shared else ()), *stored.notes]
+    parts = [_lines(provenance(stored), style)]
+    if only != "verdicts":
+        parts.append(render_results(results, style=style, columns=columns, letters=shared, remarks=remarks))
+    pairs = len({(each.phase, each.a, each.b) for each in verdicts})
+    if only == "verdicts" or (only is None and (against or pairs <= ALL_PAIRS)):
+        parts.append(pair_tables(verdicts, results, style, columns))
+    elif only is None:
+        parts.append(_lines([f"{pairs} pairs: --only verdicts shows them all, --against HEAD those of one."], style))
+    text = "\n".join(part for part in parts if part)
+    return latex.page(text) if style == "latex" else text
+
+
+def _lines(lines: Sequence[str], style: Style) -> str:
+    if style == "latex":
+        return "".join(f"{latex.escape(line)}\\par\n" for line in lines)
+    return "\n".join(lines) + "\n"
+
+
+def provenance(stored: Stored) -> list[str]:
+    """A line for each combination of run, encoder, data and machine."""
+    lines: dict[str, int] = {}
+    for record in stored.records:
+        environment = record.environment
+        run = stored.folders[record.key].parent.parent
+        encoder = record.encoder.get("name") or "encoder unknown"
+        data = Path(str(record.data.get("name") or "unknown")).name
+        device = f"{environment.get('device', 'device unknown')} {environment.get('precision', '')}".strip()
+        line = f"{run}: {encoder} on {data} data, {device}, benchkit {environment.get('benchkit', 'unknown')}"
+        lines[line] = lines.get(line, 0) + 1
+    return [f"{line}, {count} cell{'s' if count > 1 else ''}" for line, count in lines.items()]
+
+
+def as_csv(stored: Stored, verdicts: Sequence[Verdict], only: str) -> str:
+    """One table: of scores, or of verdicts."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows(verdicts, stored.results)) if only == "verdicts" else results_frame(stored.results)
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
+    """Everything: `runs`, `scores`, `verdicts`, `groups` by phase and task, best first, and `notes`."""
+    results = stored.results
+    scores = json.loads(results_frame(results).to_json(orient="records", double_precision=10))
+    cells = [
+        {"key": each.key, "head": each.head, "seed": each.seed, "status": each.status, "error": each.error,
+         "folder": str(stored.folders[each.key])}
+        for each in stored.records
+    ]  # fmt: skip
+    content: dict[str, Any] = {
+        "runs": provenance(stored),
+        "cells": cells,
+        "scores": scores,
+        "verdicts": rows(verdicts, results),
+        "groups": _groups(stored, verdicts),
+        "notes": [*stored.notes, *footnotes(results, intervals=True)],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _groups(stored: Stored, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    found = []
+    for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
+        here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
+        means = {
+            head: mean for each in here for head, mean in ((each.a, each.difference.a), (each.b, each.difference.b))
+        }
+        together = groups(here, sorted(means, key=lambda head: -means[head]))
+        found.append({"phase": phase, "task": task or MEAN, "split": split, "groups": together})
+    return found

@@ -1,0 +1,202 @@
+"""How often do verdicts err? Heads of known quality are made up, again and again, and compared.
+
+`python benchmarks/simulate_verdicts.py` prints the tables of `results/verdicts.md`; `--repeats 200` for a quick look.
+Each case draws two heads, their seeds and a test set anew. Under the null both heads are equally good, and a verdict
+that they differ (p < 0.05) is a false positive. With one head better, the 95 % interval should hold the true difference
+in 95 % of cases. "Bootstrap" is the percentile bootstrap over seeds and examples, which papers commonly use.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtr
+
+from benchkit import metrics
+from benchkit.stats import Array, Difference, Paired, Score, differences, evidence, holm, paired_differences
+
+_RESAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two heads on made-up tasks. Effects are in standard deviations of what makes an example easy or hard.
+
+    Attributes:
+        metric: `accuracy`, `pearson`, or `unknown`: accuracy as a metric of which nothing is known but its scores.
+        common: effect of an example on all heads alike.
+        own: effect of an example on one head, in all its seeds: what makes the choice of the test set matter.
+        seed: effect of a seed on all examples: runs that are better and worse.
+        noise: effect of a seed on one example.
+        tail: how the effects of seeds are drawn: `normal`, `t5` (heavy tails), or `collapse` (1 run in 10 fails).
+        better: by how much head B is better.
+    """
+
+    metric: str = "accuracy"
+    seeds: int = 3
+    examples: int = 800
+    common: float = 1.0
+    own: float = 0.3
+    seed: float = 0.03
+    noise: float = 0.5
+    tail: str = "normal"
+    tasks: int = 1
+    better: float = 0.0
+
+    @property
+    def score(self) -> Score:
+        return {"accuracy": metrics.accuracy.score, "pearson": metrics.pearson.score, "unknown": _share}[self.metric]
+
+
+def _share(labels: Array, predictions: Array) -> float:
+    return float(np.mean(labels == predictions))
+
+
+def draw(case: Case, random: np.random.Generator) -> dict[str, Paired]:
+    """Predictions of heads A and B on each task."""
+    effects = _seed_effects(case, random)
+    return {f"task {k}": _task(case, effects, random) for k in range(case.tasks)}
+
+
+def _seed_effects(case: Case, random: np.random.Generator) -> Array:
+    """(head, seed): of a run, on all its tasks. Pairs share a part: the order of batches."""
+    shape = (2, case.seeds)
+    if case.tail == "t5":
+        drawn = random.standard_t(5, shape) / np.sqrt(5 / 3)
+    elif case.tail == "collapse":
+        drawn = random.standard_normal(shape) - 10 * (random.random(shape) < 0.1)
+    else:
+        drawn = random.standard_normal(shape)
+    return case.seed * (drawn + 0.5 * random.standard_normal(case.seeds)) / np.sqrt(1.25)
+
+
+def _task(case: Case, effects: Array, random: np.random.Generator) -> Paired:
+    n = case.examples
+    common, own = case.common * random.standard_normal(n), case.own * random.standard_normal((2, 1, n))
+    noise = case.noise * random.standard_normal((2, case.seeds, n))
+    good = np.array([0.0, case.better])[:, None] + effects  # (head, seed)
+    if case.metric != "pearson":
+        right = (0.3 + good[..., None] + common + own + noise > 0).astype(float)
+        return Paired(np.ones(n), right[0], right[1], case.score)
+    labels = random.standard_normal(n)
+    found = (1 + good[..., None]) * labels + common + own + noise
+    return Paired(labels, found[0], found[1], case.score)
+
+
+def truth(case: Case) -> float:
+    """The difference over all seeds and examples there could be."""
+    if not case.better:
+        return 0.0
+    spread = case.common**2 + case.own**2 + case.noise**2
+    if case.metric != "pearson":
+        total = np.sqrt(spread + case.seed**2)
+        return float(ndtr((0.3 + case.better) / total) - ndtr(0.3 / total))
+    effects = case.seed * np.random.default_rng(0).standard_normal(1_000_000)
+    means = [
+        np.mean((1 + shift + effects) / np.sqrt((1 + shift + effects) ** 2 + spread)) for shift in (0, case.better)
+    ]
+    return float(means[1] - means[0])
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What came of the repeats of a case, as shares."""
+
+    false_positive: float
+    covered: float
+    share: float
+    width: float
+    bootstrap: float
+
+
+def measure(case: Case, repeats: int, *, better: float = 0.05, bootstraps: int = 0) -> Rates:
+    """False positives with equal heads, coverage with unequal ones, and the seeds' share of the variance."""
+    random = np.random.default_rng(1)
+    hits, covered, shares, widths, rival = [], [], [], [], []
+    real = truth(replace(case, better=better))
+    for repeat in range(repeats):
+        tasks = draw(case, random)
+        hits.append(_verdict(tasks).p < 0.05)
+        if repeat < bootstraps:
+            rival.append(bootstrap(next(iter(tasks.values())), random) < 0.05)
+        found = _verdict(draw(replace(case, better=better), random))
+        covered.append(found.low <= real <= found.high)
+        between = found.seed_variance / found.seeds
+        shares.append(between / (between + found.example_variance))
+        widths.append(found.high - found.low)
+    mean = [float(np.mean(each)) if each else np.nan for each in (hits, covered, shares, widths, rival)]
+    return Rates(*mean)
+
+
+def _verdict(tasks: dict[str, Paired]) -> Difference:
+    return paired_differences(tasks)["mean"]
+
+
+def bootstrap(task: Paired, random: np.random.Generator) -> float:
+    """The p of the percentile bootstrap over seeds and examples, for accuracy."""
+    seeds, n = task.a.shape
+    each = (task.b == task.labels).astype(float) - (task.a == task.labels)
+    each, counts = np.unique(each, axis=1, return_counts=True)  # drawing examples is drawing their kinds
+    examples = random.multinomial(n, counts / n, _RESAMPLES) / n
+    rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), _RESAMPLES) / seeds
+    drawn = ((examples @ each.T) * rows).sum(axis=1)
+    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (_RESAMPLES + 1))
+
+
+def family(heads: int, seeds: int, repeats: int) -> float:
+    """How often any of the pairs of equally good heads is said to differ, after Holm's correction."""
+    random = np.random.default_rng(2)
+    wrong = 0
+    for _ in range(repeats):
+        common = random.standard_normal(1000)
+        right = [
+            (0.3 + common + 0.3 * random.standard_normal(1000) + 0.03 * random.standard_normal((seeds, 1))
+             + 0.5 * random.standard_normal((seeds, 1000)) > 0).astype(float)
+            for _ in range(heads)
+        ]  # fmt: skip
+        sides = [{"t": evidence(np.ones(1000), each, metrics.accuracy.score)} for each in right]
+        ps = [differences(sides[a], sides[b])["t"].p for a in range(heads) for b in range(a)]
+        wrong += min(holm(ps)) < 0.05
+    return wrong / repeats
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    """Name and case; from test sets that matter alone to seeds that matter alone."""
+    for seeds in (3, 5, 10):
+        for seed in (0.0, 0.03, 0.06, 0.15):
+            yield "accuracy", Case(seeds=seeds, seed=seed)
+        for seed in (0.03, 0.15):
+            yield "Pearson", Case("pearson", seeds, seed=seed)
+        yield "mean of 3 tasks", Case(seeds=seeds, seed=0.03, tasks=3, examples=400)
+    for seeds in (3, 10):
+        yield "accuracy, 100 examples", Case(seeds=seeds, seed=0.06, examples=100)
+        yield "seeds with heavy tails (t5)", Case(seeds=seeds, seed=0.06, tail="t5")
+        yield "1 run in 10 collapses", Case(seeds=seeds, seed=0.06, tail="collapse")
+    yield "accuracy by the jackknife", Case("unknown", 5, seed=0.03)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=4000)
+    repeats = parser.parse_args().repeats
+    print("| case | seeds | seeds' share of the variance | false positives | coverage | width | bootstrap |")
+    print("|:--|--:|--:|--:|--:|--:|--:|", flush=True)
+    for name, case in cases():
+        rates = measure(case, repeats, bootstraps=repeats // 4 if case.seeds < 10 and name == "accuracy" else 0)
+        rival = "" if np.isnan(rates.bootstrap) else f"{rates.bootstrap:.1%}"
+        print(
+            f"| {name} | {case.seeds} | {rates.share:.0%} | {rates.false_positive:.1%} | {rates.covered:.1%} "
+            f"| {rates.width:.3f} | {rival} |",
+            flush=True,
+        )
+    print("\n| heads | seeds | any pair wrongly told apart |\n|--:|--:|--:|")
+    for heads, seeds in ((3, 3), (6, 3), (6, 10)):
+        print(f"| {heads} | {seeds} | {family(heads, seeds, repeats // 4):.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
