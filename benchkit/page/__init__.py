@@ -2,5 +2,6 @@
 
 from benchkit.page.content import Content, gather
 from benchkit.page.document import page, write_page
+from benchkit.page.figures import write_figures
 
-__all__ = ["Content", "gather", "page", "write_page"]
+__all__ = ["Content", "gather", "page", "write_figures", "write_page"]

@@ -77,24 +77,22 @@ def _curves(content: Content) -> list[dict[str, Any]]:
     frame = curves_frame([each for each in content.records if (each.head, each.seed) not in spoilt])
     frame = frame.replace([np.inf, -np.inf], np.nan)
     keys = ["phase", "task", "split", "head"]
-    found = []
-    for (phase, task, split, head), group in frame.groupby(keys, sort=False, observed=True):
-        if task not in results.metrics:
-            continue
-        over = group.groupby("epoch")[["value", "loss"]].agg(["mean", "min", "max"])
-        found.append(
-            {
-                "phase": phase,
-                "task": task,
-                "split": split,
-                "head": results.heads.index(head),
-                "seeds": int(group["seed"].nunique()),
-                "epochs": [int(each) for each in over.index],
-                "value": _band(over["value"]),
-                "loss": _band(over["loss"]),
-            }
-        )
-    return found
+    over = frame.groupby([*keys, "epoch"], sort=False)[["value", "loss"]].agg(["mean", "min", "max"])
+    seeds = frame.groupby(keys, sort=False)["seed"].nunique()
+    return [
+        {
+            "phase": phase,
+            "task": task,
+            "split": split,
+            "head": results.heads.index(head),
+            "seeds": int(seeds[phase, task, split, head]),
+            "epochs": [int(each) for each in group.index.get_level_values("epoch")],
+            "value": _band(group["value"]),
+            "loss": _band(group["loss"]),
+        }
+        for (phase, task, split, head), group in over.groupby(level=keys, sort=False)
+        if task in results.metrics
+    ]
 
 
 def _band(over: pd.DataFrame) -> list[list[float | None]]:

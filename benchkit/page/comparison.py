@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LEAD = (
     "± is the standard deviation over seeds. In the pictures the mark is the mean, the line its 95 % interval "
-    "(Student’s t over seeds), each tick one seed, the dotted line the control: what labels alone give. An arrow says "
+    "(Student t over seeds), each tick one seed, the dotted line the control: what labels alone give. An arrow says "
     "that an interval goes on. Each axis is only as wide as its heads need."
 )
 # Lines of the footnotes that other parts of the page say, or say better.
@@ -61,8 +61,13 @@ def _table(results: Results, phase: str, task: str) -> Markup:
     rows = [_row(results, phase, task, split, index, axis) for index in range(len(heads))]
     control = _control_row(results, task, split, overall)
     columns = _columns(results, phase, task, split)
-    foot = tag("tr", tag("td"), tag("td"), tag("td", forest.ruler(axis)), tag("td", colspan=len(columns) - 3))
-    return table(f"{title}, on {split}", columns, rows, control, foot=foot if axis else "", class_="scores")
+    foot = _foot(axis, len(columns)) if axis else ""
+    return table(f"{title}, on {split}", columns, rows, control, foot=foot, class_="scores")
+
+
+def _foot(axis: forest.Axis, columns: int) -> Markup:
+    """The axis, below the column of pictures."""
+    return tag("tr", tag("td"), tag("td"), tag("td", forest.ruler(axis)), tag("td", colspan=columns - 3))
 
 
 def _columns(results: Results, phase: str, task: str, split: str) -> list[Column]:

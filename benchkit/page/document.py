@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from benchkit.page.content import Content
 
 SCRIPTS = ("plot", "table", "theme", "curves", "costs", "calibration", "page")
+_CURVES = (
+    "Mean over seeds, in a band from the lowest seed to the highest. Train is a running mean over an epoch, with "
+    "dropout on. Point at a chart, or use the arrow keys in it, to read values."
+)
+_COSTS = (
+    "Lines are 95 % intervals of the mean over seeds and, for time, ± one standard deviation. Arrows say that an "
+    "interval goes on."
+)
 _NO_SCRIPT = tag("noscript", tag("p", "This chart takes JavaScript. Its numbers are in the tables.", class_="none"))
 
 
@@ -43,10 +51,8 @@ def page(content: Content) -> str:
     sections = [
         comparison(content),
         told_apart(content),
-        _chart("curves", "Training curves", "Mean over seeds, in a band from the lowest seed to the highest. Train is a "
-               "running mean over an epoch, with dropout on. Point at a chart, or use the arrow keys in it, to read values."),
-        _chart("costs", "Quality against cost", "Lines are 95 % intervals of the mean over seeds and, for time, ± one "
-               "standard deviation. Arrows say that an interval goes on."),
+        _chart("curves", "Training curves", _CURVES),
+        _chart("costs", "Quality against cost", _COSTS),
         confusion(content),
         _chart("calibration", "Calibration", ""),
         examples(content),
@@ -60,7 +66,10 @@ def page(content: Content) -> str:
         _contents(sections),
         tag("header", tag("h1", title), _summary(content), _alarm(content)),
         tag("main", *sections),
-        tag("footer", tag("p", f"Made by benchkit {benchkit.__version__} from stored cells; nothing was trained for it.")),
+        tag(
+            "footer",
+            tag("p", f"Made by benchkit {benchkit.__version__} from stored cells; nothing was trained for it."),
+        ),
         tag("script", as_json(content), type="application/json", id="data"),
         tag("script", _script()),
     )
@@ -110,7 +119,9 @@ def _summary(content: Content) -> Markup:
     data = dict.fromkeys(str(each.data["name"]) for each in records if each.data.get("name"))
     rows = {task: splits for each in records for task, splits in each.data.get("splits", {}).items()}
     tasks = [
-        f"{task} ({metric}" + (f", {rows[task]['train']['rows']:,} to train" if "train" in rows.get(task, {}) else "") + ")"
+        f"{task} ({metric}"
+        + (f", {rows[task]['train']['rows']:,} to train" if "train" in rows.get(task, {}) else "")
+        + ")"
         for task, metric in results.metrics.items()
     ]
     return facts(
@@ -149,5 +160,3 @@ def _contents(sections: Sequence[str]) -> Markup:
     ]
     theme = tag("button", "Dark", type="button", id="theme", hidden=True)
     return tag("nav", tag("div", tag("div", *links), theme), aria_label="Contents")
-
-

@@ -49,9 +49,7 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
     results = content.results
     for phase in results.phases:
         yield f"scores-{phase or 'none'}", drawings.scores(results, phase)
-    curves = draw_curves(
-        content.records, controls=results.controls, tasks=content.stored.tasks, phases=results.phases
-    )
+    curves = draw_curves(content.records, controls=results.controls, tasks=content.stored.tasks, phases=results.phases)
     if curves is not None:
         yield "curves", curves
     for phase in results.phases:

@@ -42,4 +42,3 @@ def ranges(values: Iterable[int]) -> str:
 def p_value(p: float) -> str:
     """`0.032`, `< 0.001`."""
     return "< 0.001" if p < 0.0005 else f"{p:.3f}"
-

@@ -27,15 +27,13 @@ def confusion(content: Content) -> Markup:
     heads = content.results.heads
     groups = []
     for observed in tasks:
-        each = [
-            _matrix(observed, head, heads.index(head), outcome) for head, outcome in observed.outcomes.items()
-        ]
+        each = [_matrix(observed, head, heads.index(head), outcome) for head, outcome in observed.outcomes.items()]
         groups += [tag("h3", f"{observed.task.name}, on {observed.split}"), tag("div", *each, class_="matrices")]
     return section(
         "confusion",
         "Confusion",
         *groups,
-        lead="Of all examples with a label (a row), how many of a hundred were predicted as each class, over all seeds.",
+        lead="Of a hundred examples with a label (a row), how many were predicted as each class, over all seeds.",
     )
 
 
@@ -98,8 +96,8 @@ def examples(content: Content) -> Markup:
         *parts,
         lead=(
             "The examples that some heads get right with every seed and others with none (of scores: far from the "
-            "label and near it), hardest first. Shown is what most seeds predict, or the mean prediction; in small, the "
-            "seeds that are right, or the mean distance from the label."
+            "label and near it), hardest first. Shown is what most seeds predict, or the mean prediction; in small, "
+            "how many seeds are right, or the mean distance from the label."
         ),
     )
 
@@ -132,5 +130,3 @@ def _said(observed: Observed, head: str, outcome: Outcome, row: int) -> Markup:
 def _word(observed: Observed, value: float) -> str:
     """A label or prediction in words."""
     return observed.task.classes[int(value)] if observed.task.classes else number(value, digits=2)
-
-

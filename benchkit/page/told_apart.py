@@ -19,31 +19,45 @@ if TYPE_CHECKING:
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _FEW_PAIRS = 6
 _LEAD = (
-    "Heads are compared pair by pair on the same seeds and examples, with both as chance; p is corrected for the number "
-    "of pairs on a task (Holm). Heads that share a letter cannot be told apart: that is not to say that they are equal."
+    "Heads are compared pair by pair on the same seeds and examples, with both as chance; p is corrected for the "
+    "number of pairs on a task (Holm). Heads that share a letter cannot be told apart, which is not to say that "
+    "they are equal."
 )
 
 
 def told_apart(content: Content) -> Markup:
-    """Nothing where there are no pairs."""
-    tasks = dict.fromkeys(each.task for each in content.verdicts)
-    if not tasks:
+    """Nothing where there are no pairs. Phases come last first."""
+    found = content.verdicts
+    phases = [phase for phase in reversed(content.results.phases) if any(each.phase == phase for each in found)]
+    if not phases:
         return join([])
-    phase = content.verdicts[0].phase
-    pairs = _pairs(content)
-    return section(
-        "verdicts",
-        "What can be told apart",
-        tag("div", *(_letters(content, phase, task) for task in sorted(tasks, key=lambda task: task != MEAN)), class_="panels small"),
-        pairs if len(content.verdicts) <= _FEW_PAIRS * len(tasks) else fold("Every pair", pairs),
-        lead=_LEAD,
+    parts = [_phase(content, [each for each in found if each.phase == phase], len(phases) > 1) for phase in phases]
+    return section("verdicts", "What can be told apart", *parts, lead=_LEAD)
+
+
+def _phase(content: Content, verdicts: Sequence[Verdict], named: bool) -> Markup:
+    tasks = sorted({each.task for each in verdicts}, key=[MEAN, *content.results.metrics].index)
+    here = {task: [each for each in verdicts if each.task == task] for task in tasks}
+    letters = [_letters(content, each) for each in here.values() if _complete(each)]
+    pairs = _pairs(content, [each for task in tasks for each in here[task]])
+    return join(
+        [
+            tag("h3", verdicts[0].phase) if named else "",
+            tag("div", *letters, class_="panels small") if letters else "",
+            pairs if len(verdicts) <= _FEW_PAIRS * len(tasks) or not letters else fold("Every pair", pairs),
+        ]
     )
 
 
-def _letters(content: Content, phase: str, task: str) -> Markup:
-    """A compact letter display (Piepho 2004), best head first."""
-    verdicts = [each for each in content.verdicts if each.task == task]
-    split = verdicts[0].split
+def _complete(verdicts: Sequence[Verdict]) -> bool:
+    """Whether every head was compared with every other, as groups take, and not all with one."""
+    heads = {head for each in verdicts for head in (each.a, each.b)}
+    return len(verdicts) == math.comb(len(heads), 2)
+
+
+def _letters(content: Content, verdicts: Sequence[Verdict]) -> Markup:
+    """A compact letter display (Piepho 2004) of one task, best head first."""
+    phase, task, split = verdicts[0].phase, verdicts[0].task, verdicts[0].split
     means = {
         head: spread(content.results.seeds(head, phase, task, split).values()).mean
         for head in content.results.heads
@@ -81,9 +95,8 @@ def _sentence(verdicts: Sequence[Verdict], found: Sequence[Sequence[str]]) -> st
     return f"{apart} of {len(verdicts)} pairs can be told apart."
 
 
-def _pairs(content: Content) -> Markup:
-    order = {MEAN: -1, **{task: place for place, task in enumerate(content.results.metrics)}}
-    verdicts = sorted(content.verdicts, key=lambda each: order[each.task])
+def _pairs(content: Content, verdicts: Sequence[Verdict]) -> Markup:
+    aso = any(each.aso is not None for each in verdicts)
     columns = [
         Column("task", "text"),
         Column("first", "text"),
@@ -92,12 +105,13 @@ def _pairs(content: Content) -> Markup:
         Column("95 % interval", hint="seeds and examples both as chance", right=True),
         Column("p (Holm)", "number", f"told apart below {LEVEL:g}"),
         Column("McNemar p", "number", "exact, a cross-check over examples alone"),
+        *[Column("ASO ε", "number", "almost stochastic order of the better over the worse")] * aso,
         Column("verdict"),
     ]
-    return table("Every pair", columns, [_pair(content, each) for each in verdicts], class_="pairs")
+    return table("Every pair", columns, [_pair(content, each, aso) for each in verdicts], class_="pairs")
 
 
-def _pair(content: Content, verdict: Verdict) -> Markup:
+def _pair(content: Content, verdict: Verdict, aso: bool) -> Markup:
     difference = verdict.difference
     sides = [_side(content, head) for head in (verdict.a, verdict.b)]
     better = verdict.b if difference.value > 0 else verdict.a
@@ -111,6 +125,7 @@ def _pair(content: Content, verdict: Verdict) -> Markup:
         numeric(interval(difference.low, difference.high, signed=True)),
         numeric(p_value(verdict.p_holm) if known else NOTHING, verdict.p_holm),
         numeric(NOTHING if verdict.mcnemar is None else p_value(verdict.mcnemar), verdict.mcnemar),
+        *[numeric(number(verdict.aso), verdict.aso)] * aso,
         text(said if known else "too few seeds"),
         class_="apart" if verdict.differ else None,
     )
