@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_PATIENCE = 60  # seconds, on a machine that has other things to do
 
 
 def find_browser() -> str | None:
@@ -51,23 +53,24 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return dict(answer["result"])
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, script: bool = True) -> None:
+    def open(
+        self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, script: bool = True
+    ) -> None:
         """Load a file and wait until it is drawn."""
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=path.resolve().as_uri())
-        end = time.monotonic() + 20
+        end = time.monotonic() + _PATIENCE
         while self.run("document.readyState") != "complete" and time.monotonic() < end:
             time.sleep(0.02)
-        self.settle()
+        if script:  # without, there are no frames to wait for, and nothing that draws
+            self.settle()
 
     def resize(self, width: int, height: int = 900) -> None:
         mobile = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def settle(self) -> None:
         """Two frames, so that what observes sizes has drawn."""
@@ -110,7 +113,9 @@ class Browser:
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
         """A PNG of the page, by default of all of it."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **(self._clip() if whole else {}))["data"]
+        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **(self._clip() if whole else {}))[
+            "data"
+        ]
         path.write_bytes(base64.b64decode(data))
 
     def pdf(self, path: Path) -> None:
@@ -123,9 +128,10 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            part = os.read(self._answers, 1 << 20)
+            ready, _, _ = select.select([self._answers], [], [], _PATIENCE)
+            part = os.read(self._answers, 1 << 20) if ready else b""
             if not part:
-                raise RuntimeError("the browser is gone")
+                raise RuntimeError("the browser is gone" if ready else "the browser does not answer")
             self._rest += part
         message, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
@@ -161,7 +167,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         raise RuntimeError("no Chromium")
     (read_commands, commands), (answers, write_answers) = os.pipe(), os.pipe()
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    options += ["--no-first-run", "--disable-background-networking", "--disable-extensions", f"--user-data-dir={profile}"]
+    options += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}"]
     # It reads commands from its descriptor 3 and answers on 4.
     shell = f'exec "$0" "$@" 3<&{read_commands} 4>&{write_answers}'
     process = subprocess.Popen(

@@ -40,7 +40,7 @@ class Made:
     statuses: Mapping[tuple[str, int], Status] = field(default_factory=dict)
 
 
-def write_run(folder: Path, made: Made = Made()) -> Path:  # noqa: B008 - frozen
+def write_run(folder: Path, made: Made = Made()) -> Path:
     """Data in `folder/data`, cells in `folder/run/cells`; the run's folder."""
     data = _write_data(folder / "data", made)
     store = CellStore(folder / "run" / "cells")
