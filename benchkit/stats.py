@@ -102,17 +102,21 @@ def evidence(labels: Array, predictions: Array, score: Score) -> Evidence:
     if score == metrics.accuracy.score:
         parts = (predictions == labels) - scores[:, None]
     elif score == metrics.pearson.score:
-        parts = np.stack([_pearson_parts(labels, row, value) for row, value in zip(predictions, scores, strict=True)])
+        parts = _pearson_parts(labels, predictions, scores[:, None])
     else:
         parts = _group_parts(labels, predictions, score)
     return Evidence(scores, parts)
 
 
-def _pearson_parts(labels: Array, row: Array, value: float) -> Array:
-    if np.ptp(labels) == 0 or np.ptp(row) == 0:
-        return np.zeros_like(row)
-    first, second = ((each - each.mean()) / each.std() for each in (labels, row))
-    parts: Array = first * second - value * (first**2 + second**2) / 2
+def _pearson_parts(labels: Array, predictions: Array, scores: Array) -> Array:
+    """0 where either side is constant, as is the score."""
+    first, second = (each - each.mean(axis=-1, keepdims=True) for each in (labels, predictions))
+    first, second = (
+        np.divide(each, spread, out=np.zeros_like(each), where=np.ptp(each, axis=-1, keepdims=True) > 0)
+        for each in (first, second)
+        for spread in [each.std(axis=-1, keepdims=True)]
+    )
+    parts: Array = first * second - scores * (first**2 + second**2) / 2
     return parts
 
 

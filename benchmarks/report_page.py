@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from helpers.cells import Made, write_run
+from helpers.made_run import Made, write_run
 
 SIZES = {"sst": (8544, 1101, 2210), "quora": (8544, 13000, 40431), "sts": (6041, 1532, 1726)}
 SENTENCE = "how a sentence of a usual length looks when it is not about anything in particular, number {}"

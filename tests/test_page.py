@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from helpers.cells import TASKS, Made, write_run
+from helpers.made_run import TASKS, Made, write_run
 
 from benchkit.cli import cli
 from benchkit.page import gather, page

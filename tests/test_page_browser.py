@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.browser import Browser, browser, find_browser
-from helpers.cells import Made, write_run
+from helpers.made_run import Made, write_run
 
 from benchkit.page import gather, page
 from benchkit.report.stored import read_runs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from benchkit.stats import Array
@@ -23,22 +21,25 @@ def min_epsilon(better: Array, worse: Array, *, resamples: int = _RESAMPLES) -> 
         better, worse: (seed,), one score each.
     """
     random = np.random.default_rng(_SEED)
+    drawn = (random.choice(each, (resamples, len(each))) for each in (better, worse))
     found = violation(better, worse)
-    drawn = [violation(random.choice(better, len(better)), random.choice(worse, len(worse))) for _ in range(resamples)]
-    return float(np.clip(found + _Z95 * np.std(drawn), 0.0, 1.0))
+    return float(np.clip(found + _Z95 * np.std(_violations(*drawn)), 0.0, 1.0))
 
 
 def violation(better: Array, worse: Array) -> float:
     """Share of the squared distance between the quantiles of two samples where `better` is below `worse`; 0.5 where
     there is no distance.
     """
-    n, m = len(better), len(worse)
-    steps = math.lcm(n, m)
-    if steps <= 10_000:  # both quantile functions are constant on steps of this size
-        first, second = np.repeat(np.sort(better), steps // n), np.repeat(np.sort(worse), steps // m)
-    else:
-        places = (np.arange(10_000) + 0.5) / 10_000
-        first, second = (np.sort(each)[(places * len(each)).astype(int)] for each in (better, worse))
-    gap = first - second
-    total = float(gap @ gap)
-    return 0.5 if total == 0 else float(np.square(np.minimum(gap, 0.0)).sum()) / total
+    return float(_violations(better[None], worse[None])[0])
+
+
+def _violations(better: Array, worse: Array) -> Array:
+    """(k,) of samples (k, n) and (k, m). Both quantile functions are constant between neighbouring steps."""
+    n, m = better.shape[1], worse.shape[1]
+    steps = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))  # in 1 / (n m)
+    middle = steps[:-1]
+    first, second = np.sort(better, axis=1)[:, middle // m], np.sort(worse, axis=1)[:, middle // n]
+    gap, weight = first - second, np.diff(steps)
+    total, below = (gap**2) @ weight, (np.minimum(gap, 0.0) ** 2) @ weight
+    shares: Array = np.divide(below, total, out=np.full(len(total), 0.5), where=total > 0)
+    return shares

@@ -43,10 +43,11 @@ def escape(text: str) -> str:
 def page(body: str) -> str:
     """What to paste, and what it takes."""
     wrapped = re.sub(r"\n{3,}", "\n\n", body.strip())
-    return (
-        "% Needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}; made by benchkit report.\n"
-        f"\\begingroup\\small\\setlength{{\\tabcolsep}}{{4pt}}\\setlength{{\\parindent}}{{0pt}}\n{wrapped}\n\\par\\endgroup\n"
+    needs = (
+        "% Needs \\usepackage{booktabs}, \\usepackage[T1]{fontenc} and lines of about 15 cm; made by benchkit report."
     )
+    setting = r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\parindent}{0pt}"
+    return f"{needs}\n{setting}\n{wrapped}\n\\par\\endgroup\n"
 
 
 def _line(cells: Sequence[str], count: int, command: str) -> str:

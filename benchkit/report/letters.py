@@ -114,6 +114,12 @@ def _notes(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
+COLUMNS = (
+    "phase", "task", "split", "metric", "a", "b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "p", "p_holm",
+    "mcnemar", "aso_epsilon", "n_seeds", "verdict",
+)  # fmt: skip
+
+
 def rows(verdicts: Sequence[Verdict], results: Results) -> list[dict[str, Any]]:
     """For CSV and JSON; None where there is no number."""
     return [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchkit.report import latex
-from benchkit.report.letters import ALL_PAIRS, letters, letters_note, pair_tables, rows
+from benchkit.report.letters import ALL_PAIRS, COLUMNS, letters, letters_note, pair_tables, rows
 from benchkit.report.notes import footnotes
 from benchkit.report.results import MEAN
 from benchkit.report.summary import results_frame
@@ -80,7 +80,10 @@ def as_csv(stored: Stored, verdicts: Sequence[Verdict], only: str) -> str:
     """One table: of scores, or of verdicts."""
     import pandas as pd
 
-    frame = pd.DataFrame(rows(verdicts, stored.results)) if only == "verdicts" else results_frame(stored.results)
+    if only == "verdicts":
+        frame = pd.DataFrame(rows(verdicts, stored.results), columns=list(COLUMNS))
+    else:
+        frame = results_frame(stored.results)
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 

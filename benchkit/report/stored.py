@@ -136,6 +136,9 @@ def _read_run(folder: Path, log: Log) -> list[Found]:
     records = [record for key in keys if (record := _load(store, key, log)) is not None]
     if not records:
         raise UserError(f"none of the {len(keys)} cells in {folder} is usable (the lines above say why); run it again")
+    unfinished = sum(each.is_dir() for each in store.root.iterdir()) - len(keys)
+    if unfinished > 0:
+        log(f"{folder}: {unfinished} more cells were started and not finished; the same benchkit run goes on with them")
     order = {head: place for place, head in enumerate(_heads_of_table(folder))}
     records.sort(key=lambda record: (order.get(record.head, len(order)), record.head, record.seed))
     return [Found(record, folder, store.root / record.key) for record in records]
