@@ -78,7 +78,7 @@ def _curves(content: Content) -> list[dict[str, Any]]:
     frame = frame.replace([np.inf, -np.inf], np.nan)
     keys = ["phase", "task", "split", "head"]
     over = frame.groupby([*keys, "epoch"], sort=False)[["value", "loss"]].agg(["mean", "min", "max"])
-    seeds = frame.groupby(keys, sort=False)["seed"].nunique()
+    seeds = frame.groupby(keys, sort=False)["seed"].nunique().to_dict()
     return [
         {
             "phase": phase,
@@ -87,16 +87,16 @@ def _curves(content: Content) -> list[dict[str, Any]]:
             "head": results.heads.index(head),
             "seeds": int(seeds[phase, task, split, head]),
             "epochs": [int(each) for each in group.index.get_level_values("epoch")],
-            "value": _band(group["value"]),
-            "loss": _band(group["loss"]),
+            "value": _band(group, "value"),
+            "loss": _band(group, "loss"),
         }
         for (phase, task, split, head), group in over.groupby(level=keys, sort=False)
         if task in results.metrics
     ]
 
 
-def _band(over: pd.DataFrame) -> list[list[float | None]]:
-    return [_list(over[each]) for each in ("mean", "min", "max")]
+def _band(over: pd.DataFrame, what: str) -> list[list[float | None]]:
+    return [_list(over[what, each]) for each in ("mean", "min", "max")]
 
 
 def _cost(results: Results, phase: str, task: str, index: int) -> dict[str, Any]:

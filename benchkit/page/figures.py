@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from benchkit.page.content import Content
 
-# Names are text, not formulas, though they hold a `$`; SVG keeps words as words, and is the same each time.
-_STYLE = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "benchkit"}
-
 
 def write_figures(content: Content, folder: Path) -> list[Path]:
     """Write each plot as `NAME.png` and `NAME.svg`; the paths, in the page's order.
@@ -33,7 +30,8 @@ def write_figures(content: Content, folder: Path) -> list[Path]:
     from matplotlib import rc_context
 
     paths = []
-    with rc_context(_STYLE):
+    # Names are text, not formulas, though they hold a `$`; SVG keeps words as words, and is the same each time.
+    with rc_context({"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "benchkit"}):
         for name, figure in _figures(content):
             for kind in ("png", "svg"):
                 path = folder / f"{_file_name(name)}.{kind}"
