@@ -26,7 +26,7 @@ LAYERS = (
     {"train", "hub"},
     {"runner"},
     {"report", "describe", "predict"},
-    {"tune", "doctor", "compare"},
+    {"tune", "doctor", "compare", "page"},
     {"api", "cli"},
     {"__main__"},
 )

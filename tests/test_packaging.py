@@ -46,6 +46,8 @@ def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile
         _sources("benchkit", "*.py")
         | _sources("benchkit", "*.toml")
         | _sources("benchkit", "*.txt")
+        | _sources("benchkit/page/static", "*.css")
+        | _sources("benchkit/page/static", "*.js")
         | _sources("plugins", "*.py")
         | {"benchkit/py.typed"}
     )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from benchkit.report.stored import Stored
+    from benchkit.report.verdicts import Verdict
 
 _FORMATS = ("terminal", "markdown", "csv", "json", "latex")
 
@@ -20,15 +26,21 @@ _FORMATS = ("terminal", "markdown", "csv", "json", "latex")
 )
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="terminal", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it there instead of printing it.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
+              help="Also write one page with all of it: tables, charts, examples, provenance.")  # fmt: skip
+@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR",
+              help="Also write each plot as PNG and SVG.")  # fmt: skip
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
 def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: str,
-           out: Path | None, head_files: tuple[Path, ...]) -> None:  # fmt: skip
+           out: Path | None, html: Path | None, figures: Path | None,
+           head_files: tuple[Path, ...]) -> None:  # fmt: skip
     """Show what finished runs say, from their cells alone: nothing is trained.
 
     \b
     benchkit report results/runs/demo-demo
     benchkit report results/runs/paper-* --against baseline --format latex --out table.tex
+    benchkit report results/runs/paper-* --html report.html --figures figures
 
     Scores are means over seeds; differences are judged pair by pair over seeds and test examples. One head run with
     several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
@@ -51,3 +63,17 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
     else:
         write_atomic(out, text.encode())
         click.echo(f"wrote {out}")
+    if html or figures:
+        _write_page(stored, verdicts, html, figures)
+
+
+def _write_page(stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None) -> None:
+    from benchkit.page import gather, write_figures, write_page
+
+    content = gather(stored, verdicts)
+    if html:
+        write_page(content, html)
+        click.echo(f"wrote {html}", err=True)
+    if figures:
+        paths = write_figures(content, figures)
+        click.echo(f"wrote {len(paths)} files to {figures}", err=True)

@@ -1,0 +1,121 @@
+"""What heads predicted, boiled down cell by cell: of each cell's predictions only sums are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchkit.task import TaskSpec
+
+BINS = 10
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One head on one split of a task, over its seeds.
+
+    Attributes:
+        confusion: (class, class), label by prediction, counted over all seeds; (0, 0) for a regression.
+        bins: (bin, 3): examples, sum of x and sum of y. For classes x is the probability of the predicted class and
+            y whether it was right; for a regression x is the prediction and y the label.
+        errors: (seed,): expected calibration error of classes (Guo et al. 2017); root mean square error of scores.
+        miss: (n,): share of seeds that got an example wrong; of a regression the mean distance from the label, as a
+            share of the label range.
+        said: (n,): the class that most seeds predicted, the lower one of two; of a regression the mean prediction.
+    """
+
+    seeds: int
+    confusion: Counts
+    bins: Floats
+    errors: Floats
+    miss: Floats
+    said: Floats
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All heads on one split of a task, in the phase whose predictions are kept; `labels` (n,), ids in that order."""
+
+    task: TaskSpec
+    phase: str
+    split: str
+    ids: tuple[str, ...]
+    labels: Floats
+    outcomes: Mapping[str, Outcome]
+
+
+class Tally:
+    """Sums over the seeds of one head."""
+
+    def __init__(self, task: TaskSpec, labels: Floats) -> None:
+        self._task, self._labels = task, labels
+        classes = len(task.classes)
+        self._confusion = np.zeros((classes, classes), np.int64)
+        self._votes = np.zeros((len(labels), max(classes, 1)))
+        self._bins = np.zeros((BINS, 3))
+        self._miss = np.zeros(len(labels))
+        self._errors: list[float] = []
+
+    def add(self, predictions: Floats, scores: Floats) -> None:
+        """One seed: predictions (n,) as class indices or scores, and of classes their probabilities (n,)."""
+        if self._task.classes:
+            self._add_classes(predictions.astype(np.int64), scores)
+        else:
+            self._add_scores(predictions)
+
+    def outcome(self) -> Outcome:
+        seeds = len(self._errors)
+        said = self._votes.argmax(axis=1) if self._task.classes else self._votes[:, 0] / seeds
+        errors = np.array(self._errors)
+        return Outcome(seeds, self._confusion, self._bins, errors, self._miss / seeds, said.astype(np.float64))
+
+    def _add_classes(self, predictions: Counts, scores: Floats) -> None:
+        classes = len(self._task.classes)
+        labels = self._labels.astype(np.int64)
+        pairs = np.bincount(labels * classes + predictions, minlength=classes**2)
+        self._confusion += pairs.reshape(classes, classes)
+        right = (labels == predictions).astype(np.float64)
+        self._votes[np.arange(len(labels)), predictions] += 1
+        self._miss += 1 - right
+        bins = _bins(scores, right, 0.0, 1.0)
+        self._bins += bins
+        self._errors.append(float(np.abs(bins[:, 1] - bins[:, 2]).sum() / len(labels)))
+
+    def _add_scores(self, predictions: Floats) -> None:
+        task, off = self._task, predictions - self._labels
+        self._votes[:, 0] += predictions
+        self._miss += np.abs(off) / (task.high - task.low)
+        self._bins += _bins(predictions, self._labels, task.low, task.high)
+        self._errors.append(float(np.sqrt(np.mean(off**2))))
+
+
+def _bins(x: Floats, y: Floats, low: float, high: float) -> Floats:
+    """(bin, 3): count, sum of x, sum of y, in bins of equal width over x; what is outside is in the last ones."""
+    place = np.clip((x - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int64)
+    return np.stack([np.bincount(place, each, minlength=BINS) for each in (np.ones_like(x), x, y)], axis=1)
+
+
+@dataclass(frozen=True)
+class Dispute:
+    """An example on which heads differ; `row` is its place in the split."""
+
+    id: str
+    label: float
+    row: int
+
+
+def disputes(observed: Observed, count: int) -> list[Dispute]:
+    """The examples that divide heads most: some get them right, others do not; of equals, the hardest first."""
+    if len(observed.outcomes) < 2:
+        return []
+    miss = np.stack([outcome.miss for outcome in observed.outcomes.values()])
+    spread, mean = np.ptp(miss, axis=0), miss.mean(axis=0)
+    order = np.lexsort((np.arange(len(mean)), -mean.round(9), -spread.round(9)))
+    best = [int(row) for row in order[:count] if spread[row] > 0]
+    return [Dispute(observed.ids[row], float(observed.labels[row]), row) for row in best]
