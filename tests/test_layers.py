@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
-    {"head", "record", "blocks", "losses", "metrics", "parameters", "stats"},
+    {"head", "record", "blocks", "losses", "metrics", "parameters", "stats", "flops"},
     {"branch"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "scaffold", "testing"},
