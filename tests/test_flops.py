@@ -110,7 +110,10 @@ CASES: dict[str, tuple[Callable[[], object], int]] = {
     "Conv1d": (lambda: nn.Conv1d(5, 4, 3, padding=1)(SENTENCES), 2 * 8 * 4 * 5 * 3),
     "grouped": (lambda: nn.Conv1d(6, 4, 3, groups=2)(torch.randn(1, 6, 10)), 8 * 4 * 3 * 3),
     "transposed": (lambda: nn.ConvTranspose1d(5, 4, 3)(SENTENCES), 2 * 8 * 5 * 4 * 3),
-    "attention": (lambda: F.scaled_dot_product_attention(*[SENTENCES[:, None]] * 3), 2 * 2 * 5 * 5 * 8),
+    "attention": (
+        lambda: F.scaled_dot_product_attention(SENTENCES[:, None], SENTENCES[:, None], SENTENCES[:, None]),
+        2 * 2 * 5 * 5 * 8,
+    ),
     "heads": (
         lambda: nn.MultiheadAttention(8, 2, batch_first=True).eval()(*[SENTENCES] * 3),
         2 * (5 * 4 * 8 * 8 + 2 * 5 * 5 * 8),
@@ -195,6 +198,6 @@ def test_the_encoder_s_formula_is_what_it_computes(encoder: Encoder, pooling: st
 def test_training_the_encoder_takes_three_times_as_much(encoder: Encoder) -> None:
     tokenized = encoder.tokenize([("w1 w2 w3",), ("w4",)])
     with counting() as counter:
-        encoder.features(tokenized, torch.arange(2)[:, None]).pooled.square().sum().backward()
+        encoder.features(tokenized, torch.arange(2)[:, None]).pooled.square().sum().backward()  # type: ignore[no-untyped-call]
     assert counter.macs == 3 * encoder_macs(encoder.config, tokenized.lengths.tolist())
     encoder.model.zero_grad()

@@ -26,7 +26,7 @@ LAYERS = (
     {"train"},
     {"runner"},
     {"report", "describe"},
-    {"tune"},
+    {"tune", "speed"},
     {"api", "cli"},
     {"__main__"},
 )

@@ -11,6 +11,7 @@ from benchkit.cli.data import data
 from benchkit.cli.heads import heads
 from benchkit.cli.plugins import plugins
 from benchkit.cli.run import run
+from benchkit.cli.speed import speed
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
 
@@ -27,6 +28,7 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(tune)
+cli.add_command(speed)
 cli.add_command(data)
 cli.add_command(heads)
 cli.add_command(plugins)
