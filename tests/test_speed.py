@@ -232,7 +232,7 @@ def test_table_files_and_picture(
     assert run(monkeypatch, *arguments, "--out", str(tmp_path)) == 0
     shown = capsys.readouterr()
     assert "4 points: about" in shown.err
-    assert max(map(len, shown.out.splitlines())) <= 108
+    assert max(map(len, shown.out.splitlines())) <= 112  # two repeats make for long numbers
     assert all(f"{mode}, batch 2, 4 word pieces, fp32" in shown.out for mode in ("infer", "train"))
     (table,) = tmp_path.glob("speed-*-fp32-torch*.csv")
     header, *lines = csv.reader(table.read_text().splitlines())

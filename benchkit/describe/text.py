@@ -69,7 +69,7 @@ def _layers(shown: Shown) -> str:
             for number, layer in enumerate(branch.layers)
             if number >= found.shared and not layer.is_feature
         ]
-    return columns(("layer", "output", "parameters", "MACs", "in the head"), rows, right=("parameters", "MACs"))
+    return columns(("layer", "output", "params", "MACs", "in the head"), rows, right=("params", "MACs"))
 
 
 def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, ...]:
@@ -149,8 +149,8 @@ def _reads(kind: type[Pooled]) -> str:
 
 
 def _short_number(value: int) -> str:
-    """Three digits: `8.19 k`, `262 k`, `3.15 M`."""
-    for unit, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+    """Three digits: `8.19k`, `262k`, `3.15M`."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if value >= unit:
             return f"{value / unit:#.3g}".rstrip(".") + name
     return str(value)

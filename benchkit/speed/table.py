@@ -64,6 +64,8 @@ def _ratio(row: Row, first: str) -> str:
 def _percent(interval: Interval) -> str:
     """Half the width of an interval, in percent of its value."""
     half = (interval.high - interval.low) / 2 / interval.value
+    if half > 1:
+        return ">100"
     return "–" if math.isnan(half) else f"{100 * half:#.2g}".rstrip(".")
 
 
