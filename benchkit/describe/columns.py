@@ -15,7 +15,7 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequ
         right: names of the columns that are aligned right.
     """
     widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
-    room = max(16, WIDTH - sum(widths) - 2 * len(widths))
+    room = max(20, WIDTH - sum(widths) - 2 * len(widths))
     lines = []
     for *cells, last in (header, *rows):
         fitted = [

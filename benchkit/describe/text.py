@@ -57,8 +57,6 @@ def _layers(shown: Shown) -> str:
     found = shown.structure
     widest = max(found.branches, key=lambda branch: branch.task.segments)
     title = "shared by all tasks" if len(found.branches) > 1 else "trunk"
-    if len(found.branches) > 1 and widest.task.segments == 2:
-        title += "; the MACs are a pair's"
     shared = [(number, layer) for number, layer in enumerate(widest.layers[: found.shared]) if not layer.is_feature]
     rows: list[tuple[str, ...]] = [(title, "", "", "", "")] if shared else []
     rows += [_row(widest, number, layer, "") for number, layer in shared]
@@ -69,7 +67,7 @@ def _layers(shown: Shown) -> str:
             for number, layer in enumerate(branch.layers)
             if number >= found.shared and not layer.is_feature
         ]
-    return columns(("layer", "output", "params", "MACs", "in the head"), rows, right=("params", "MACs"))
+    return columns(("layer", "output", "parameters", "MACs", "in the head"), rows, right=("parameters", "MACs"))
 
 
 def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, ...]:
@@ -119,9 +117,10 @@ def _work(shown: Shown) -> str:
         parts.append(f"{branch.macs.total:,} for {branch.task.name}{trunk}")
         unknown.update(branch.macs.unknown)
     encoder = encoder_macs(shown.encoder.config, [LENGTH])
+    pair = any(branch.task.segments == 2 for branch in shown.structure.branches)
     text = (
         f"MACs (1 MAC is 2 FLOPs) of one example with sentences of {LENGTH} word pieces: {', '.join(parts)}; the "
-        f"encoder takes {encoder:,} a sentence"
+        f"encoder takes {encoder:,} a sentence{'; above, what tasks share is counted for a pair' * pair}"
     )
     missing = f"; not counted: {', '.join(sorted(unknown))}" if unknown else ""
     return paragraph(text + missing)
