@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +46,10 @@ def plain_loop(folder: Path, *, by_length: bool = False) -> Peer:
     """Hugging Face's BERT in fp32: batches of 64 as they come, or by length, padded to their longest; the mean."""
     from transformers import AutoTokenizer, BertModel
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder).eval().to(device())
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        BertModel.from_pretrained(folder).float().eval().to(device()),
+    )
 
     @torch.inference_mode()
     def encode(texts: list[str]) -> Tensor:
@@ -69,8 +71,9 @@ def sentence_transformers(folder: Path, precision: str = "fp32") -> Peer:
     """Its defaults (it sorts by length itself), in fp32 or with weights in bf16; normalised as the folder says."""
     from sentence_transformers import SentenceTransformer
 
-    settings: dict[str, Any] = {"torch_dtype": torch.bfloat16} if precision == "bf16" else {}
-    model = SentenceTransformer(str(folder), device=str(device()), model_kwargs=settings)
+    # Said in either case: a checkpoint that was stored in fp16 would be computed in fp16.
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = SentenceTransformer(str(folder), device=str(device()), model_kwargs={"torch_dtype": kind})
     model.max_seq_length = MAX_LENGTH
 
     def encode(texts: list[str]) -> Tensor:

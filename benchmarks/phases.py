@@ -88,7 +88,7 @@ def loop_seconds(phase: Phase1, steps: int) -> float:
     shapes = {task.name: task.shape(joint=False) for task in tasks}
     encoder = workspace.encoder(plan.encoder)
     tokenized = encoder.tokenize(corpus.inputs, plan.protocol.max_length)
-    model = BertModel.from_pretrained(phase.encoder).eval()
+    model = BertModel.from_pretrained(phase.encoder).float().eval()
     spec = plugins.head("baseline")
     wanted = feature_settings(plan.protocol, spec, encoder, "fp32", torch.device("cpu"))
     head = build_head(spec, plan.configs["baseline"], encoder, wanted, list(shapes.values()))
