@@ -35,12 +35,12 @@ AXES = {
 }
 TEN_HEADS = """
 from dataclasses import replace
+import benchkit_baseline
 from benchkit import hookimpl
-from benchkit_baseline import benchkit_heads as ours
 
 @hookimpl
 def benchkit_heads():
-    return [replace(ours()[0], name=f"copy{i}") for i in range(10)]
+    return [replace(benchkit_baseline.benchkit_heads()[0], name=f"copy{i}") for i in range(10)]
 """
 Row = dict[str, Any]
 
