@@ -24,8 +24,8 @@ fix: .venv/.installed-dev  ## what ruff can repair, then format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/.installed-dev .venv/.installed-bench  ## speed, by pytest-benchmark
-	$(BIN)/python -m pytest -q --benchmark-enable benchmarks
+bench: .venv/.installed-dev .venv/.installed-bench  ## speed of the parts, against this machine's last run
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
 
 docs: .venv/.installed  ## what is generated: command line, hooks, the README's tables
 	$(BIN)/python docs/build.py

@@ -1,7 +1,8 @@
-"""Encoding from strings, against sentence-transformers and a plain padded loop: `python benchmarks/encode.py FOLDER`.
+"""Whole processes that encode from strings, loading included: `python benchmarks/encode.py FOLDER`.
 
-Each measurement is a process of its own; the methods take turns (A B C, C B A, ...), so that whatever else the
-machine does falls on all of them. Ratios are medians over rounds of time / our time in the same round.
+Against the same opponents as `peers.py`, which compares encoding alone. Each measurement is a process of its own; the
+methods take turns (A B C, C B A, ...), so that whatever else the machine does falls on all of them. Ratios are
+medians over rounds of time / our time in the same round.
 
 whole: the process from start to end, import and load included. warm: encoding alone, after 64 texts.
 Texts are those of the tasks' dev splits in BENCHKIT_DATA, in random order, else made ones of like lengths.
@@ -10,26 +11,22 @@ Texts are those of the tasks' dev splits in BENCHKIT_DATA, in random order, else
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import importlib.metadata
 import json
 import os
 import platform
-import random
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MAX_LENGTH = 256  # what sentence-transformers uses for all-MiniLM-L6-v2
+from peers import MAX_LENGTH, ours, plain_loop, read_texts, sentence_transformers
+
 METHODS = ("benchkit", "sentence-transformers", "padded loop")
-Encode = Callable[[list[str]], Any]
 
 
 def main() -> None:
@@ -45,86 +42,33 @@ def main() -> None:
     if args.child:
         child(args)
         return
-    raw, source = read_texts(args.limit)
-    report = [describe(args, source)]
-    for title, texts in (("as they come", raw), ("distinct only", list(dict.fromkeys(raw)))):
-        report.append(compare(args, title, texts))
+    texts, source = read_texts(args.limit)
+    report = [describe(args, source), compare(args, texts)]
     print("\n".join(report))
     if args.out:
         args.out.write_text("\n".join(report) + "\n", encoding="utf-8")
 
 
-def read_texts(limit: int) -> tuple[list[str], str]:
-    data, stream = os.environ.get("BENCHKIT_DATA"), random.Random(0)
-    if not data:
-        # Quora's and SST's word counts are close to log-normal.
-        words = ["time", "people", "what", "good", "unbelievable", "movie", "the", "of", "algorithm", "is", "India"]
-        counts = [min(60, max(3, round(stream.lognormvariate(2.3, 0.45)))) for _ in range(limit)]
-        return [" ".join(stream.choices(words, k=count)) for count in counts], "made up (BENCHKIT_DATA is not set)"
-    texts = []
-    for path in sorted(Path(data, "benchmark").glob("*/dev.tsv.gz")):
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                texts += [value for name, value in row.items() if name.startswith("sentence")]
-    stream.shuffle(texts)
-    return texts[:limit], "dev splits of sst, sts and quora"
-
-
 def child(args: argparse.Namespace) -> None:
     texts = json.loads(args.texts.read_text(encoding="utf-8"))
     start = time.perf_counter()
-    make = {"benchkit": ours, "sentence-transformers": theirs, "padded loop": padded_loop}[args.child]
-    encode, precision = make(args.folder, args.precision)
-    encode(texts[:64])
+    if args.child == "benchkit":
+        peer = ours(args.folder, args.precision)
+    else:
+        peer = sentence_transformers(args.folder) if args.child == "sentence-transformers" else plain_loop(args.folder)
+    peer.encode(texts[:64])
     loaded, cpu = time.perf_counter(), time.process_time()
-    vectors = encode(texts)
+    vectors = peer.encode(texts)
     result: dict[str, Any] = {
         "load": loaded - start,
         "warm": time.perf_counter() - loaded,
         "warm_cpu": time.process_time() - cpu,
     }
-    result |= {"rows": len(vectors), "precision": precision, "probe": [float(x) for x in vectors[0][:8]]}
+    result |= {"rows": len(vectors), "precision": peer.precision, "probe": [float(x) for x in vectors[0][:8]]}
     print(json.dumps(result))
 
 
-def ours(folder: Path, precision: str) -> tuple[Encode, str]:
-    from benchkit.encoder import load_encoder, resolve_precision
-
-    encoder = load_encoder(folder)
-    resolved = resolve_precision(precision, encoder.device)
-    return lambda texts: encoder.encode(texts, precision=resolved, max_length=MAX_LENGTH), resolved
-
-
-def theirs(folder: Path, _: str) -> tuple[Encode, str]:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(folder), device="cpu")
-    model.max_seq_length = MAX_LENGTH
-    return lambda texts: model.encode(texts, show_progress_bar=False), "fp32"
-
-
-def padded_loop(folder: Path, _: str) -> tuple[Encode, str]:
-    import torch
-    from transformers import AutoTokenizer, BertModel
-
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
-    model.train(False)
-
-    @torch.no_grad()
-    def encode(texts: list[str]) -> Any:
-        parts = []
-        for start in range(0, len(texts), 64):
-            batch = tokenizer(
-                texts[start : start + 64], padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
-            )
-            states, mask = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
-            parts.append((states * mask).sum(1) / mask.sum(1))
-        return torch.cat(parts)
-
-    return encode, "fp32"
-
-
-def compare(args: argparse.Namespace, title: str, texts: list[str]) -> str:
+def compare(args: argparse.Namespace, texts: list[str]) -> str:
     rounds: list[dict[str, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "texts.json")
@@ -133,8 +77,7 @@ def compare(args: argparse.Namespace, title: str, texts: list[str]) -> str:
             order = METHODS if number % 2 == 0 else METHODS[::-1]
             rounds.append({method: measure(args, method, path) for method in order})
     check(rounds[0])
-    repeats = len(texts) - len(set(texts))
-    lines = [f"\n## {title}: {len(texts)} sentences, {repeats} of them repeats ({repeats / len(texts):.0%})\n"]
+    lines = [f"\n{len(texts)} distinct sentences\n"]
     columns = ["whole s", "CPU s", "warm s", "warm CPU s", "sentences/s", "× whole", "× warm", "× warm CPU"]
     lines += ["| method | precision | " + " | ".join(columns) + " |", "|---|---|" + "---:|" * len(columns)]
     for method in METHODS:

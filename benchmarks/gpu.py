@@ -143,7 +143,7 @@ def flops(shape: str, tokenized: Tokenized) -> float:
 
 def strings(setting: Setting) -> Iterator[Row]:
     """H2: the demo's texts through an encoder's whole path, against sentence-transformers where it is installed."""
-    from peers import sentence_transformers  # what it needs may not be installed
+    from gpu_peers import sentence_transformers  # what it needs may not be installed
 
     yield from sentence_transformers(setting)
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "features", "rng", "settings"},
     {"task"},
-    {"head", "record", "blocks", "losses", "metrics", "parameters", "stats"},
+    {"head", "record", "blocks", "losses", "metrics", "parameters", "stats", "flops"},
     {"branch", "identity"},
     {"hookspecs", "plugins", "protocol"},
     {"encoder", "data", "scaffold", "testing"},
@@ -26,7 +26,7 @@ LAYERS = (
     {"train", "hub"},
     {"runner"},
     {"report", "describe", "predict"},
-    {"tune", "doctor", "compare", "page"},
+    {"tune", "doctor", "compare", "page", "speed"},
     {"api", "cli"},
     {"__main__"},
 )

@@ -21,6 +21,7 @@ from benchkit.cli.predict import predict
 from benchkit.cli.report import report
 from benchkit.cli.repro import repro
 from benchkit.cli.run import run
+from benchkit.cli.speed import speed
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
 
@@ -42,6 +43,7 @@ cli.add_command(compare)
 cli.add_command(repro)
 cli.add_command(plan)
 cli.add_command(explain)
+cli.add_command(speed)
 cli.add_command(predict)
 cli.add_command(export)
 cli.add_command(data)

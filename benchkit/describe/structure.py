@@ -14,12 +14,16 @@ from benchkit.describe.probe import Probe, name_axes
 from benchkit.describe.trace import Call, Trace, trace
 from benchkit.errors import UserError
 from benchkit.features import Layers, Pooled
+from benchkit.flops import Macs, head_macs
 from benchkit.head import HeadSpec
 from benchkit.parameters import parameter_counts
 from benchkit.rng import global_stream
 from benchkit.task import TaskShape
 
 _T = TypeVar("_T")
+
+LENGTH = 32
+"""Word pieces of a sentence for which the work of a head is counted."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Layer:
         trunk: whether it is in the part that the spec calls the trunk.
         keeps_shape: whether its result has the shape of what it was given.
         is_function: whether it is no module of the head.
+        macs: multiply-accumulates for one example with sentences of `LENGTH` word pieces.
     """
 
     path: str
@@ -45,6 +50,7 @@ class Layer:
     trunk: bool
     keeps_shape: bool
     is_function: bool
+    macs: int
 
     @property
     def is_feature(self) -> bool:
@@ -59,12 +65,14 @@ class Branch:
     Attributes:
         ends: numbers of the layers that the output is made from.
         parameters: those that this task alone uses.
+        macs: for one example with sentences of `LENGTH` word pieces; None for a head that takes no single example.
     """
 
     task: TaskShape
     layers: tuple[Layer, ...]
     ends: tuple[int, ...]
     parameters: int
+    macs: Macs | None
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def structure(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape
     alone = [used[i].difference(trunk, *used[:i], *used[i + 1 :]) for i in range(len(used))]
     every = frozenset[str]().union(*used)
     branches = tuple(
-        Branch(run.task, run.layers(spec, sizes), run.traces[0].ends, sum(sizes[name] for name in names))
+        Branch(run.task, run.layers(spec, sizes), run.traces[0].ends, sum(sizes[name] for name in names), run.macs)
         for run, names in zip(runs, alone, strict=True)
     )
     return Structure(
@@ -130,6 +138,8 @@ class _Run:
     probes: tuple[Probe, ...]
     traces: tuple[Trace, ...]
     used: frozenset[str]
+    work: tuple[int, ...]
+    macs: Macs | None
 
     @staticmethod
     def of(spec: HeadSpec, head: nn.Module, wider: nn.Module | None, probe: Probe, task: TaskShape) -> _Run:
@@ -143,14 +153,20 @@ class _Run:
                 break
             probes.append(other)
             traces.append(seen)
-        return _Run(task, tuple(probes), tuple(traces), _reached(head, first))
+        one = replace(probe, batch=1, time=LENGTH)
+        seen = _attempt(partial(trace, head, one.features(spec.reads), task.name))
+        same = seen is not None and len(seen.calls) == len(first.calls)
+        work = tuple(call.macs for call in seen.calls) if seen and same else (0,) * len(first.calls)
+        macs = _attempt(partial(head_macs, head, one.features(spec.reads), task.name, spec.trunk))
+        return _Run(task, tuple(probes), tuple(traces), _reached(head, first), work, macs)
 
     def layers(self, spec: HeadSpec, sizes: dict[str, int]) -> tuple[Layer, ...]:
         return tuple(
-            self._layer(calls, spec, sizes) for calls in zip(*(seen.calls for seen in self.traces), strict=True)
+            self._layer(calls, macs, spec, sizes)
+            for calls, macs in zip(zip(*(seen.calls for seen in self.traces), strict=True), self.work, strict=True)
         )
 
-    def _layer(self, calls: Sequence[Call], spec: HeadSpec, sizes: dict[str, int]) -> Layer:
+    def _layer(self, calls: Sequence[Call], macs: int, spec: HeadSpec, sizes: dict[str, int]) -> Layer:
         call = calls[0]
         detail = call.detail
         if call.over is not None:
@@ -165,6 +181,7 @@ class _Run:
             trunk=bool(spec.trunk) and f"{call.path}.".startswith(f"{spec.trunk}."),
             keeps_shape=call.before == call.shape,
             is_function=call.is_function,
+            macs=macs,
         )
 
 

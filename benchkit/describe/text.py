@@ -10,7 +10,8 @@ from benchkit.describe.columns import columns, paragraph
 from benchkit.describe.figure import axes, label, meaning
 from benchkit.describe.heads import Listed, Setting, Shown
 from benchkit.describe.installed import short_path
-from benchkit.describe.structure import Branch, Layer
+from benchkit.describe.structure import LENGTH, Branch, Layer
+from benchkit.encoder import encoder_macs
 from benchkit.features import Layers, Pooled, Tokens
 from benchkit.head import Choice, HeadSpec, Range
 from benchkit.task import TaskShape
@@ -31,7 +32,8 @@ def render_list(found: Sequence[Listed], setting: Setting) -> str:
 
 
 def render_head(shown: Shown) -> str:
-    return "\n\n".join([_facts(shown), _layers(shown), _parameters(shown), _config(shown.spec, shown.config)])
+    parts = (_facts(shown), _layers(shown), _parameters(shown), _work(shown), _config(shown.spec, shown.config))
+    return "\n\n".join(parts)
 
 
 def _facts(shown: Shown) -> str:
@@ -56,19 +58,19 @@ def _layers(shown: Shown) -> str:
     widest = max(found.branches, key=lambda branch: branch.task.segments)
     title = "shared by all tasks" if len(found.branches) > 1 else "trunk"
     shared = [(number, layer) for number, layer in enumerate(widest.layers[: found.shared]) if not layer.is_feature]
-    rows = [(title, "", "", "")] if shared else []
+    rows: list[tuple[str, ...]] = [(title, "", "", "", "")] if shared else []
     rows += [_row(widest, number, layer, "") for number, layer in shared]
     for branch in found.branches:
-        rows.append((f"{branch.task.name}: {_kind(branch.task)}", "", "", ""))
+        rows.append((f"{branch.task.name}: {_kind(branch.task)}", "", "", "", ""))
         rows += [
             _row(branch, number, layer, "")
             for number, layer in enumerate(branch.layers)
             if number >= found.shared and not layer.is_feature
         ]
-    return columns(("layer", "output", "parameters", "in the head"), rows, right=("parameters",))
+    return columns(("layer", "output", "parameters", "MACs", "in the head"), rows, right=("parameters", "MACs"))
 
 
-def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, str, str, str]:
+def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, ...]:
     before = max((i for i in range(number) if not branch.layers[i].is_feature), default=None)
     takes = [branch.layers[i] for i in layer.inputs]
     plain = layer.inputs == (before,) or (before is None and all(each.is_feature for each in takes))
@@ -78,6 +80,7 @@ def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, s
         f"  {number:>2} {label(layer)}{source}",
         axes(layer),
         f"{layer.parameters:,}" if layer.parameters else "",
+        _short_number(layer.macs) if layer.macs else "",
         path,
     )
 
@@ -103,6 +106,26 @@ def _parameters(shown: Shown) -> str:
     return paragraph(total)
 
 
+def _work(shown: Shown) -> str:
+    """Multiply-accumulates of one example, and of the encoder for one sentence."""
+    parts, unknown = [], set[str]()
+    for branch in shown.structure.branches:
+        if branch.macs is None:
+            parts.append(f"not known for {branch.task.name}, since it takes no single example")
+            continue
+        trunk = f" ({branch.macs.trunk:,} of them in the trunk)" if branch.macs.trunk else ""
+        parts.append(f"{branch.macs.total:,} for {branch.task.name}{trunk}")
+        unknown.update(branch.macs.unknown)
+    encoder = encoder_macs(shown.encoder.config, [LENGTH])
+    pair = any(branch.task.segments == 2 for branch in shown.structure.branches)
+    text = (
+        f"MACs (1 MAC is 2 FLOPs) of one example with sentences of {LENGTH} word pieces: {', '.join(parts)}; the "
+        f"encoder takes {encoder:,} a sentence{'; above, what tasks share is counted for a pair' * pair}"
+    )
+    missing = f"; not counted: {', '.join(sorted(unknown))}" if unknown else ""
+    return paragraph(text + missing)
+
+
 def _config(spec: HeadSpec, config: Any) -> str:
     rows = []
     for field in dataclasses.fields(config):
@@ -122,6 +145,14 @@ def _search(search: Range | Choice | None) -> str:
 
 def _reads(kind: type[Pooled]) -> str:
     return "tokens" if issubclass(kind, Tokens) else "layers" if issubclass(kind, Layers) else "pooled"
+
+
+def _short_number(value: int) -> str:
+    """Three digits: `8.19k`, `262k`, `3.15M`."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= unit:
+            return f"{value / unit:#.3g}".rstrip(".") + name
+    return str(value)
 
 
 def _number(value: int | None) -> str:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from benchkit.describe import words
 from benchkit.features import Pooled
+from benchkit.flops import MacCounter, counting
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -28,6 +29,7 @@ class Call:
         parameters: names of those that it used.
         over: the axis that a reduction takes away; None for anything else.
         is_function: whether it is a function, not a layer.
+        macs: multiply-accumulates that it took.
     """
 
     path: str
@@ -39,20 +41,29 @@ class Call:
     parameters: frozenset[str] = frozenset()
     over: int | None = None
     is_function: bool = False
+    macs: int = 0
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The calls of one forward, in order, and which of them made the output."""
+    """The calls of one forward, in order, and which of them made the output.
+
+    Attributes:
+        macs: multiply-accumulates of all of it, of what is no call too.
+        unknown: names of operations that could not be counted.
+    """
 
     calls: tuple[Call, ...]
     ends: tuple[int, ...]
     output: Any
+    macs: int
+    unknown: tuple[str, ...]
 
 
 def trace(head: nn.Module, features: Pooled, task: str) -> Trace:
     """Run a head once and note what it did. Whatever it raises is passed on."""
-    tracer = _Tracer(head, features)
+    counter = MacCounter()
+    tracer = _Tracer(head, features, counter)
     handles = [
         handle
         for path, module in head.named_modules()
@@ -63,12 +74,13 @@ def trace(head: nn.Module, features: Pooled, task: str) -> Trace:
         )
     ]
     try:
-        with tracer:
+        with counting(counter), tracer:
             output = head(features, task)
     finally:
         for handle in handles:
             handle.remove()
-    return Trace(tuple(tracer.calls), tuple(sorted(tracer.origin([output])[0])), output)
+    ends = tuple(sorted(tracer.origin([output])[0]))
+    return Trace(tuple(tracer.calls), ends, output, counter.macs, tuple(sorted(counter.unknown)))
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -84,8 +96,9 @@ _Origin = tuple[frozenset[int], frozenset[str]]
 class _Tracer(TorchFunctionMode):
     """Knows of each tensor the calls and the parameters that it comes from."""
 
-    def __init__(self, head: nn.Module, features: Pooled) -> None:
+    def __init__(self, head: nn.Module, features: Pooled, counter: MacCounter) -> None:
         super().__init__()
+        self.counter, self.before = counter, 0
         self.calls: list[Call] = []
         self.origins: dict[int, _Origin] = {}
         self.kept: list[Any] = []  # an id means something only as long as its tensor lives
@@ -100,6 +113,8 @@ class _Tracer(TorchFunctionMode):
                 self.calls.append(Call("", field.name, "", (), (), tuple(value.shape)))
 
     def enter(self, module: nn.Module, args: Any) -> None:
+        if not self.inside:
+            self.before = self.counter.macs
         self.inside += 1
 
     def leave(self, path: str) -> Any:
@@ -113,18 +128,21 @@ class _Tracer(TorchFunctionMode):
             if any(output is each for each in given):  # dropout in eval mode: tell what comes out from what went in
                 output = output.view_as(output)
             names = frozenset(self.names[id(p)] for p in module.parameters() if id(p) in self.names)
-            self._note(Call(path, type(module).__name__, words.detail(module), (), (), (), names), given, output)
+            macs = self.counter.macs - self.before
+            call = Call(path, type(module).__name__, words.detail(module), (), (), (), names, macs=macs)
+            self._note(call, given, output)
             return output
 
         return hook
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self.counter.macs
         result = function(*args, **(kwargs or {}))
         if not self.inside:
-            self._function(words.function_name(function), args, kwargs or {}, result)
+            self._function(words.function_name(function), args, kwargs or {}, result, self.counter.macs - before)
         return result
 
-    def _function(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+    def _function(self, name: str, args: Any, kwargs: Any, result: Any, macs: int) -> None:
         given, made = list(_tensors((args, kwargs))), list(_tensors(result))
         calls, names = self.origin(given)
         if not made or not (calls or names):
@@ -137,7 +155,7 @@ class _Tracer(TorchFunctionMode):
             self._set(made, (calls, names))
             return
         over = _axis(args, kwargs, given) if words.is_reduction(name) else None
-        self._note(Call(", ".join(sorted(names)), kind, "", (), (), (), names, over, True), given, result)
+        self._note(Call(", ".join(sorted(names)), kind, "", (), (), (), names, over, True, macs), given, result)
 
     def _note(self, call: Call, given: Sequence[Tensor], result: Any) -> None:
         """Enter a call, once it is known what it was given and what it made."""

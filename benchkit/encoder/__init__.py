@@ -3,6 +3,7 @@
 from benchkit.encoder.config import BertConfig
 from benchkit.encoder.encoder import Encoder
 from benchkit.encoder.load import load_encoder, random_encoder, save_encoder
+from benchkit.encoder.macs import encoder_macs
 from benchkit.encoder.model import MiniBert
 from benchkit.encoder.precision import resolve_precision
 from benchkit.encoder.spec import EncoderSpec
@@ -16,6 +17,7 @@ __all__ = [
     "EncoderSpec",
     "MiniBert",
     "Tokenized",
+    "encoder_macs",
     "load_encoder",
     "random_encoder",
     "resolve_precision",

@@ -1,0 +1,35 @@
+"""What the suites are timed on: the demo's encoder and sentences, one thread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchkit.data import load_data
+from benchkit.encoder import Encoder
+from benchkit.plugins import Plugins, load_plugins
+from benchkit.runner.request import Request
+from benchkit.speed.ground import Ground
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    torch.set_num_threads(1)
+    return load_plugins()
+
+
+@pytest.fixture(scope="session")
+def encoder(plugins: Plugins) -> Encoder:
+    return plugins.encoders["demo"].load()
+
+
+@pytest.fixture(scope="session")
+def texts(plugins: Plugins) -> list[str]:
+    """Distinct sentences of the demo's training data."""
+    splits = load_data("demo", [plugins.task("quora")])["quora"]
+    return list(dict.fromkeys(text for texts in splits["train"].texts for text in texts))
+
+
+@pytest.fixture(scope="session")
+def ground(plugins: Plugins) -> Ground:
+    return Ground.open(Request(heads=tuple(sorted(plugins.heads))), plugins)

@@ -1,0 +1,137 @@
+"""The first phase of the report as benchkit runs it, and as a loop that encodes every batch anew."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchkit.features import Pooled
+from benchkit.plugins import load_plugins
+from benchkit.runner.request import Request, resolve
+from benchkit.runner.workspace import Workspace, build_head, feature_settings
+
+# Rows of the report's splits, by task.
+_SIZES = {"sst": (8544, 1101, 2210), "quora": (8544, 4544, 40431), "sts": (6041, 864, 1726)}
+
+
+@dataclass(frozen=True)
+class Phase1:
+    """The report's first phase: `baseline`, ten epochs at batch 64, dev after each; 1 / `share` of its rows."""
+
+    encoder: Path
+    share: int
+
+    @property
+    def data(self) -> str:
+        folder = os.environ.get("BENCHKIT_DATA")
+        return str(Path(folder, "benchmark")) if folder else "demo"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The same number of test rows as of dev rows: test is scored once, and not what is compared."""
+        return tuple(
+            f"{task}.{split}_size={max(8, rows[place] // self.share)}"
+            for task, rows in _SIZES.items()
+            for split, place in (("train", 0), ("dev", 1), ("test", 1))
+        )
+
+    @property
+    def options(self) -> list[str]:
+        named = ["--preset", "paper", "--data", self.data, "--encoder", str(self.encoder), "--phases", "pretrain"]
+        return [*named, "--jobs", "1", *(part for setting in self.settings for part in ("--set", setting))]
+
+
+def first_phase(phase: Phase1, work: Path) -> float:
+    """Seconds of `benchkit run`, from its start to its end, with an empty store."""
+    return _benchkit("run", ["--heads", "baseline", "--seeds", "1", *phase.options], work)
+
+
+def search(phase: Phase1, trials: int, work: Path) -> float:
+    """Seconds of `benchkit tune`, with an empty store; the final comparison with one seed is in it."""
+    options = ["--head", "baseline", "--trials", str(trials), "--final-seeds", "1", "--pruner", "none"]
+    return _benchkit("tune", [*options, *phase.options], work)
+
+
+def _benchkit(command: str, options: list[str], work: Path) -> float:
+    begun = time.perf_counter()
+    arguments = [sys.executable, "-m", "benchkit", command, *options, "--out", str(work / "out")]
+    environment = {**os.environ, "BENCHKIT_CACHE": str(work / "cache")}
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"benchkit {command} failed: {done.stderr[-2000:]}")
+    return time.perf_counter() - begun
+
+
+def loop_seconds(phase: Phase1, steps: int) -> float:
+    """What the phase would take if each batch were encoded anew, padded, by transformers in fp32.
+
+    Measured: `steps` batches of each task, trained on and scored as dev, at the sizes that benchkit has; then times how
+    many there would be in all. The data, the head and its loss are benchkit's own.
+    """
+    from transformers import BertModel
+
+    plugins = load_plugins()
+    request = Request(heads=("baseline",), preset="paper", phases=("pretrain",), data=phase.data,
+                      encoder=str(phase.encoder), settings=phase.settings, device="cpu")  # fmt: skip
+    plan = resolve(request, plugins)
+    workspace, settings = Workspace(plugins, phase.encoder, lambda line: None), plan.protocol.pretrain
+    tasks, corpus = workspace.tasks(plan.protocol), workspace.corpus(plan.data, plan.protocol)
+    shapes = {task.name: task.shape(joint=False) for task in tasks}
+    encoder = workspace.encoder(plan.encoder)
+    tokenized = encoder.tokenize(corpus.inputs, plan.protocol.max_length)
+    model = BertModel.from_pretrained(phase.encoder).float().eval()
+    spec = plugins.head("baseline")
+    wanted = feature_settings(plan.protocol, spec, encoder, "fp32", torch.device("cpu"))
+    head = build_head(spec, plan.configs["baseline"], encoder, wanted, list(shapes.values()))
+    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate)
+
+    @torch.no_grad()
+    def features(rows: Tensor) -> Pooled:
+        ids = [tokenized.ids[tokenized.offsets[i] : tokenized.offsets[i + 1]].long() for i in rows.flatten().tolist()]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        mask = (torch.arange(padded.shape[1]) < tokenized.lengths[rows.flatten(), None]).long()
+        return Pooled(model(padded, attention_mask=mask).last_hidden_state[:, 0].view(*rows.shape, -1))
+
+    def step(task: str, examples: Tensor) -> None:
+        part = corpus.parts[task, "train"]
+        assert part.labels is not None
+        loss = next(iter(plugins.tasks[task].losses.values()))
+        optimizer.zero_grad()
+        outputs = head(features(part.rows[examples]), task)
+        loss(outputs, part.labels[examples], shapes[task]).backward()
+        optimizer.step()
+
+    seconds = 0.0
+    for task in tasks:
+        train, dev = corpus.parts[task.name, "train"].rows, corpus.parts[task.name, "dev"].rows
+        examples = _some(len(train), settings.batch_size, steps)
+        step(task.name, examples[0][:8])
+        seconds += (
+            len(train) / sum(map(len, examples)) * _seconds([partial(step, task.name, each) for each in examples])
+        )
+        scored = _some(len(dev), settings.batch_size, steps)
+        calls = [partial(features, dev[each]) for each in scored]
+        seconds += len(dev) / sum(map(len, scored)) * _seconds(calls)
+    return settings.epochs * seconds
+
+
+def _some(size: int, batch: int, count: int) -> list[Tensor]:
+    """That many random batches, or all there are."""
+    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    return list(drawn.split(batch))[:count]
+
+
+def _seconds(calls: Sequence[Callable[[], object]]) -> float:
+    begun = time.perf_counter()
+    for call in calls:
+        call()
+    return time.perf_counter() - begun

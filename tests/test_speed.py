@@ -1,0 +1,320 @@
+"""`benchkit speed`: turns, intervals, tables and files; in sizes that take no time."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchkit.cli import main
+from benchkit.encoder import encoder_macs
+from benchkit.errors import UserError
+from benchkit.plugins import load_plugins
+from benchkit.runner.request import Request
+from benchkit.speed.clock import HostClock
+from benchkit.speed.compare import ratio, repeatable
+from benchkit.speed.ground import Ground
+from benchkit.speed.inputs import make_inputs
+from benchkit.speed.machine import Others, multiply_rate, watch_memory
+from benchkit.speed.measure import measure
+from benchkit.speed.request import Limits, Point, grid
+from benchkit.speed.timing import Mark, Run, describe_error, take_turns
+from benchkit.speed.work import Stage
+
+QUICK = Limits(warmup=1, iterations=2, seconds=0.002, repeats=2)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    torch.set_num_threads(1)
+    return Ground.open(Request(heads=("baseline", "attention", "layer-mix"), tasks=("sst", "sts")), load_plugins())
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    quick = ["--warmup", "1", "--min-iterations", "2", "--min-time", "0.02", "--repeats", "2"]
+    monkeypatch.setattr(sys, "argv", ["benchkit", "speed", *quick, *arguments])
+    try:
+        main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def test_heads_take_turns_forth_and_back() -> None:
+    order: list[str] = []
+
+    def maker(name: str) -> Callable[[], Run]:
+        def make() -> Run:
+            order.append(f"make {name}")
+            return lambda mark: order.append(name)
+
+        return make
+
+    limits = Limits(warmup=3, iterations=40, seconds=0.0004, repeats=4)
+    timed = take_turns({"a": maker("a"), "b": maker("b")}, limits, HostClock())
+    assert order[:8] == ["make a", "make b", "a", "a", "a", "b", "b", "b"]
+    turns = [name for name, _ in itertools.groupby(order[8:]) if len(name) == 1]
+    assert turns[:4] == ["a", "b", "a", "b"]  # A B B A | A B B A: two that meet are one turn here
+    assert order.count("make a") == order.count("make b") == 4
+    for each in timed.values():
+        assert len(each.steps) == len(each.cycles) == 4
+        assert len(each.all_steps) >= limits.iterations
+        assert sum(each.all_steps) >= limits.seconds
+
+
+def test_one_that_fails_is_given_up_and_the_others_go_on() -> None:
+    count = itertools.count()
+
+    def make() -> Run:
+        def step(mark: Mark) -> None:
+            if next(count) > 5:
+                raise ValueError("no more\nof this")
+
+        return step
+
+    def refuse() -> Run:
+        raise MemoryError
+
+    makers = {"good": lambda: lambda mark: None, "bad": make, "none": refuse}
+    timed = take_turns(makers, Limits(1, 20, 0.001, 3), HostClock())
+    assert [each.error for each in timed.values()] == ["", "ValueError: no more of this", "out of memory"]
+    assert len(timed["good"].all_steps) >= 20
+
+
+def test_out_of_memory_is_called_so() -> None:
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(2**60)
+    assert describe_error(found.value).startswith("out of memory: ")
+
+
+def test_a_steady_drift_leaves_the_ratio() -> None:
+    """A B B A while the machine gets slower by 1 % a block."""
+    slow = itertools.count()
+
+    def block(seconds: float) -> float:
+        return seconds * 1.01 ** next(slow)
+
+    base, other = [], []
+    for _ in range(6):
+        first, second, third, fourth = block(1.0), block(1.5), block(1.5), block(1.0)
+        base.append([(first + fourth) / 2])
+        other.append([(second + third) / 2])
+    found = ratio(base, other)
+    assert [found.low, found.high] == pytest.approx([1.5, 1.5], rel=1e-3)
+
+
+def test_another_run_falls_into_the_interval_as_often_as_promised() -> None:
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(1000):
+        first, second = (repeatable(np.exp(random.normal(0, 0.1, 8)).tolist()) for _ in range(2))
+        inside += first.low <= second.value <= first.high
+    assert 930 <= inside <= 970
+
+
+def test_intervals_that_hold_together_are_wider() -> None:
+    values = [1.0, 1.1, 0.9, 1.05]
+    alone, together = repeatable(values), repeatable(values, family=6)
+    assert alone.value == together.value
+    assert together.low < alone.low < alone.high < together.high
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"modes": ["infr"]}, "unknown mode 'infr'; did you mean 'infer'?"),
+        ({"batches": ["0"]}, "--batch-sizes takes whole numbers from 1 up, not '0'"),
+        ({"lengths": ["513"]}, "--seq-lens takes whole numbers from 3 to 512, or mixed, not '513'"),
+        ({"precisions": ["fp16"]}, "precision is one of auto, fp32, bf16, not 'fp16'"),
+        ({"modes": []}, "nothing to time"),
+    ],
+)
+def test_a_mistake_is_one_line(changes: dict[str, list[str]], complaint: str) -> None:
+    values = {"modes": ["infer"], "batches": ["8"], "lengths": ["16"], "precisions": ["fp32"], **changes}
+    with pytest.raises(UserError) as found:
+        grid(values["modes"], values["batches"], values["lengths"], values["precisions"], CPU, longest=512)
+    assert str(found.value).startswith(complaint)
+
+
+def test_points_are_named_once_and_heads_train_in_fp32() -> None:
+    points = grid(["head", "infer"], ["1", "8"], ["4", "mixed"], ["fp32", "bf16"], CPU, longest=512)
+    assert len(points) == 2 * 2 * 2 + 2 * 2
+    assert [point.mode for point in points] == ["infer"] * 8 + ["head"] * 4
+    assert {point.precision for point in points if point.mode == "head"} == {"fp32"}
+
+
+def test_inputs_have_the_lengths_that_were_asked_for(ground: Ground) -> None:
+    even = make_inputs(ground.encoder, ground.shapes, Point("infer", 5, "9", "fp32"))
+    assert (even.examples, even.sentences, even.tokens) == (10, 15, 135)  # sst has one sentence, sts two
+    assert sorted(row for rows in even.rows.values() for row in rows.flatten().tolist()) == list(range(15))
+    mixed = make_inputs(ground.encoder, ground.shapes, Point("infer", 200, "mixed", "fp32"))
+    lengths = mixed.tokenized.lengths.float()
+    assert 10 < lengths.median() < 16
+    assert mixed.tokens == lengths.sum()
+
+
+@pytest.mark.parametrize(
+    ("mode", "precision"),
+    [*((mode, "fp32") for mode in ("infer", "train", "head", "encode")), ("infer", "bf16"), ("train", "bf16")],
+)
+def test_every_mode_times_heads_of_every_kind(ground: Ground, mode: Any, precision: Any) -> None:
+    point = Point(mode, 2, "mixed" if precision == "fp32" else "6", precision)
+    result = measure(ground, [point], QUICK)
+    assert [row.error for row in result.rows] == ["", "", ""]
+    names = ["pooled", "tokens", "layers"] if mode == "encode" else list(ground.plan.heads)
+    assert [row.name for row in result.rows] == names
+    for row in result.rows:
+        assert row.latency is not None
+        assert row.work is not None
+        assert row.memory is not None
+        assert 0 < row.latency.p50 <= row.latency.p90 <= row.latency.p95 <= row.latency.p99
+        assert row.memory.process > 0
+        assert row.joules is None  # of a CPU nothing is known
+        if mode in ("infer", "train"):
+            assert row.head_share is not None
+            assert 0 < row.head_share < 1
+        else:
+            assert row.head_share is None
+    assert result.rows[0].ratio is None
+    assert result.rows[1].ratio is not None
+
+
+def test_flops_are_those_of_real_word_pieces(ground: Ground) -> None:
+    """Baseline on sst (one sentence) and sts (two), 2 examples each, 6 word pieces a sentence; hidden 128."""
+    head = {"sst": 128 * 400 + 400 * 5, "sts": 2 * (128 * 400 + 400 * 13)}
+    forth = 2 * sum(head.values())
+    # Back: gradients of all weights; of what went in, for the trunk only if the encoder is trained.
+    trunk = 2 * 3 * 128 * 400
+    encoder = encoder_macs(ground.encoder.config, [6] * 6)
+    expected = {"infer": encoder + forth, "train": 3 * (encoder + forth), "head": 3 * forth - trunk}
+    for mode, macs in expected.items():
+        (row, *_) = measure(ground, [Point(mode, 2, "6", "fp32")], QUICK).rows  # type: ignore[arg-type]
+        assert row.work is not None
+        assert row.work.flops == 2 * macs
+        assert (row.work.examples, row.work.sentences, row.work.tokens) == (4, 6, 36)
+    (row, *_) = measure(ground, [Point("encode", 2, "6", "fp32")], QUICK).rows
+    assert row.work is not None
+    assert row.work.flops == 2 * encoder
+
+
+def test_timing_leaves_the_encoder_as_it_was(ground: Ground) -> None:
+    before = ground.encoder.fingerprint
+    stage = Stage.of(ground, Point("train", 2, "4", "fp32"))
+    stage.make("baseline")(lambda name: None)
+    assert ground.encoder.fingerprint == before
+    assert not ground.encoder.model.training
+    assert stage.encoder.fingerprint != before
+
+
+def test_table_files_and_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [
+        "--heads",
+        "baseline,recurrent",
+        "--mode",
+        "infer,train",
+        "--batch-sizes",
+        "1,2",
+        "--seq-lens",
+        "4",
+    ]
+    assert run(monkeypatch, *arguments, "--out", str(tmp_path)) == 0
+    shown = capsys.readouterr()
+    assert "4 points: about" in shown.err
+    assert max(map(len, shown.out.splitlines())) <= 112  # two repeats make for long numbers
+    assert all(f"{mode}, batch 2, 4 word pieces, fp32" in shown.out for mode in ("infer", "train"))
+    (table,) = tmp_path.glob("speed-*-fp32-torch*.csv")
+    header, *lines = csv.reader(table.read_text().splitlines())
+    columns = ["samples_per_sec", "step_time", "batch_size"]
+    timm = ["head", *(f"infer_{name}" for name in columns), "seq_len", *(f"train_{name}" for name in columns)]
+    assert header[: len(timm) + 2] == [*timm, "param_count", "gmacs"]
+    assert header[-1] == "error"
+    assert [line[0] for line in lines] == ["baseline", "baseline", "recurrent", "recurrent"]
+    values = json.loads(table.with_suffix(".json").read_text())
+    assert values["environment"]["packages"]["torch"] == torch.__version__
+    assert values["rows"][0]["joules"] is None
+    assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+HUNGRY = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from benchkit import HeadSpec, hookimpl
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+class Hungry(nn.Module):
+    def __init__(self, config, hidden, tasks):
+        super().__init__()
+        self.outs = nn.ModuleDict({task.name: nn.Linear(hidden * task.segments, task.out) for task in tasks})
+
+    def forward(self, features, task):
+        if len(features.pooled) > 2:
+            torch.empty(2**60)
+        return self.outs[task](features.pooled.flatten(1))
+
+@hookimpl
+def benchkit_heads():
+    return [HeadSpec("hungry", "Takes all memory for more than two.", Hungry, Config, trunk="")]
+"""
+
+
+def test_what_does_not_fit_has_a_row_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "hungry.py").write_text(HUNGRY)
+    arguments = ["--heads", "hungry,baseline", "--head-file", str(tmp_path / "hungry.py"), "--out", str(tmp_path)]
+    small = ["--mode", "infer", "--batch-sizes", "2,4", "--seq-lens", "3", "--tasks", "sst"]
+    assert run(monkeypatch, *arguments, *small) == 1
+    assert "hungry: infer, batch 4, 3 word pieces, fp32: out of memory" in capsys.readouterr().err
+    (table,) = tmp_path.glob("*.csv")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["head"], row["infer_batch_size"]) for row in rows] == [
+        ("hungry", "2"), ("hungry", "4"), ("baseline", "2"), ("baseline", "4"),
+    ]  # fmt: skip
+    assert [bool(row["infer_samples_per_sec"]) for row in rows] == [True, False, True, True]
+    assert rows[1]["error"].startswith("infer: out of memory")
+
+
+def test_memory_is_that_of_the_work() -> None:
+    before = watch_memory(CPU, lambda: None)
+    peak = watch_memory(CPU, lambda: torch.ones(16 * 2**20))
+    assert peak.process - before.process > 48 * 2**20 or peak.since_start
+    assert peak.allocated is None
+
+
+def test_others_are_noticed() -> None:
+    others = Others()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    cores = others.cores()
+    assert cores is None or cores > 0.05
+
+
+def test_the_rate_of_matrix_products_is_plausible() -> None:
+    assert 1e8 < multiply_rate(CPU, "fp32", 0.01) < 1e15
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", ["infer", "train", "head", "encode"])
+def test_a_gpu_is_timed_by_its_own_events(mode: Any) -> None:
+    request = Request(heads=("baseline", "token-rnn", "layer-mix"), device="cuda")
+    ground = Ground.open(request, load_plugins())
+    for row in measure(ground, [Point(mode, 4, "mixed", "bf16" if mode != "head" else "fp32")], QUICK).rows:
+        assert row.error == ""
+        assert row.memory is not None
+        assert row.memory.allocated
+        assert row.memory.reserved
