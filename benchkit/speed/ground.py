@@ -13,7 +13,8 @@ from benchkit.rng import global_stream
 from benchkit.runner.cell import loss_name
 from benchkit.runner.request import Plan, Request, resolve
 from benchkit.runner.workspace import Workspace, build_head, feature_settings
-from benchkit.store.place import FeatureSettings, cache_root
+from benchkit.store.features import FeatureSettings
+from benchkit.store.place import cache_root
 from benchkit.task import Loss, TaskShape, TaskSpec
 
 
