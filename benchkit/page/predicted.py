@@ -95,9 +95,8 @@ def examples(content: Content) -> Markup:
         "Where heads disagree",
         *parts,
         lead=(
-            "The examples that some heads get right with every seed and others with none (of scores: far from the "
-            "label and near it), hardest first. Shown is what most seeds predict, or the mean prediction; in small, "
-            "how many seeds are right, or the mean distance from the label."
+            "The examples on which heads differ most in how many seeds are right, or of scores in the mean distance "
+            "from the label; of equals the hardest first. Shown is what most seeds predict, or the mean prediction."
         ),
     )
 

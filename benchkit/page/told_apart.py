@@ -66,15 +66,15 @@ def _letters(content: Content, verdicts: Sequence[Verdict]) -> Markup:
     heads = sorted(means, key=lambda head: -means[head])
     found = groups(verdicts, heads)
     rows = [_letter_row(content, head, means[head], found) for head in heads]
-    columns = [Column("head"), Column(split, right=True), *[Column(_letter(place)) for place in range(len(found))]]
+    columns = [Column("head"), Column(split, right=True), Column("group")]
     title = "Mean over tasks" if task == MEAN else f"{task} · {content.results.metrics[task]}"
     note = _sentence(verdicts, found)
     return tag("div", table(title, columns, rows, class_="letters"), tag("p", note, class_="note"))
 
 
 def _letter_row(content: Content, head: str, mean: float, found: Sequence[Sequence[str]]) -> Markup:
-    cells = [text(_letter(place) if head in group else "") for place, group in enumerate(found)]
-    return tag("tr", head_cell(head, content.results.heads.index(head)), numeric(number(mean)), *cells)
+    shared = " ".join(_letter(place) for place, group in enumerate(found) if head in group)
+    return tag("tr", head_cell(head, content.results.heads.index(head)), numeric(number(mean)), text(shared))
 
 
 def _letter(place: int) -> str:

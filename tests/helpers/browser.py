@@ -90,21 +90,23 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """A real click in the middle of an element, scrolled to."""
-        place = f"(e => (e.scrollIntoView({{block: 'center'}}), e.getBoundingClientRect()))({_element(selector)})"
-        box = self.run(f"JSON.stringify({place})")
-        at = json.loads(box)
-        x, y = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
+        x, y = self._place(selector, 0.5)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.settle()
 
     def hover(self, selector: str, share: float = 0.5) -> None:
         """The pointer over an element, so far from its left edge."""
-        place = f"(e => (e.scrollIntoView({{block: 'center'}}), e.getBoundingClientRect()))({_element(selector)})"
-        at = json.loads(self.run(f"JSON.stringify({place})"))
-        x, y = at["x"] + at["width"] * share, at["y"] + at["height"] / 2
+        x, y = self._place(selector, share)
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         self.settle()
+
+    def _place(self, selector: str, share: float) -> tuple[float, float]:
+        """Scroll to an element, without the page's own smoothness, and say where it then is."""
+        self.run(f"{_element(selector)}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        self.settle()
+        at = json.loads(self.run(f"JSON.stringify({_element(selector)}.getBoundingClientRect())"))
+        return at["x"] + at["width"] * share, at["y"] + at["height"] / 2
 
     def press(self, key: str, code: int) -> None:
         text = {"text": "\r"} if key == "Enter" else {}
