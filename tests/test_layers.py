@@ -26,7 +26,7 @@ LAYERS = (
     {"train"},
     {"runner"},
     {"report", "describe"},
-    {"tune"},
+    {"tune", "mlm"},
     {"api", "cli"},
     {"__main__"},
 )

@@ -10,6 +10,7 @@ import benchkit
 from benchkit.cli.data import data
 from benchkit.cli.heads import heads
 from benchkit.cli.plugins import plugins
+from benchkit.cli.pretrain import pretrain
 from benchkit.cli.run import run
 from benchkit.cli.tune import tune
 from benchkit.errors import UserError
@@ -28,6 +29,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(tune)
 cli.add_command(data)
+cli.add_command(pretrain)
 cli.add_command(heads)
 cli.add_command(plugins)
 

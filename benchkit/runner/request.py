@@ -85,7 +85,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
     if not data:
         raise UserError(f"the protocol {protocol.name!r} names no data: use --data with a folder, or --data demo")
     folder = None if encoder in plugins.encoders else find_folder(encoder)
-    device = _device(request.device)
+    device = choose_device(request.device)
     return Plan(
         protocol=protocol,
         # A worker may be started in another folder.
@@ -169,7 +169,12 @@ def _protocol(request: Request, plugins: Plugins) -> Protocol:
     return replace(protocol, tasks=tuple(dict.fromkeys(protocol.tasks)))
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    Raises:
+        UserError: another name, or there is no CUDA device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
