@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_a_toy_corpus_is_learnt_beyond_its_frequencies(trained: Path) -> None:
 
 
 def test_killed_and_called_again_it_ends_with_the_same_bits(trained: Path, corpus: Path, tmp_path: Path) -> None:
-    out = tmp_path / "toy"  # the same name: it is in the initial encoder
+    out = tmp_path / "toy"
     asked = [corpus, "--out", out, *SMALL, "--steps", 240, "--every", 30, "--lr", 5e-3, "--held-out", 0.1]
     process = subprocess.Popen([sys.executable, "-m", "benchkit", "pretrain", *map(str, asked)], stderr=subprocess.PIPE)
     while process.poll() is None and not ((out / "curve.csv").exists() and len(curve(out)) >= 3):
@@ -92,17 +93,18 @@ def test_killed_and_called_again_it_ends_with_the_same_bits(trained: Path, corpu
 
 def test_transformers_reads_it_with_equal_logits(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from transformers import BertForMaskedLM, BertTokenizerFast
+    from transformers import AutoTokenizer, BertForMaskedLM
 
     from benchkit.encoder.batch import gather
     from benchkit.mlm.folder import read_head
     from benchkit.mlm.model import MaskedLm
 
-    theirs, loading = BertForMaskedLM.from_pretrained(trained, output_loading_info=True)
+    found: Any = BertForMaskedLM.from_pretrained(trained, output_loading_info=True)
+    theirs, loading = found
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     text = "bcdf eats mnpr in [MASK] 7"
-    inputs = BertTokenizerFast.from_pretrained(trained)(text, return_tensors="pt")
+    inputs = AutoTokenizer.from_pretrained(trained)(text, return_tensors="pt")
     encoder = load_encoder(trained)
     tokenized = encoder.tokenize([(text,)])
     assert inputs["input_ids"][0].tolist() == tokenized.ids.tolist()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchkit.encoder import MiniBert
 from benchkit.encoder.batch import Batch
+from benchkit.encoder.config import ACTIVATIONS
 from benchkit.encoder.model import activate
 from benchkit.rng import generator
 
@@ -20,6 +21,7 @@ class MaskedLm(nn.Module):
         hidden = bert.config.hidden_size
         bert.pooler = None  # nothing here trains it
         self.bert = bert
+        self.activation = ACTIVATIONS[bert.config.hidden_act]
         self.dense = nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden, eps=bert.config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(bert.config.vocab_size))
@@ -28,7 +30,7 @@ class MaskedLm(nn.Module):
         """Logits (n, vocab) at `positions`; `ids` (total,) stand in for the batch's own."""
         top = len(self.bert.layers)
         states = self.bert(ids, batch.segments, batch.layout, {top})[top]
-        x = self.norm(activate(self.dense(states[positions]), self.bert.layers[0].activation))
+        x = self.norm(activate(self.dense(states[positions]), self.activation))
         return F.linear(x, self.bert.word.weight, self.bias)
 
     @torch.no_grad()

@@ -23,14 +23,14 @@ def sequences(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> To
     """Every text in full, in order, `[CLS]` before and `[SEP]` after each sequence."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    first, last = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    vocab = tokenizer.get_vocab()
+    first, last = vocab["[CLS]"], vocab["[SEP]"]
     room, parts, lengths = max_length - 2, list[np.ndarray](), list[int]()
     for start in range(0, len(texts), _TOGETHER):
         flat: list[int] = []
         for encoding in tokenizer.encode_batch(list(texts[start : start + _TOGETHER]), add_special_tokens=False):
-            ids = encoding.ids
-            for cut in range(0, len(ids), room):
-                part = ids[cut : cut + room]
+            for begin in range(0, len(encoding), room):
+                part = encoding.ids[begin : begin + room]
                 flat += [first, *part, last]
                 lengths.append(len(part) + 2)
         parts.append(np.array(flat, np.int32))
