@@ -50,7 +50,7 @@ def curve(out: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "toy"
-    said = pretrain(corpus, "--out", out, *SMALL, "--steps", 240, "--every", 30, "--lr", 5e-3, "--held-out", 0.1)
+    said = pretrain(corpus, "--out", out, *SMALL, "--steps", 160, "--every", 20, "--lr", 5e-3, "--held-out", 0.1)
     assert f"use it with --encoder {out}" in said
     return out
 
@@ -66,14 +66,14 @@ def test_a_toy_corpus_is_learnt_beyond_its_frequencies(trained: Path) -> None:
     assert record["status"] == "done"
     assert record["texts"] == {"train": 432, "held_out": 48}
     assert record["sources"][0]["name"] == "toy.txt"
-    assert result["step"] == 240
+    assert result["step"] == 160
     assert (trained / "curve.png").stat().st_size > 10_000
     assert not (trained / "checkpoint.pt").exists()
 
 
 def test_killed_and_called_again_it_ends_with_the_same_bits(trained: Path, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "toy"
-    asked = [corpus, "--out", out, *SMALL, "--steps", 240, "--every", 30, "--lr", 5e-3, "--held-out", 0.1]
+    asked = [corpus, "--out", out, *SMALL, "--steps", 160, "--every", 20, "--lr", 5e-3, "--held-out", 0.1]
     process = subprocess.Popen([sys.executable, "-m", "benchkit", "pretrain", *map(str, asked)], stderr=subprocess.PIPE)
     while process.poll() is None and not ((out / "curve.csv").exists() and len(curve(out)) >= 3):
         time.sleep(0.005)

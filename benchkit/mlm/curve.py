@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from benchkit.mlm.evaluate import Score
-from benchkit.report.plot import COLOURS
 from benchkit.store.atomic import write_atomic
 
 _GREY = "#777777"
@@ -33,6 +32,8 @@ def write_png(rows: Sequence[Mapping[str, Any]], unigram: Score, path: Path) -> 
         ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
+
+    from benchkit.report.plot import COLOURS
 
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)

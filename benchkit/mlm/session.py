@@ -48,10 +48,12 @@ def pretrain(request: Request, plugins: Plugins, watcher: Watcher) -> dict[str, 
         UserError: see `prepare` and `train`; or the folder holds something else, or is in use.
     """
     out = request.out
+    if (out / "config.json").exists() and not (out / RECORD).is_file():
+        raise UserError(f"{out} holds an encoder that was not made here: choose another --out")
+    ready = prepare(request, plugins, watcher.say)
     with locked(out / ".lock", wait=False) as held:
         if not held:
             raise UserError(f"{out}: another process trains into this folder; wait for it, or choose another --out")
-        ready = prepare(request, plugins)
         found = _found(out, ready.identity)
         if found.get("status") == "done":
             return found
@@ -70,11 +72,9 @@ def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The record of the same training, or {} where nothing has begun.
 
     Raises:
-        UserError: the folder holds another training, or another encoder.
+        UserError: the folder holds another training.
     """
     if not (out / RECORD).is_file():
-        if (out / "config.json").exists():
-            raise UserError(f"{out} holds an encoder that was not made here: choose another --out")
         return {}
     record = read_json(out / RECORD)
     changed = _differences(record.get("identity", {}), json.loads(json.dumps(identity)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class Ready:
     unigram: Score
 
 
-def prepare(request: Request, plugins: Plugins) -> Ready:
-    """Read, tokenise, build.
+def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> Ready:
+    """Read, tokenise, build; `say` is told before what takes long.
 
     Raises:
         UserError: no usable texts, encoder, device or precision.
@@ -80,7 +80,11 @@ def prepare(request: Request, plugins: Plugins) -> Ready:
     recipe, device = request.recipe, choose_device(request.device)
     precision = resolve_precision(request.precision, device)
     texts = split_texts(_sources(request, plugins), recipe.held_out)
-    encoder = open_encoder(request.base, plugins) if request.base else _new(texts.train, recipe, request.out.name)
+    if request.base:
+        encoder = open_encoder(request.base, plugins)
+    else:
+        say(f"making a vocabulary of up to {recipe.vocab_size:,} word pieces from {len(texts.train):,} texts")
+        encoder = _new(texts.train, recipe, request.out.name)
     tokenizer, config = encoder.tokenizer, encoder.config
     identity = {
         "recipe": dataclasses.asdict(recipe),
