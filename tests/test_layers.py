@@ -26,7 +26,7 @@ LAYERS = (
     {"train", "hub"},
     {"runner"},
     {"report", "describe", "predict"},
-    {"tune", "doctor", "compare", "page", "speed"},
+    {"tune", "doctor", "compare", "page", "speed", "mlm"},
     {"api", "cli"},
     {"__main__"},
 )

@@ -18,6 +18,7 @@ from benchkit.cli.heads import heads
 from benchkit.cli.plan import plan
 from benchkit.cli.plugins import plugins
 from benchkit.cli.predict import predict
+from benchkit.cli.pretrain import pretrain
 from benchkit.cli.report import report
 from benchkit.cli.repro import repro
 from benchkit.cli.run import run
@@ -48,6 +49,7 @@ cli.add_command(predict)
 cli.add_command(export)
 cli.add_command(data)
 cli.add_command(encoders)
+cli.add_command(pretrain)
 cli.add_command(heads)
 cli.add_command(plugins)
 cli.add_command(cache)

@@ -129,3 +129,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path}: does not hold tensors by name; is it a whole pickled model?")
     return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All of a weights file, those that are not the encoder's too, by Hugging Face's present names without `bert.`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return {_canonical(name): tensor for name, tensor in _read(path).items()}

@@ -86,17 +86,18 @@ class Layer(nn.Module):
         else:
             mixed = attend(self.qkv(x), layout, self.heads, dropout)
         x = self.norm1(_add(self.dropout(self.out(mixed)), x))
-        return self.norm2(_add(self.dropout(self.down(self._activate(self.up(x)))), x))  # type: ignore[no-any-return]
+        return self.norm2(_add(self.dropout(self.down(activate(self.up(x), self.activation))), x))  # type: ignore[no-any-return]
 
-    def _activate(self, x: Tensor) -> Tensor:
-        if self.activation == "relu":
-            return F.relu(x)
-        if self.activation == "silu":
-            return F.silu(x)
-        # In place where nobody needs the old value: one third of GELU's time is fresh memory.
-        gelu = F.gelu if torch.is_grad_enabled() else torch.ops.aten.gelu_
-        approximate = "tanh" if self.activation == "gelu_tanh" else "none"
-        return gelu(x, approximate=approximate)
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """One of the functions of `ACTIVATIONS`."""
+    if activation == "relu":
+        return F.relu(x)
+    if activation == "silu":
+        return F.silu(x)
+    # In place where nobody needs the old value: one third of GELU's time is fresh memory.
+    gelu = F.gelu if torch.is_grad_enabled() else torch.ops.aten.gelu_
+    return gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
