@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.encoder.encoder import Encoder
-from benchkit.encoder.model import Layer, MiniBert
+from benchkit.encoder.model import Layer, MiniBert, activate
 from benchkit.features import Layers, Pooled, Tokens
 from benchkit.predict.model import Model
 
@@ -90,7 +90,7 @@ def _layer(layer: Layer, x: Tensor, far: Tensor) -> Tensor:
     weights = (q @ k.transpose(-1, -2) / (hidden // layer.heads) ** 0.5 + far).softmax(dim=-1)
     mixed = (weights @ v).transpose(1, 2).reshape(batch, time, hidden)
     x = layer.norm1(layer.out(mixed) + x)
-    return layer.norm2(layer.down(layer._activate(layer.up(x))) + x)  # type: ignore[no-any-return]
+    return layer.norm2(layer.down(activate(layer.up(x), layer.activation)) + x)  # type: ignore[no-any-return]
 
 
 def _pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
