@@ -15,7 +15,7 @@ from benchkit.page.faults import faults
 from benchkit.page.markup import Markup, join, tag
 from benchkit.page.numbers import ranges
 from benchkit.page.predicted import confusion, examples
-from benchkit.page.provenance import provenance
+from benchkit.page.provenance import folder_name, provenance
 from benchkit.page.rows import facts, section
 from benchkit.page.told_apart import told_apart
 from benchkit.store.atomic import write_atomic
@@ -116,7 +116,7 @@ def _count(number: int, what: str) -> str:
 def _summary(content: Content) -> Markup:
     results, records = content.results, content.records
     sizes = {each.parameters["encoder"] for each in records if "encoder" in each.parameters}
-    data = dict.fromkeys(str(each.data["name"]) for each in records if each.data.get("name"))
+    data = dict.fromkeys(folder_name(each) for each in records if each.data.get("name"))
     rows = {task: splits for each in records for task, splits in each.data.get("splits", {}).items()}
     tasks = [
         f"{task} ({metric}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchkit.page.markup import Markup, join, tag
@@ -69,7 +70,12 @@ def _surroundings(content: Content) -> Iterator[tuple[str, Markup]]:
     if memory:
         ends = dict.fromkeys(f"{each:.1f}" for each in (min(memory), max(memory)))
         yield "peak memory of a cell", join([" to ".join(ends) + " GiB"])
-    yield row("data", lambda each: each.data.get("name"))
+    yield row("data", folder_name)
+
+
+def folder_name(record: Record) -> str:
+    """The data's name without its folder's place: a page is passed on, and says by sha256 what the data are."""
+    return Path(str(record.data.get("name") or "")).name
 
 
 def _count(number: int | None) -> str:
