@@ -27,8 +27,10 @@ H, TIME, LAYERS = 64, 7, 3  # hidden size, word pieces a sentence, layers
 
 
 def mlp(width: int, task: TaskShape) -> int:
-    """The branch of most heads: of a pair it sees [u; v; |u−v|; u*v]."""
-    return width * (4 if task.segments == 2 else 1) * 256 + 256 * task.out
+    """The branch of most heads: of a pair it sees [u; v; |u−v|; u*v] and the cosine, which goes to the output too."""
+    if task.segments == 1:
+        return width * 512 + 512 * task.out
+    return (4 * width + 1) * 512 + 512 * task.out + task.out
 
 
 def cnn(task: TaskShape) -> int:

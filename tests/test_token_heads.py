@@ -182,11 +182,20 @@ def pooled(shape: TaskShape, batch: int = 3) -> Pooled:
     return Pooled(torch.randn(batch, shape.segments, HIDDEN, generator=torch.Generator().manual_seed(0)))
 
 
-def test_siamese_sees_how_a_pair_differs() -> None:
-    head, given = build("siamese"), pooled(PAIR)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_siamese_sees_how_a_pair_differs(symmetric: bool) -> None:
+    head, given = build("siamese", symmetric=symmetric), pooled(PAIR)
     u, v = head.trunk(given.pooled).unbind(1)  # type: ignore[operator]
-    seen = torch.cat([u, v, (u - v).abs(), u * v], 1)
+    both = [u + v] if symmetric else [u, v]
+    cosine = 4 * torch.cosine_similarity(u, v).unsqueeze(1) - 2
+    seen = torch.cat([*both, (u - v).abs(), u * v, cosine], 1)
+    straight = branch(head, "pair").get_submodule("cosine")
     torch.testing.assert_close(head(given, "pair"), branch(head, "pair").get_submodule("layers")(seen))
+    nn.init.ones_(straight.weight)  # type: ignore[arg-type]
+    expected = branch(head, "pair").get_submodule("layers")(seen) + cosine
+    torch.testing.assert_close(head(given, "pair"), expected)
+    turned = torch.allclose(head(given, "pair"), head(Pooled(given.pooled.flip(1)), "pair"), atol=1e-6)
+    assert turned is symmetric
     assert branch(head, "classes").get_submodule("layers.1").weight.shape == (WIDTH, HIDDEN)
 
 
