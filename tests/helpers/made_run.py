@@ -74,7 +74,7 @@ def _write_cell(store: CellStore, folder: Path, data: Data, made: Made, place: i
             value = TASKS[name].metric.score(rows.labels, found) + 0.1 * (split == "train")
             scores.append(Score(name, split, TASKS[name].metric.name, value, 1.2 - value, len(rows)))
             if split != "train":
-                parts = ([name] * len(rows), [split] * len(rows), rows.ids, rows.labels, found, sure)
+                parts: tuple[Any, ...] = ([name] * len(rows), [split] * len(rows), rows.ids, rows.labels, found, sure)
                 for column, part in zip(columns.values(), parts, strict=True):
                     column.extend(part)
     phases = tuple(_phase(name, epochs, scores, place, seed) for name, epochs in made.phases.items())
