@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchkit.encoder import load_encoder, random_encoder, save_encoder
 from benchkit.plugins import load_plugins
-from benchkit.stats import Paired, paired_bootstrap
+from benchkit.stats import Paired, paired_differences
 from benchkit.store.cells import CellStore
 
 FIELDS = ("layers=0,-1",)  # the embeddings and the last layer, however many there are
@@ -91,7 +91,7 @@ def verdict(a: dict[int, pd.DataFrame], b: dict[int, pd.DataFrame]) -> str:
     rows = [
         {"task": name, "random": f"{each.a:.3f}", "it": f"{each.b:.3f}", "difference": f"{each.value:+.3f}",
          "95 %": f"{each.low:+.3f} to {each.high:+.3f}", "p": f"{each.p:.4f}"}
-        for name, each in paired_bootstrap(pairs).items()
+        for name, each in paired_differences(pairs).items()
     ]  # fmt: skip
     return pd.DataFrame(rows).to_markdown(index=False)
 
