@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers.course import call, run, write_course_files
@@ -133,36 +132,3 @@ def test_a_head_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest
     monkeypatch.setenv("BENCHKIT_PLUGINS", "cnn")
     with pytest.raises(UserError, match="unknown head 'baseline'"):
         benchkit.load_exported(folder)
-
-
-def onnx_installed() -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(name)
-
-
-def test_onnx_without_the_extra_is_one_line(
-    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert call(monkeypatch, "export", "--run", out, "--head", "baseline", "--out", tmp_path / "m", "--onnx") == 2
-    assert "pip install 'benchkit[onnx]'" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_gives_the_same_numbers_whatever_the_batch_and_the_length(
-    out: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    onnx_installed()
-    assert call(monkeypatch, "export", "--run", out, "--head", "baseline", "--out", tmp_path / "m", "--onnx") == 0
-    assert sorted(path.name for path in (tmp_path / "m" / "onnx").iterdir()) == ["sst.onnx", "sts.onnx"]
-    blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "m" / "README.md").read_text("utf-8"), re.DOTALL)
-    for examples in (SENTENCES, SENTENCES[:1], SENTENCES[1:2], SENTENCES * 5):
-        code = re.sub(r"^examples = .*$", f"examples = {examples!r}", blocks[1], flags=re.MULTILINE)
-        code = code.replace("print(session.run(None, feed)[0])", "found = session.run(None, feed)[0]")
-        names: dict[str, object] = {}
-        monkeypatch.chdir(tmp_path / "m")
-        exec(code, names)
-        wanted = [list((answer.probabilities or {}).values()) for answer in model.predict("sst", examples)]
-        np.testing.assert_allclose(np.asarray(names["found"]), wanted, atol=1e-4)

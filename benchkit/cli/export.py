@@ -47,4 +47,6 @@ def _graphs(model: Model, folder: Path) -> None:
     from benchkit.predict.onnx import write_onnx
 
     for task, difference in write_onnx(model, folder / "onnx").items():
-        say(f"onnx/{task}.onnx: within {difference:.1g} of the model on the texts it was tried on")
+        say(f"onnx/{task}.onnx: within {difference:.1g} of the model in fp32, on the texts it was tried on")
+    if model.settings.precision != "fp32":
+        say(f"the ONNX files compute in fp32: {model.name}, in {model.settings.precision}, differs by its rounding")

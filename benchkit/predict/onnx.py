@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -83,10 +85,7 @@ def _export(graph: Graph, path: Path, name: str, task: str) -> None:
         assert program is not None
         program.save(path)
     except Exception as error:  # the exporter raises what it likes, and so may a head
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(
-            f"{name} cannot be written as ONNX, for {task}: {type(error).__name__}: {reason:.160}"
-        ) from error
+        raise UserError(f"{name} cannot be written as ONNX, for {task}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -142,7 +141,7 @@ def _padded(graph: Graph, inputs: Sequence[tuple[str, ...]]) -> tuple[Tensor, Te
 
 
 class _quiet:
-    """The exporter's loggers, silent."""
+    """The exporter's loggers, silent, and the whole graphs that it prints where its first way fails."""
 
     _names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
 
@@ -150,7 +149,10 @@ class _quiet:
         self._before: Mapping[str, int] = {name: logging.getLogger(name).level for name in self._names}
         for name in self._names:
             logging.getLogger(name).setLevel(logging.ERROR)
+        self._stderr = contextlib.redirect_stderr(io.StringIO())
+        self._stderr.__enter__()
 
-    def __exit__(self, *caught: object) -> None:
+    def __exit__(self, *caught: Any) -> None:
+        self._stderr.__exit__(*caught)
         for name, level in self._before.items():
             logging.getLogger(name).setLevel(level)

@@ -48,7 +48,7 @@ def _contents(model: Model, record: Record, graphs: list[str]) -> Iterator[str]:
     yield "* `head.safetensors`: the weights of the head"
     yield "* `benchkit.json`: the head's name and config, the tasks, and how texts become features"
     for name in graphs:
-        yield f"* `onnx/{name}`: encoder and head of one task, from word pieces to the answer"
+        yield f"* `onnx/{name}`: encoder and head of one task, from word pieces to the answer, in fp32"
 
 
 def _example(model: Model) -> Iterator[str]:
