@@ -13,7 +13,7 @@ from benchkit.controls import Control
 from benchkit.errors import UserError
 from benchkit.record import CurvePoint, PhaseResult, Record, Score
 from benchkit.report import curves_frame, render, summary_frame, write_report
-from benchkit.report.plot import draw_curves
+from benchkit.report.plot import draw_curves, style
 from benchkit.task import Metric, TaskSpec
 
 METRIC = Metric("accuracy", lambda _, __: 0.0)
@@ -138,3 +138,7 @@ def test_the_legend_fits(names: int) -> None:
     box = figure.legends[0].get_window_extent()
     assert (box.x0, box.y0) >= (0, 0)
     assert box.x1 <= figure.bbox.x1
+
+
+def test_many_heads_look_unlike_each_other() -> None:
+    assert len({style(index) for index in range(21)}) == 21

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchkit.page.content import judged
 from benchkit.page.outcomes import Observed, Outcome
-from benchkit.report.plot import COLOURS
+from benchkit.report.plot import COLOURS, style
 from benchkit.report.results import MEAN, Results
 from benchkit.report.stats import Spread, spread
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GREY = "#777777"
-_MARKS = "osD"
 
 
 def scores(results: Results, phase: str) -> Figure:
@@ -44,12 +43,12 @@ def scores(results: Results, phase: str) -> Figure:
 
 
 def _whiskers(axes: Axes, over: Spread, seeds: Sequence[float], index: int) -> None:
-    colour = COLOURS[index % len(COLOURS)]
+    colour, mark = style(index)
     axes.plot(seeds, [index] * len(seeds), "|", color=colour, markersize=7, alpha=0.6)
     if math.isfinite(over.low):
         axes.plot([over.low, over.high], [index, index], color=colour, linewidth=1.4)
     if over.n:
-        axes.plot([over.mean], [index], _mark(index), color=colour, markersize=5, markeredgecolor="white")
+        axes.plot([over.mean], [index], mark, color=colour, markersize=5, markeredgecolor="white")
 
 
 def costs(results: Results, phase: str) -> Figure:
@@ -83,9 +82,9 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _point(axes: Axes, x: float, x_std: float, over: Spread, index: int, head: str) -> None:
-    colour = COLOURS[index % len(COLOURS)]
+    colour, mark = style(index)
     half = over.high - over.mean if over.n > 1 else 0.0
-    axes.errorbar([x], [over.mean], [half], [x_std], fmt=_mark(index), color=colour, markersize=5, linewidth=1.2)
+    axes.errorbar([x], [over.mean], [half], [x_std], fmt=mark, color=colour, markersize=5, linewidth=1.2)
     axes.annotate(head, (x, over.mean), (6, 5), textcoords="offset points", fontsize=8)
 
 
@@ -151,10 +150,6 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _mark(index: int) -> str:
-    return _MARKS[index // len(COLOURS) % len(_MARKS)]
 
 
 def _bare(axes: Axes, grid: str) -> None:

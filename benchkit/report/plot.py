@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Okabe & Ito (2008), for all kinds of colour vision; the yellow is left out, it is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# The eighth head has the first one's colour, and squares.
+MARKS = "osD"
 _LINES: Mapping[str, Literal["--", "-"]] = {"train": "--", "dev": "-"}
 _GREY = "#777777"
 
@@ -79,11 +81,11 @@ def draw_curves(
     figure = Figure(figsize=(max(3.1 * len(names), 6.2), 5.2), layout="constrained")
     grid = figure.subplots(2, len(names), squeeze=False, sharex=True)
     heads = [head for head in results.heads if head in set(frame["head"])]
-    colours = {head: COLOURS[index % len(COLOURS)] for index, head in enumerate(heads)}
+    styles = {head: style(index) for index, head in enumerate(heads)}
     for column, task in enumerate(names):
         rows = frame[frame["task"] == task]
         for axes, quantity in zip(grid[:, column], ("value", "loss"), strict=True):
-            _panel(axes, rows, quantity, colours)
+            _panel(axes, rows, quantity, styles)
             _phases(axes, starts, label=quantity == "value")
             axes.set_xlim(0.5, frame["x"].max() + 0.5)
         _constant(grid[:, column], [each for each in controls if (each.task, each.split) == (task, "dev")])
@@ -91,8 +93,13 @@ def draw_curves(
         grid[0, column].set_ylabel(results.metrics[task])
         grid[1, column].set_ylabel("loss")
         grid[1, column].set_xlabel("epoch")
-    _legend(figure, frame, records, colours, controls)
+    _legend(figure, frame, records, styles, controls)
     return figure
+
+
+def style(index: int) -> tuple[str, str]:
+    """Colour and mark of the head of that number, counted from 0."""
+    return COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS) % len(MARKS)]
 
 
 def _starts(frame: pd.DataFrame, phases: Sequence[str]) -> dict[str, int]:
@@ -106,16 +113,16 @@ def _starts(frame: pd.DataFrame, phases: Sequence[str]) -> dict[str, int]:
     return starts
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, colours: Mapping[str, str]) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, styles: Mapping[str, tuple[str, str]]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     finite = rows.replace([np.inf, -np.inf], np.nan)
-    for head, colour in colours.items():
+    for head, (colour, mark) in styles.items():
         for split, line in _LINES.items():
             group = finite[(finite["head"] == head) & (finite["split"] == split)]
             for _, phase in group.groupby("phase", sort=False):
                 over = phase.groupby("x")[quantity].agg(["mean", "min", "max"])
-                marker = "o" if len(over) == 1 else ""  # one epoch is a point, not a line
+                marker = mark if len(over) == 1 or mark != MARKS[0] else ""  # one epoch is a point, not a line
                 inside = colour if split == "dev" else "white"
                 (drawn,) = axes.plot(over.index, over["mean"], line, color=colour, marker=marker, markersize=4)
                 drawn.set_markerfacecolor(inside)
@@ -147,19 +154,20 @@ def _legend(
     figure: Figure,
     frame: pd.DataFrame,
     records: Sequence[Record],
-    colours: Mapping[str, str],
+    styles: Mapping[str, tuple[str, str]],
     controls: Sequence[Control],
 ) -> None:
     from matplotlib.lines import Line2D
 
     lines = []
-    for head, colour in colours.items():
+    for head, (colour, mark) in styles.items():
         drawn, run = (
             frame.loc[frame["head"] == head, "seed"].nunique(),
             sum(each.head == head for each in records),
         )
         name = head if drawn == run else f"{head} ({drawn} of {run} seeds)"
-        lines.append(Line2D([], [], color=colour, linewidth=2, label=name))
+        marker = mark if mark != MARKS[0] else ""
+        lines.append(Line2D([], [], color=colour, linewidth=2, marker=marker, markersize=4, label=name))
     lines += [Line2D([], [], color="black", linestyle=style, label=split) for split, style in _LINES.items()]
     if controls:
         lines.append(Line2D([], [], color=_GREY, linestyle="dotted", label="control, dev"))
