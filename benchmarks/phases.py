@@ -25,10 +25,16 @@ _SIZES = {"sst": (8544, 1101, 2210), "quora": (8544, 4544, 40431), "sts": (6041,
 
 @dataclass(frozen=True)
 class Phase1:
-    """The report's first phase: `baseline`, ten epochs at batch 64, dev after each; 1 / `share` of its rows."""
+    """The report's first phase: `baseline`, ten epochs at batch 64, dev after each; 1 / `share` of its rows.
+
+    Attributes:
+        fields: more of the protocol, such as `quora.dev_size=4000`.
+    """
 
     encoder: Path
     share: int
+    epochs: int = 10
+    fields: tuple[str, ...] = ()
 
     @property
     def data(self) -> str:
@@ -38,11 +44,12 @@ class Phase1:
     @property
     def settings(self) -> tuple[str, ...]:
         """The same number of test rows as of dev rows: test is scored once, and not what is compared."""
-        return tuple(
+        sizes = (
             f"{task}.{split}_size={max(8, rows[place] // self.share)}"
             for task, rows in _SIZES.items()
             for split, place in (("train", 0), ("dev", 1), ("test", 1))
         )
+        return (*sizes, f"pretrain.epochs={self.epochs}", *self.fields)
 
     @property
     def options(self) -> list[str]:

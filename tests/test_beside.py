@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def test_controls_and_tasks_alone(benchkit: Call, tmp_path: Path) -> None:
     shown = benchkit("report", tmp_path).stdout
     assert "(baseline, shuffled" in shown
     assert "Controls named after a head: shuffled: " in shown
+    _is_the_difference(shown, tmp_path)
+    gains = json.loads(benchkit("report", tmp_path, "--format", "json").stdout)["together_minus_alone"]
+    assert [(each["head"], each["task"], each["seeds"]) for each in gains] == [
+        ("baseline", task, [0]) for task in ("sst", "quora", "sts")
+    ]
 
     again = benchkit(*RUN, "--out", tmp_path, "--controls", "--single-task", "--dry-run")
     assert again.stdout.count("1 finished, 0 to run") == 6

@@ -64,7 +64,16 @@ def test_against_one_head_there_are_no_letters(run: Path) -> None:
 
 def test_csv_and_json_hold_the_same_numbers(run: Path, tmp_path: Path) -> None:
     data = json.loads(_call("report", run, "--format", "json"))
-    assert {"runs", "cells", "scores", "verdicts", "groups", "notes"} == set(data)
+    assert {
+        "runs",
+        "cells",
+        "scores",
+        "verdicts",
+        "groups",
+        "together_minus_alone",
+        "interference",
+        "notes",
+    } == set(data)
     assert len(data["cells"]) == 17
     scores = list(csv.DictReader(io.StringIO(_call("report", run, "--format", "csv"))))
     assert [row["head"] for row in scores] == [row["head"] for row in data["scores"]]

@@ -52,8 +52,8 @@ def echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alo
     """The table `together − alone`."""
     from benchkit.compare.alone import Run, gains, render
 
-    tasks = {name: Run(each.records, runs[name].store) for name, each in alone.items()}
-    click.echo(f"\n{render(gains(Run(outcome.records, session.store), tasks, outcome.tasks))}")
+    tasks = {name: Run.of(each.records, runs[name].store) for name, each in alone.items()}
+    click.echo(f"\n{render(gains(Run.of(outcome.records, session.store), tasks, outcome.tasks))}")
 
 
 def records_of(outcomes: Iterable[Outcome]) -> list[Record]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +14,15 @@ from benchkit.errors import UserError
 from benchkit.record import Record
 from benchkit.report.layout import Block, Row, Style, notes, table
 from benchkit.report.results import name_seeds
+from benchkit.runner.beside import ALONE
 from benchkit.stats import Difference, Paired, paired_differences
 from benchkit.store.cells import CellStore
 from benchkit.task import TaskSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchkit.report.stored import Stored
 
 _ALIGN = ("left", "right", "right", "left", "left", "left")
 _NOTE = (
@@ -25,10 +33,14 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class Run:
-    """Records with the store that has their predictions."""
+    """Records, and how to read their predictions."""
 
     records: Sequence[Record]
-    store: CellStore
+    read: Callable[[Record], pd.DataFrame]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], store: CellStore) -> Run:
+        return cls(records, lambda record: store.predictions(record.key))
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,32 @@ def gains(together: Run, alone: Mapping[str, Run], tasks: Mapping[str, TaskSpec]
     """
     heads = dict.fromkeys(record.head for record in together.records)
     return [_gain(together, run, tasks[name], head) for name, run in alone.items() for head in heads]
+
+
+def stored_gains(stored: Stored) -> list[Gain]:
+    """`gains` of runs that were trained with `--single-task`, read back from the folders inside theirs; else none."""
+    names = {_like(record): record.head for record in stored.records}
+    runs = dict.fromkeys(folder.parent.parent for folder in stored.folders.values())
+    found = {}
+    for task in stored.tasks:
+        places = {}
+        for store in (CellStore(run / ALONE / task / "cells", stored.log) for run in runs):
+            for record in filter(None, map(store.load, store.keys())):
+                if name := names.get(_like(record)):
+                    places[name, record.seed] = replace(record, head=name), store
+        if places:
+            stores = {record.key: store for record, store in places.values()}
+            found[task] = Run(
+                [record for record, _ in places.values()],
+                lambda record, stores=stores: stores[record.key].predictions(record.key),  # type: ignore[misc]
+            )
+    together = Run(stored.records, lambda r: CellStore(stored.folders[r.key].parent).predictions(r.key))
+    return gains(together, found, stored.tasks) if found else []
+
+
+def _like(record: Record) -> str:
+    """What a cell shares with the one on a single task."""
+    return json.dumps([record.identity.get(part) for part in ("head", "protocol", "seed", "execution")], sort_keys=True)
 
 
 def render(found: Sequence[Gain], style: Style = "terminal", columns: int = 100) -> str:
@@ -86,10 +124,10 @@ def _predictions(run: Run, records: Sequence[Record], task: str, split: str) -> 
     """Labels (n,) and predictions (seed, n)."""
     frames = []
     for record in records:
-        frame = run.store.predictions(record.key)
+        frame = run.read(record)
         frames.append(frame[(frame["task"] == task) & (frame["split"] == split)])
     if any(list(frame["id"]) != list(frames[0]["id"]) for frame in frames):
-        raise UserError(f"the predictions of {task} {split} in {run.store.root} are not of the same examples")
+        raise UserError(f"the predictions of {task} {split}, together and alone, are not of the same examples")
     return frames[0]["label"].to_numpy(float), np.stack([frame["prediction"].to_numpy(float) for frame in frames])
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchkit.report import latex
+from benchkit.report import interference, latex
 from benchkit.report.letters import ALL_PAIRS, COLUMNS, letters, letters_note, pair_tables, rows
 from benchkit.report.notes import footnotes
 from benchkit.report.results import MEAN
@@ -47,6 +49,7 @@ def as_text(
     parts = [_lines(provenance(stored), style)]
     if only != "verdicts":
         parts.append(render_results(results, style=style, columns=columns, letters=shared, remarks=remarks))
+        parts += [f"{text}\n" for text in _multitask(stored, style, columns) if text]
     pairs = len({(each.phase, each.a, each.b) for each in verdicts})
     if only == "verdicts" or (only is None and (against or pairs <= ALL_PAIRS)):
         parts.append(pair_tables(verdicts, results, style, columns))
@@ -54,6 +57,15 @@ def as_text(
         parts.append(_lines([f"{pairs} pairs: --only verdicts shows them all, --against HEAD those of one."], style))
     text = "\n".join(part for part in parts if part)
     return latex.page(text) if style == "latex" else text
+
+
+def _multitask(stored: Stored, style: Style, columns: int) -> Iterator[str]:
+    """What tasks do to each other, as far as it was measured: cosines of gradients, and together against alone."""
+    from benchkit.compare.alone import render, stored_gains
+
+    yield interference.render(stored.records, style, columns)
+    if found := stored_gains(stored):
+        yield render(found, style, columns)
 
 
 def _lines(lines: Sequence[str], style: Style) -> str:
@@ -88,7 +100,11 @@ def as_csv(stored: Stored, verdicts: Sequence[Verdict], only: str) -> str:
 
 
 def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
-    """Everything: `runs`, `scores`, `verdicts`, `groups` by phase and task, best first, and `notes`."""
+    """Everything: `runs`, `scores`, `verdicts`, `groups` by phase and task, best first, what tasks do to each other
+    (`together_minus_alone`, `interference`), and `notes`.
+    """
+    from benchkit.compare.alone import stored_gains
+
     results = stored.results
     scores = json.loads(results_frame(results).to_json(orient="records", double_precision=10))
     cells = [
@@ -102,9 +118,34 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
         "scores": scores,
         "verdicts": rows(verdicts, results),
         "groups": _groups(stored, verdicts),
+        "together_minus_alone": [
+            {
+                "head": each.head,
+                "task": each.task,
+                "metric": each.metric,
+                "split": each.split,
+                "seeds": each.seeds,
+                **(
+                    {"alone": found.a, "together": found.b, "low": _finite(found.low), "high": _finite(found.high)}
+                    if (found := each.difference)
+                    else {}
+                ),
+            }
+            for each in stored_gains(stored)
+        ],
+        "interference": [
+            {"key": record.key, "phase": phase.name, **asdict(each)}
+            for record in stored.records
+            for phase in record.phases
+            for each in phase.interference or ()
+        ],
         "notes": [*stored.notes, *footnotes(results, intervals=True)],
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _groups(stored: Stored, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
