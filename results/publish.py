@@ -1,28 +1,62 @@
 """Copies a run's tables here, with what made them: `python results/publish.py RUN NAME "COMMAND" ["REMARK" …]`.
 
 Writes `results/NAME/`: `README.md` (command, encoder, data, machine, times, the table), `summary.csv`, `curves.png`.
+With `--evidence FILE` also what the run shows: FILE, which is Markdown, above all else, then a table of verdicts,
+`verdicts.csv`, and `report.html`, without the data's texts; with `--repro` the report's numbers beside the run's.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
 
-def main(run: Path, name: str, command: str, remarks: list[str]) -> None:
-    folder = HERE / name
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("command")
+    parser.add_argument("remarks", nargs="*")
+    parser.add_argument("--evidence", type=Path)
+    parser.add_argument("--repro", action="store_true")
+    args = parser.parse_args()
+    folder = HERE / args.name
     folder.mkdir(exist_ok=True)
     for file in ("summary.csv", "curves.png"):
-        shutil.copyfile(run / file, folder / file)
-    records = [json.loads(path.read_text("utf-8")) for path in sorted((run / "cells").glob("*/record.json"))]
-    table = (run / "table.md").read_text("utf-8")
-    lines = [f"# {name}\n", f"```console\n{command}\n```\n", *(f"- {line}" for line in [*facts(records), *remarks])]
-    text = "\n".join([*lines, "", table.rstrip(), "", "![Training curves](curves.png)", ""])
-    (folder / "README.md").write_text(text, "utf-8")
+        shutil.copyfile(args.run / file, folder / file)
+    records = [json.loads(path.read_text("utf-8")) for path in sorted((args.run / "cells").glob("*/record.json"))]
+    lines = [f"# {args.name}\n"]
+    if args.evidence:
+        lines += [args.evidence.read_text("utf-8").strip(), ""]
+    lines += [f"```console\n{args.command}\n```\n", *(f"- {line}" for line in [*facts(records), *args.remarks]), ""]
+    lines += [(args.run / "table.md").read_text("utf-8").rstrip(), "", "![Training curves](curves.png)", ""]
+    if args.evidence:
+        lines += ["## Verdicts\n", *verdicts(args.run, folder), ""]
+    if args.repro:
+        shown = benchkit("repro", str(args.run)).rstrip()
+        lines += ["## Beside the report's numbers\n", f"```text\n{shown}\n```", ""]
+    (folder / "README.md").write_text("\n".join(lines), "utf-8")
+
+
+def verdicts(run: Path, folder: Path) -> list[str]:
+    page = ["--html", str(folder / "report.html"), "--no-texts"]
+    text = benchkit("report", str(run), "--only", "verdicts", "--format", "markdown", *page)
+    benchkit("report", str(run), "--only", "verdicts", "--format", "csv", "--out", str(folder / "verdicts.csv"))
+    # Its first line names folders, which are nobody else's.
+    return ["`benchkit report RUN`; the whole as [a page](report.html), to be opened from disk.\n",
+            text.partition("\n")[2].strip()]  # fmt: skip
+
+
+def benchkit(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "benchkit", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def facts(records: list[dict]) -> list[str]:  # type: ignore[type-arg]
@@ -48,4 +82,4 @@ def facts(records: list[dict]) -> list[str]:  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
+    main()

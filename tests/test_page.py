@@ -132,6 +132,15 @@ def test_without_the_data_the_page_has_no_texts_but_all_else(tmp_path: Path) -> 
     assert said
 
 
+def test_texts_can_be_left_out(tmp_path: Path) -> None:
+    stored = read_runs([write_run(tmp_path)], log=pytest.fail)
+    verdicts = compare(stored, "pretrain")
+    with_texts, without = (page(gather(stored, verdicts, texts=texts)) for texts in (True, False))
+    assert "sentence number" in with_texts
+    assert "sentence number" not in without
+    assert "not found again" not in without
+
+
 def test_calibration_error_and_confusion_by_hand() -> None:
     tally = Tally(TASKS["quora"], np.array([0.0, 1.0, 1.0, 0.0]))
     tally.add(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.85, 0.85, 0.65, 0.65]))

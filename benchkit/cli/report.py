@@ -28,12 +28,14 @@ _FORMATS = ("terminal", "markdown", "csv", "json", "latex")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it there instead of printing it.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
               help="Also write one page with all of it: tables, charts, examples, provenance.")  # fmt: skip
+@click.option("--texts/--no-texts", default=True, show_default=True,
+              help="The page's examples with their texts, or by their ids: for data that may not be passed on.")  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR",
               help="Also write each plot as PNG and SVG.")  # fmt: skip
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
 def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: str,
-           out: Path | None, html: Path | None, figures: Path | None,
+           out: Path | None, html: Path | None, texts: bool, figures: Path | None,
            head_files: tuple[Path, ...]) -> None:  # fmt: skip
     """Show what finished runs say, from their cells alone: nothing is trained.
 
@@ -64,13 +66,13 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
         write_atomic(out, text.encode())
         click.echo(f"wrote {out}")
     if html or figures:
-        _write_page(stored, verdicts, html, figures)
+        _write_page(stored, verdicts, html, figures, texts)
 
 
-def _write_page(stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None) -> None:
+def _write_page(stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None, texts: bool) -> None:
     from benchkit.page import gather, write_figures, write_page
 
-    content = gather(stored, verdicts)
+    content = gather(stored, verdicts, texts=texts)
     if html:
         write_page(content, html)
         click.echo(f"wrote {html}", err=True)

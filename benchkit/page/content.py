@@ -25,11 +25,13 @@ class Content:
     Attributes:
         observed: predictions of the last phase, by task; a task that nobody has labelled predictions of is not in it.
         verdicts: paired comparisons of heads; empty where there is nothing to pair.
+        texts: show examples with their texts; else by their ids.
     """
 
     stored: Stored
     observed: Mapping[str, Observed]
     verdicts: Sequence[Verdict]
+    texts: bool = True
 
     @property
     def results(self) -> Results:
@@ -40,8 +42,11 @@ class Content:
         return self.stored.records
 
 
-def gather(stored: Stored, verdicts: Sequence[Verdict]) -> Content:
+def gather(stored: Stored, verdicts: Sequence[Verdict], *, texts: bool = True) -> Content:
     """Read every cell's predictions once, one cell at a time.
+
+    Args:
+        texts: show examples with their texts; without, by their ids.
 
     Raises:
         UserError: predictions cannot be read.
@@ -65,7 +70,7 @@ def gather(stored: Stored, verdicts: Sequence[Verdict]) -> Content:
         name: Observed(stored.tasks[name], phase, splits[name], ids[name], labels[name], _outcomes(tallies[name]))
         for name in ids
     }
-    return Content(stored, observed, verdicts)
+    return Content(stored, observed, verdicts, texts)
 
 
 def judged(results: Results, phase: str, task: str) -> str:

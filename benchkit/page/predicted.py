@@ -83,9 +83,10 @@ def examples(content: Content) -> Markup:
         found = disputes(observed, _EXAMPLES)
         if not found:
             continue
-        texts = content.stored.texts(name, observed.split)
+        texts = content.stored.texts(name, observed.split) if content.texts else None
         rows = [_example(content, observed, each.id, each.label, each.row, texts) for each in found]
-        columns = [Column("text" if texts else "example (the data was not found again)"), Column("label")]
+        missing = "example (the data was not found again)" if content.texts else "example"
+        columns = [Column("text" if texts else missing), Column("label")]
         columns += [Column(head) for head in observed.outcomes]
         parts.append(table(f"{name}, on {observed.split}", columns, rows, class_="examples"))
     if not parts:
