@@ -59,8 +59,8 @@ def readme() -> str:
 
 
 def table(name: str) -> str:
-    """The tables of a published result, without its headings and notes."""
-    text = (ROOT / "results" / name / "README.md").read_text("utf-8")
+    """The scores of a published result, without their headings and notes."""
+    text = (ROOT / "results" / name / "README.md").read_text("utf-8").partition("\n## ")[0]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line for line in text.splitlines() if line[:1] in ("|", "")).strip())
 
 

@@ -101,4 +101,4 @@ def test_the_readme_s_real_data_command(real_data: Path, weights: object, tmp_pa
     weights("all-MiniLM-L6-v2")  # type: ignore[operator]
     done = execute([*shlex.split(os.path.expandvars(line)), "--dry-run"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "9 cells" in done.stdout
+    assert "50 cells" in done.stdout
