@@ -11,6 +11,8 @@ help:  ## this list
 
 run: .venv/.installed  ## train the three heads on the embedded demo and print the table
 	$(BIN)/benchkit run --heads $(HEADS)
+	@echo; echo "What the encoder is worth: the first phase again, beside labels shuffled and weights at random"
+	$(BIN)/benchkit run --heads $(HEADS) --phases pretrain --controls --out results/runs/demo-controls
 
 test: .venv/.installed-dev  ## all tests; TESTS=tests/test_x.py for some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --maxschedchunk 1 $(TESTS)

@@ -89,7 +89,7 @@ def test_the_readme_s_commands_run(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         ran += 1
     assert ran >= 3
-    assert "compare" in (tmp_path / "results/runs/demo-demo/table.md").read_text()
+    assert "compare" in (tmp_path / "results/runs/demo-embedded/table.md").read_text()
     done = execute([sys.executable, "-c", python], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "torch.Size([2, 128])" in done.stdout

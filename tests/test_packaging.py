@@ -36,9 +36,9 @@ def _names(wheel: zipfile.ZipFile) -> set[str]:
     return {name for name in wheel.namelist() if ".dist-info/" not in name}
 
 
-def _sources(folder: str, pattern: str) -> set[str]:
-    base = ROOT if folder.startswith("benchkit") else ROOT / folder
-    return {str(path.relative_to(base)) for path in (ROOT / folder).rglob(pattern)}
+def _sources(folder: str, pattern: str, base: str = "") -> set[str]:
+    root = ROOT if folder.startswith("benchkit") else ROOT / (base or folder)
+    return {str(path.relative_to(root)) for path in (ROOT / folder).rglob(pattern)}
 
 
 def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -49,6 +49,7 @@ def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile
         | _sources("benchkit/page/static", "*.css")
         | _sources("benchkit/page/static", "*.js")
         | _sources("plugins", "*.py")
+        | _sources("plugins/benchkit_demo", "embedded/*", base="plugins")
         | {"benchkit/py.typed"}
     )
     assert _names(wheel) == expected
@@ -61,13 +62,19 @@ def test_presets_ship(wheel: zipfile.ZipFile) -> None:
 def test_top_level_names_are_ours(wheel: zipfile.ZipFile) -> None:
     """No `plugins`, `tests` or `docs` may be left behind in somebody's site-packages."""
     tops = {name.partition("/")[0] for name in _names(wheel)}
-    assert all(top == "benchkit" or (top.startswith("benchkit_") and top.endswith(".py")) for top in tops), tops
+    assert all(top == "benchkit" or top.startswith("benchkit_") for top in tops), tops
+
+
+def test_the_embedded_encoder_is_small(wheel: zipfile.ZipFile) -> None:
+    found = [each for each in wheel.infolist() if "/embedded/" in each.filename]
+    assert {each.filename.rpartition("/")[2] for each in found} >= {"config.json", "model.safetensors", "vocab.txt"}
+    assert sum(each.file_size for each in found) < 12e6
 
 
 def test_every_plugin_is_registered_and_every_entry_point_exists(wheel: zipfile.ZipFile) -> None:
     parser = ConfigParser()
     parser.read_string(_dist_info(wheel, "entry_points.txt").decode())
-    assert set(parser["benchkit"].values()) == {path.stem for path in (ROOT / "plugins").glob("*.py")}
+    assert set(parser["benchkit"].values()) == {path.stem for path in (ROOT / "plugins").glob("benchkit_*")}
     assert dict(parser["console_scripts"]) == {"benchkit": "benchkit.cli:main"}
 
 

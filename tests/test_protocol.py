@@ -67,7 +67,7 @@ def test_paper_is_the_report_to_the_letter() -> None:
 
 def test_only_demo_brings_its_own_encoder_and_data() -> None:
     sources = {name: load_preset(name, TASKS, HEADS) for name in presets()}
-    assert (sources["demo"].encoder, sources["demo"].data) == ("demo", "demo")
+    assert (sources["demo"].encoder, sources["demo"].data) == ("embedded", "demo")
     assert (sources["paper"].encoder, sources["paper"].data) == ("", "")
 
 

@@ -174,7 +174,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path, monkeypatch: pyt
     page = (Path(__file__).parents[1] / "docs" / "report.md").read_text("utf-8")
     lines = [line for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     monkeypatch.chdir(tmp_path)
-    write_cells(Path("results/runs/demo-demo"), SKILLS, (0, 1))
+    write_cells(Path("results/runs/demo-embedded"), SKILLS, (0, 1))
     write_cells(Path("results/runs/longer"), SKILLS, (0, 1), identity={"protocol": {"pretrain": {"epochs": 9}}})
     called = [shlex.split(line)[1:] for line in lines if line.startswith(("benchkit report", "benchkit plan"))]
     assert len(called) >= 4

@@ -23,7 +23,7 @@ def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Pa
 
     \b
     benchkit explain 1d59892e
-    benchkit explain 1d59892e 8d215a44 --out results/runs/demo-demo
+    benchkit explain 1d59892e 8d215a44 --out results/runs/demo-embedded
 
     A CELL is its folder, or the beginning of its key. A single one is compared with what the same request would be
     now: its head, data, encoder and benchkit's own code are looked at again. For a run that is not stored yet,

@@ -22,7 +22,7 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
 
     \b
     benchkit run --heads baseline,cnn --seeds 3
-    benchkit plan results/runs/demo-demo --difference 0.02 --power 0.9
+    benchkit plan results/runs/demo-embedded --difference 0.02 --power 0.9
 
     More seeds average out the chance of training, not that of which examples the test set has: where these are too
     few for the difference, it says so. Takes at least two seeds of two heads; with three it is a rough guess.

@@ -29,7 +29,7 @@ _FORMATS = ("terminal", "markdown", "csv", "json", "latex")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
               help="Also write one page with all of it: tables, charts, examples, provenance.")  # fmt: skip
 @click.option("--texts/--no-texts", default=True, show_default=True,
-              help="The page's examples with their texts, or by their ids: for data that may not be passed on.")  # fmt: skip
+              help="Examples on the page with their texts, or by ids: for data that may not be passed on.")  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR",
               help="Also write each plot as PNG and SVG.")  # fmt: skip
 @click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
@@ -40,7 +40,7 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
     """Show what finished runs say, from their cells alone: nothing is trained.
 
     \b
-    benchkit report results/runs/demo-demo
+    benchkit report results/runs/demo-embedded
     benchkit report results/runs/paper-* --against baseline --format latex --out table.tex
     benchkit report results/runs/paper-* --html report.html --figures figures
 
@@ -69,7 +69,9 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
         _write_page(stored, verdicts, html, figures, texts)
 
 
-def _write_page(stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None, texts: bool) -> None:
+def _write_page(
+    stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None, texts: bool
+) -> None:
     from benchkit.page import gather, write_figures, write_page
 
     content = gather(stored, verdicts, texts=texts)

@@ -162,7 +162,7 @@ def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> 
     click.echo(f"\n{count} in {spent}; table, curves and cells are in {plan.out}")
     if plan.data == "demo":
         click.echo(
-            "These data are synthetic and the encoder is small and random: a check that all works, not a finding. "
+            "These data are synthetic and the encoder is small: a check that all works, not a finding. "
             "Real ones: benchkit data fetch all; benchkit encoders fetch ID; "
             "benchkit run --preset paper --data hub --encoder ID"
         )
