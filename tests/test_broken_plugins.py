@@ -182,7 +182,7 @@ def test_a_head_that_cannot_be_built_is_listed(benchkit: Call, tmp_path: Path) -
     listed = benchkit("heads")
     assert listed.code == 0
     assert "odd (odd-heads 1.2) cannot be built: RuntimeError" in listed.out
-    assert "60,020" in listed.out
+    assert "111,220" in listed.out
     shown = benchkit("heads", "show", "odd")
     assert shown.code == 2
     assert "head 'odd' cannot be built" in shown.err

@@ -123,12 +123,13 @@ def _eager_imports(path: Path) -> Iterator[Import]:
 
 
 def _plugin_violations(plugins: Path, package: Path) -> Iterator[str]:
-    modules = {path.stem for path in plugins.glob("*.py")}
+    modules = {path.stem for path in plugins.glob("benchkit_*")}
     for path in sorted(plugins.rglob("*.py")):
-        allowed = PUBLIC | PUBLIC_TO.get(path.stem, set())
+        module = path.relative_to(plugins).parts[0].removesuffix(".py")
+        allowed = PUBLIC | PUBLIC_TO.get(module, set())
         for found in imports(path.read_text(encoding="utf-8"), ""):
             home, _, rest = found.module.partition(".")
-            if home in modules - {path.stem}:
+            if home in modules - {module}:
                 yield f"{path.name}:{found.line} imports another plugin, {home}"
             if home != "benchkit":
                 continue

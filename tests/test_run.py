@@ -25,6 +25,7 @@ SMALL = {
     "sts.test_size": 60,
     "pretrain.epochs": 2,
     "finetune.epochs": 1,
+    "layers": "-1",
 }
 TIMES = ["train_seconds"]
 
@@ -32,6 +33,7 @@ TIMES = ["train_seconds"]
 def small_run(out: Path, **options: object) -> benchkit.Result:
     settings = {**SMALL, **dict(options.pop("settings", {}))}  # type: ignore[call-overload]
     heads = options.pop("heads", ["baseline"])
+    options.setdefault("encoder", "demo")
     return benchkit.run(heads, seeds=options.pop("seeds", 1), out=out, settings=settings, **options)  # type: ignore[arg-type]
 
 
@@ -91,7 +93,7 @@ def test_finished_cells_are_reused_and_a_changed_field_is_not(tmp_path: Path) ->
     before = file.stat().st_mtime_ns
     assert small_run(tmp_path).cells == first.cells
     assert file.stat().st_mtime_ns == before
-    changed = small_run(tmp_path, settings={"baseline.dropout": 0.1})
+    changed = small_run(tmp_path, settings={"baseline.dropout": 0.2})
     assert changed.cells[0].key != first.cells[0].key
 
 

@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def ground() -> Ground:
     torch.set_num_threads(1)
-    return Ground.open(Request(heads=("baseline", "attention", "layer-mix"), tasks=("sst", "sts")), load_plugins())
+    heads, tasks = ("baseline", "attention", "layer-mix"), ("sst", "sts")
+    return Ground.open(Request(heads=heads, tasks=tasks, encoder="demo", settings=("layers=-1",)), load_plugins())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -144,6 +145,8 @@ def test_table_files_and_picture(
         "1,2",
         "--seq-lens",
         "4",
+        "--precision",
+        "fp32",
     ]
     assert run(monkeypatch, *arguments, "--out", str(tmp_path)) == 0
     shown = capsys.readouterr()
@@ -194,7 +197,7 @@ def test_what_does_not_fit_has_a_row_that_says_so(
 ) -> None:
     (tmp_path / "hungry.py").write_text(HUNGRY)
     arguments = ["--heads", "hungry,baseline", "--head-file", str(tmp_path / "hungry.py"), "--out", str(tmp_path)]
-    small = ["--mode", "infer", "--batch-sizes", "2,4", "--seq-lens", "3", "--tasks", "sst"]
+    small = ["--mode", "infer", "--batch-sizes", "2,4", "--seq-lens", "3", "--tasks", "sst", "--precision", "fp32"]
     assert run(monkeypatch, *arguments, *small) == 1
     assert "hungry: infer, batch 4, 3 word pieces, fp32: out of memory" in capsys.readouterr().err
     (table,) = tmp_path.glob("*.csv")

@@ -99,7 +99,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up(tmp_path: Path) -> None:
         assert not claims.finish(trial, "COMPLETE", [1.0], {"scores": {}})  # too late: the trial is another's now
     trials = Claims(job, storage).trials()
     assert [trial.state for trial in trials] == ["FAIL"] * 3
-    assert load("baseline", storage).user_attrs["benchkit"]["encoder"] == "demo"
+    assert load("baseline", storage).user_attrs["benchkit"]["encoder"] == "embedded"
     tuning.close()
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _head_file = click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
                           help="A Python file with a head of yours; repeatable.")  # fmt: skip
-_encoder = click.option("--encoder", metavar="NAME|DIR", default="demo", show_default=True,
+_encoder = click.option("--encoder", metavar="NAME|DIR", default="embedded", show_default=True,
                         help="The encoder whose features the heads read.")  # fmt: skip
 _tasks = click.option("--tasks", metavar="NAMES", help="Tasks to build for, comma separated; default: the demo's.")
 

@@ -50,7 +50,7 @@ def run_all(runs: dict[str, Session], progress: Progress, what: str) -> dict[str
 
 def echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alone: dict[str, Outcome]) -> None:
     """The table `together − alone`."""
-    from benchkit.compare.alone import Run, gains, render
+    from benchkit.report.alone import Run, gains, render
 
     tasks = {name: Run.of(each.records, runs[name].store) for name, each in alone.items()}
     click.echo(f"\n{render(gains(Run.of(outcome.records, session.store), tasks, outcome.tasks))}")

@@ -61,7 +61,7 @@ def as_text(
 
 def _multitask(stored: Stored, style: Style, columns: int) -> Iterator[str]:
     """What tasks do to each other, as far as it was measured: cosines of gradients, and together against alone."""
-    from benchkit.compare.alone import render, stored_gains
+    from benchkit.report.alone import render, stored_gains
 
     yield interference.render(stored.records, style, columns)
     if found := stored_gains(stored):
@@ -103,7 +103,7 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
     """Everything: `runs`, `scores`, `verdicts`, `groups` by phase and task, best first, what tasks do to each other
     (`together_minus_alone`, `interference`), and `notes`.
     """
-    from benchkit.compare.alone import stored_gains
+    from benchkit.report.alone import stored_gains
 
     results = stored.results
     scores = json.loads(results_frame(results).to_json(orient="records", double_precision=10))

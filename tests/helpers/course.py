@@ -41,8 +41,9 @@ def _write(path: Path, split: Split, texts: Sequence[str], label: str) -> None:
 
 
 def run(out: Path, data: Path | str, **options: Any) -> benchkit.Result:
-    """A short run on them, by the demo's protocol."""
-    settings = {"pretrain.epochs": 2, "finetune.epochs": 1, "finetune.learning_rate": 1e-3}
+    """A short run on them, by the demo's protocol but with the smaller encoder."""
+    options.setdefault("encoder", "demo")
+    settings = {"layers": "-1", "pretrain.epochs": 2, "finetune.epochs": 1, "finetune.learning_rate": 1e-3}
     return benchkit.run(data=data, out=out, **{**options, "settings": {**settings, **options.get("settings", {})}})
 
 

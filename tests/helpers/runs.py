@@ -16,11 +16,12 @@ SIZES = {
 
 def run(out: Path, heads: str = "baseline", **options: Any) -> benchkit.Result:
     """Two epochs of phase 1 of one seed, unless told otherwise; `settings` come over these."""
-    settings = {**SIZES, "pretrain.epochs": 2, **options.pop("settings", {})}
+    options.setdefault("encoder", "demo")
+    settings = {**SIZES, "layers": "-1", "pretrain.epochs": 2, **options.pop("settings", {})}
     return benchkit.run(heads, out=out, settings=settings, **{"seeds": 1, "phases": "pretrain", **options})
 
 
 def flags(**settings: Any) -> list[str]:
     """The same settings for the command line."""
-    every = {**SIZES, "pretrain.epochs": 2, **settings}
-    return [part for name, value in every.items() for part in ("--set", f"{name}={value}")]
+    every = {**SIZES, "layers": "-1", "pretrain.epochs": 2, **settings}
+    return ["--encoder", "demo"] + [part for name, value in every.items() for part in ("--set", f"{name}={value}")]
