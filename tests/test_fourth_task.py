@@ -69,7 +69,8 @@ def test_alone_with_every_head_in_both_phases(train: Train) -> None:
 
 
 def test_with_the_others_and_every_head(train: Train) -> None:
-    result = train(HEADS, "sst,quora,sts,reviews,comfort", phases="pretrain")
+    # With the demo's smaller dropout a head diverges on so few examples.
+    result = train(HEADS, "sst,quora,sts,reviews,comfort", phases="pretrain", settings={"cnn.dropout": 0.3})
     for cell in result.cells:
         tested = {score.task: score for score in cell.phases[-1].scores if score.split == "test"}
         assert list(tested) == ["sst", "quora", "sts", "reviews", "comfort"]
