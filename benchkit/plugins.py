@@ -32,18 +32,8 @@ _Spec = TypeVar("_Spec")
 _KINDS = ("head", "task", "encoder")
 # Methods and attributes of `nn.ModuleDict` that are also plausible names of a task.
 _MODULE_NAMES = (
-    "type",
-    "train",
-    "eval",
-    "keys",
-    "values",
-    "items",
-    "pop",
-    "clear",
-    "update",
-    "training",
-    "half",
-    "float",
+    *("type", "train", "eval", "keys", "values", "items", "pop", "clear", "update"),
+    *("training", "half", "float"),
 )
 
 

@@ -201,9 +201,9 @@ def standard_error(
     """Of a difference over so many seeds, and its degrees of freedom for a test at `level`.
 
     The usual ones (Satterthwaite 1946) have the exponent 2 whatever the level. With three seeds a test at 5 % then errs
-    in up to 7.8 % of cases, and one at 0.1 % in over 2 %, which is what a correction for many comparisons asks
-    for: the far tail belongs to seeds that came out alike by chance. The exponent here keeps the errors within about
-    1.2 times the level: `benchmarks/simulate_verdicts.py`.
+    in up to 7.8 % of cases, and one at the 0.1 % that a correction for many comparisons asks for in up to 1.7 %: the
+    far tail belongs to seeds that came out alike by chance. The exponent here keeps the errors within 1.3 times the
+    level: `benchmarks/simulate_verdicts.py`.
 
     Args:
         freedom: degrees of freedom of `example_variance`.

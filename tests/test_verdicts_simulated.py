@@ -40,7 +40,9 @@ def test_with_few_seeds_the_bootstrap_errs_more(simulation: ModuleType) -> None:
 
 
 def test_holm_holds_for_all_pairs_together(simulation: ModuleType) -> None:
-    assert simulation.family(4, 5, 150) < 0.11
+    own, fixed = simulation.family(5, 3, 150)
+    assert own < 0.09
+    assert fixed > own  # what the correction asks of three seeds is in the far tail
 
 
 def test_in_theory_the_promise_holds_for_any_number_of_seeds(simulation: ModuleType) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +140,16 @@ def _padded(graph: Graph, inputs: Sequence[tuple[str, ...]]) -> tuple[Tensor, Te
     return columns[0], mask.long(), columns[1]
 
 
-class _quiet:
-    """The exporter's loggers, silent, and the whole graphs that it prints where its first way fails."""
-
-    _names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-
-    def __enter__(self) -> None:
-        self._before: Mapping[str, int] = {name: logging.getLogger(name).level for name in self._names}
-        for name in self._names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._stderr = contextlib.redirect_stderr(io.StringIO())
-        self._stderr.__enter__()
-
-    def __exit__(self, *caught: Any) -> None:
-        self._stderr.__exit__(*caught)
-        for name, level in self._before.items():
-            logging.getLogger(name).setLevel(level)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's loggers, and the whole graphs that it prints where its first way fails."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

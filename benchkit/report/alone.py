@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from benchkit.errors import UserError
 from benchkit.record import Record
 from benchkit.report.layout import Block, Row, Style, notes, table
 from benchkit.report.results import name_seeds
+from benchkit.report.vain import likeness
 from benchkit.runner.beside import ALONE
 from benchkit.stats import Difference, Paired, paired_differences
 from benchkit.store.cells import CellStore
@@ -67,28 +67,32 @@ def gains(together: Run, alone: Mapping[str, Run], tasks: Mapping[str, TaskSpec]
 
 def stored_gains(stored: Stored) -> list[Gain]:
     """`gains` of runs that were trained with `--single-task`, read back from the folders inside theirs; else none."""
-    names = {_like(record): record.head for record in stored.records}
-    runs = dict.fromkeys(folder.parent.parent for folder in stored.folders.values())
-    found = {}
+    runs = {record.key: stored.folders[record.key].parent.parent for record in stored.records}
+    found, folders = {}, dict(stored.folders)
     for task in stored.tasks:
-        places = {}
-        for store in (CellStore(run / ALONE / task / "cells", stored.log) for run in runs):
+        heads = {(runs[each.key], _likeness(each, task)): each.head for each in stored.records}
+        records: dict[tuple[str, int], Record] = {}
+        for run in dict.fromkeys(runs.values()):
+            store = CellStore(run / ALONE / task / "cells", stored.log)
             for record in filter(None, map(store.load, store.keys())):
-                if name := names.get(_like(record)):
-                    places[name, record.seed] = replace(record, head=name), store
-        if places:
-            stores = {record.key: store for record, store in places.values()}
-            found[task] = Run(
-                [record for record, _ in places.values()],
-                lambda record, stores=stores: stores[record.key].predictions(record.key),  # type: ignore[misc]
-            )
-    together = Run(stored.records, lambda r: CellStore(stored.folders[r.key].parent).predictions(r.key))
-    return gains(together, found, stored.tasks) if found else []
+                if head := heads.get((run, _likeness(record, task))):
+                    records[head, record.seed] = replace(record, head=head)
+                    folders[record.key] = store.root / record.key
+        if records:
+            found[task] = list(records.values())
+
+    def read(record: Record) -> pd.DataFrame:
+        return CellStore(folders[record.key].parent).predictions(record.key)
+
+    alone = {task: Run(records, read) for task, records in found.items()}
+    return gains(Run(stored.records, read), alone, stored.tasks) if alone else []
 
 
-def _like(record: Record) -> str:
-    """What a cell shares with the one on a single task."""
-    return json.dumps([record.identity.get(part) for part in ("head", "protocol", "seed", "execution")], sort_keys=True)
+def _likeness(record: Record, task: str) -> str:
+    """What a cell shares with the one in the same run that was trained on this task alone."""
+    return f"{record.identity['data'].get(task)} " + likeness(
+        record.identity, ("head", "protocol", "seed", "execution", "encoder")
+    )
 
 
 def render(found: Sequence[Gain], style: Style = "terminal", columns: int = 100) -> str:

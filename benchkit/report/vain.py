@@ -15,6 +15,7 @@ from benchkit.store.cells import CellStore
 if TYPE_CHECKING:
     from benchkit.record import Record
 
+# What a control shares with its cell: all but data, encoder and the version of the code.
 _SAME = ("head", "protocol", "tasks", "seed", "execution")
 
 
@@ -23,12 +24,12 @@ def read_vain(runs: Iterable[Path], records: Iterable[Record], log: Callable[[st
 
     They go by the name that the cell run in earnest has in tables; of two with one name and seed, the first counts.
     """
-    wanted = {_like(record.identity): record.head for record in records}
+    wanted = {likeness(record.identity, _SAME): record.head for record in records}
     found: dict[str, dict[tuple[str, int], Record]] = {}
     for name, run in product((SHUFFLED_LABELS, RANDOM_ENCODER), list(runs)):
         store = CellStore(run / CONTROLS / folder_of(name) / "cells", log)
         for record in filter(None, map(store.load, store.keys())):
-            head = wanted.get(_like(record.identity))
+            head = wanted.get(likeness(record.identity, _SAME))
             if head is not None:
                 found.setdefault(name, {}).setdefault((head, record.seed), replace(record, head=head))
     order = list(dict.fromkeys(wanted.values()))
@@ -38,6 +39,6 @@ def read_vain(runs: Iterable[Path], records: Iterable[Record], log: Callable[[st
     }
 
 
-def _like(identity: Mapping[str, object]) -> str:
-    """What a control shares with its cell: all but data, encoder and the version of the code."""
-    return json.dumps([identity.get(part) for part in _SAME], sort_keys=True)
+def likeness(identity: Mapping[str, object], parts: Iterable[str]) -> str:
+    """These parts of what a cell was run with, to find another that shares them."""
+    return json.dumps([identity.get(part) for part in parts], sort_keys=True)
