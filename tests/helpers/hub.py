@@ -70,7 +70,8 @@ class Hub:
     Attributes:
         repos: by `models/NAME` or `datasets/NAME`.
         faults: taken one a request, by the last part of the path that is asked for (`api` for the API).
-        requests: method, path, and headers in lower case.
+        requests: method, path, and headers in lower case; but for what huggingface_hub asks on its own, once a day and
+            process, by whom it is called.
         elsewhere: host that large files are redirected to, as to a CDN; "" for none.
     """
 
@@ -115,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)  # a proxy is asked for whole addresses
-        self.hub.requests.append((self.command, path, {name.lower(): value for name, value in self.headers.items()}))
+        if path != "/api/agent-harnesses":
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self.hub.requests.append((self.command, path, headers))
         if match := re.fullmatch(r"/api/(models|datasets)/(.+?)(?:/revision/(.+))?", path):
             self._info(f"{match[1]}/{match[2]}", match[3] or "main")
         elif match := re.fullmatch(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)", path):
