@@ -45,6 +45,8 @@ class Layout:
             too where a GPU has a kernel for it (`varlen`).
     """
 
+    fixed = False
+
     def __init__(self, lengths: Tensor, device: torch.device | str = "cpu", padded: bool = False) -> None:
         self.lengths, self.device, self.padded = lengths, torch.device(device), padded
         self.rows, self.total = len(lengths), int(lengths.sum())
@@ -67,10 +69,20 @@ class Layout:
         return tuple(groups)
 
     @cached_property
+    def spans(self) -> Tensor:
+        """(2, rows) int32: where each sentence starts, and its length."""
+        return torch.stack([self.starts, self.lengths.to(self.device)]).int()
+
+    @cached_property
     def bounds(self) -> Tensor:
         """(rows + 1,) int32: where each sentence starts, and where the last ends."""
         ends = torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])
         return send(ends.int(), self.device)
+
+    @cached_property
+    def bias(self) -> Tensor:
+        """(rows, 1, 1, time) float32, to be added to attention's scores: 0 on real word pieces, -inf on padding."""
+        return torch.zeros_like(self.mask, dtype=torch.float32).masked_fill(~self.mask, float("-inf"))[:, None, None]
 
     @cached_property
     def mask(self) -> Tensor:

@@ -6,12 +6,13 @@ only attention needs to know where a sentence ends, and takes that from the `Lay
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchkit.encoder import fused
 from benchkit.encoder.config import ACTIVATIONS, BertConfig
 from benchkit.encoder.layout import Layout
 from benchkit.encoder.varlen import attend_packed, usable
@@ -31,6 +32,11 @@ class MiniBert(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.pooler = nn.Linear(hidden, hidden) if pooler else None
+        self.train_layer: Callable[..., Tensor] = Layer.__call__
+
+    def compile_layers(self) -> None:
+        """Train all layers on fixed layouts by one function of `torch.compile`, made at the first step."""
+        self.train_layer = torch.compile(Layer.forward, dynamic=True, fullgraph=True)
 
     def forward(
         self, ids: Tensor, segments: Tensor, layout: Layout, keep: Collection[int], first_only: bool = False
@@ -49,7 +55,8 @@ class MiniBert(nn.Module):
         x = self.dropout(self.norm(self.word(ids) + self.position(layout.positions) + self.segment(segments)))
         kept = {0: x} if 0 in keep else {}
         for number, layer in enumerate(self.layers[:top], start=1):
-            x = layer(x, layout, first_only and number == top)
+            run = self.train_layer if self.training and layout.fixed else Layer.__call__
+            x = run(layer, x, layout, first_only and number == top)
             if number in keep:
                 kept[number] = x
         if first_only and top == 0:
@@ -85,8 +92,8 @@ class Layer(nn.Module):
             mixed = attend_first(queries, keys, layout, self.heads, dropout)
         else:
             mixed = attend(self.qkv(x), layout, self.heads, dropout)
-        x = self.norm1(_add(self.dropout(self.out(mixed)), x))
-        return self.norm2(_add(self.dropout(self.down(activate(self.up(x), self.activation))), x))  # type: ignore[no-any-return]
+        x = _normed(x, self.dropout(self.out(mixed)), self.norm1)
+        return _normed(x, self.dropout(self.down(activate(self.up(x), self.activation))), self.norm2)
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -95,6 +102,8 @@ def activate(x: Tensor, activation: str) -> Tensor:
         return F.relu(x)
     if activation == "silu":
         return F.silu(x)
+    if activation == "gelu" and fused.inferring(x):
+        return fused.gelu_(x)
     # In place where nobody needs the old value: one third of GELU's time is fresh memory.
     gelu = F.gelu if torch.is_grad_enabled() else torch.ops.aten.gelu_
     return gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
@@ -104,11 +113,13 @@ def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
     """Self-attention within each sentence: (total, 3 * hidden) to (total, hidden)."""
     total, hidden = len(qkv), qkv.shape[1] // 3
     qkv = qkv.view(total, 3, heads, -1)
-    if layout.padded and usable(qkv, dropout):
+    if layout.padded and fused.usable(qkv, layout.longest):
+        return fused.attend_rows(qkv, layout.spans[0], layout.spans[1], layout.longest, dropout).flatten(1)
+    if layout.padded and not layout.fixed and usable(qkv, dropout):
         return attend_packed(qkv, layout).flatten(1)
     if layout.padded:
         q, k, v = layout.pad(qkv).permute(2, 0, 3, 1, 4)  # rows heads time dim
-        mixed = F.scaled_dot_product_attention(q, k, v, layout.mask[:, None, None], dropout)
+        mixed = F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout)
         return layout.unpad(mixed.transpose(1, 2)).view(total, hidden)
     parts = []
     for group in layout.groups:
@@ -125,7 +136,7 @@ def attend_first(q: Tensor, kv: Tensor, layout: Layout, heads: int, dropout: flo
     kv = kv.view(layout.total, 2, heads, -1)
     if layout.padded:
         k, v = layout.pad(kv).permute(2, 0, 3, 1, 4)  # rows heads time dim
-        return F.scaled_dot_product_attention(q, k, v, layout.mask[:, None, None], dropout).flatten(1)
+        return F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout).flatten(1)
     parts = []
     for group in layout.groups:
         view = kv[group.token_slice].view(group.rows, group.time, 2, heads, -1)
@@ -136,6 +147,13 @@ def attend_first(q: Tensor, kv: Tensor, layout: Layout, heads: int, dropout: flo
 
 def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _normed(x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
+    if change.dtype == x.dtype == norm.weight.dtype and fused.inferring(x):
+        return fused.add_norm(x, change, norm)
+    normed: Tensor = norm(_add(change, x))
+    return normed
 
 
 def _add(change: Tensor, x: Tensor) -> Tensor:
