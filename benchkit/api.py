@@ -68,6 +68,8 @@ def run(
     feature_cache: bool = True,
     keep_encoder: bool = False,
     interference: bool = False,
+    cuda_graph: bool | None = None,
+    compiled: bool = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Result:
     """Train heads on one encoder and compare them; finished cells under `out` are reused.
@@ -78,6 +80,8 @@ def run(
         settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
         keep_encoder: store the fine-tuned encoders too, for `benchkit predict`.
         interference: measure after each epoch how the tasks' gradients agree: `cells[0].phases[0].interference`.
+        cuda_graph: capture steps as CUDA graphs; None: on a GPU.
+        compiled: hand the encoder's layers to `torch.compile` where they are trained.
         on_event: sees progress, `{"event": "epoch", "phase": …, "epoch": …}` and the like.
 
     Raises:
@@ -102,6 +106,8 @@ def run(
         feature_cache=feature_cache,
         keep_encoder=keep_encoder,
         interference=interference,
+        cuda_graph=cuda_graph,
+        compiled=compiled,
     )
     emit = on_event or (lambda event: None)
     session = Session.open(request, load_plugins(request.head_files), emit)

@@ -34,10 +34,11 @@ from benchkit.protocol import Phase
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
 from benchkit.train.adamw import AdamW
-from benchkit.train.loop import Work, take_step
 from benchkit.train.order import Batch
 from benchkit.train.quick import quick
 from benchkit.train.readers import LiveReader
+from benchkit.train.steps import take_step
+from benchkit.train.work import Work
 
 LR = 1e-6
 Step = Callable[[list[Batch]], None]

@@ -30,8 +30,10 @@ from benchkit.protocol import Phase
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
 from benchkit.train.adamw import AdamW
-from benchkit.train.loop import State, Work, take_step, train_phase
+from benchkit.train.loop import State, train_phase
 from benchkit.train.readers import LiveReader, StoredReader
+from benchkit.train.steps import take_step
+from benchkit.train.work import Work
 
 # The report's rows: train and dev of each task.
 ROWS = {

@@ -17,8 +17,8 @@ from benchkit.plugins import load_plugins
 from benchkit.protocol import Phase
 from benchkit.rng import global_stream
 from benchkit.train.corpus import Corpus, Part
-from benchkit.train.loop import Work
 from benchkit.train.order import Order
+from benchkit.train.work import Work
 
 # Mean and standard deviation of the logarithm of word pieces a sentence, [CLS] and [SEP] apart.
 LENGTHS = {"sst": (3.04, 0.54), "quora": (2.50, 0.43), "sts": (2.41, 0.49)}

@@ -28,7 +28,8 @@ from benchkit.features import Pooled
 from benchkit.record import Record
 from benchkit.report.interference import render
 from benchkit.rng import generator
-from benchkit.train.loop import State, Work
+from benchkit.train.loop import State
+from benchkit.train.work import Work
 
 
 class Restless(Net):

@@ -16,8 +16,9 @@ from benchkit.protocol import Phase
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
 from benchkit.train.adamw import AdamW
-from benchkit.train.loop import Work, take_step
 from benchkit.train.readers import StoredReader, gather_together
+from benchkit.train.steps import take_step
+from benchkit.train.work import Work
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
 TEXTS = [" ".join("abcdefghij"[i % 7 : 3 + i % 8]) + " a" * (i * i % 17) for i in range(12)]

@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     help="Cells that run at once; default: one per core, at most 4; 1 on a GPU.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per cell.")
+@click.option("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
+              help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
+@click.option("--compile/--no-compile", "compiled", default=False, show_default=True,
+              help="Hand the encoder's layers to torch.compile where they are trained.")  # fmt: skip
 @click.option("--feature-cache/--no-feature-cache", default=True,
               help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
 @click.option("--keep-encoder", is_flag=True,

@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 @click.option("--phases", metavar="NAMES", help="Phases of a trial; default: pretrain, on features encoded once.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of the encoder.")
+@click.option("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
+              help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
+@click.option("--compile/--no-compile", "compiled", default=False, show_default=True,
+              help="Hand the encoder's layers to torch.compile where they are trained.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go; default: results/tune/<preset>-<encoder>.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Trials that run at once here; default: as benchkit run.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from benchkit.encoder.layout import Layout, send
 from benchkit.encoder.model import MiniBert
@@ -33,16 +35,23 @@ def gather(tokenized: Tokenized, rows: Tensor, device: torch.device, padded: boo
 
 
 def compute(
-    model: MiniBert, batch: Batch, pooling: str, layers: tuple[int, ...], tokens: bool
+    model: MiniBert,
+    batch: Batch,
+    pooling: str,
+    layers: tuple[int, ...],
+    tokens: bool,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Pooled vectors (rows, width) and, if asked for, those of the word pieces (total, width), both float32.
 
     Args:
         layers: as from `resolve_layers`; their vectors are put side by side, so width = hidden * len(layers).
+        weights: in place of the model's own of these names.
     """
     layout, top = batch.layout, max(layers)
     first_only = not tokens and pooling in ("cls", "pooler")
-    states = model(batch.ids, batch.segments, layout, set(layers), first_only)
+    given = (batch.ids, batch.segments, layout, set(layers), first_only)
+    states = functional_call(model, dict(weights), given) if weights else model(*given)
     pooled = []
     for layer in layers:
         done = first_only and layer == top

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchkit.encoder.batch import compute, gather
+from benchkit.encoder.batch import Batch, compute, gather
 from benchkit.encoder.config import BertConfig
 from benchkit.encoder.model import MiniBert
 from benchkit.encoder.pooling import check_pooling, resolve_layers
@@ -127,6 +127,28 @@ class Encoder:
             return Pooled(pooled)
         tokens, mask = batch.layout.pad(pieces)[back], batch.layout.mask[back]
         return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, -1))
+
+    def features_of(
+        self,
+        batch: Batch,
+        reads: type[Pooled] = Pooled,
+        pooling: str = "mean",
+        layers: tuple[int, ...] = (-1,),
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Pooled:
+        """As `features`, of a batch that is laid out already: its rows become (row, 1).
+
+        Args:
+            weights: in place of the model's own of these names.
+        """
+        numbers = self.check(pooling, layers)
+        pooled, pieces = compute(self.model, batch, pooling, numbers, issubclass(reads, Tokens), weights)
+        pooled = pooled[:, None]
+        if issubclass(reads, Layers):
+            return Layers.split(pooled, len(numbers))
+        if pieces is None:
+            return Pooled(pooled)
+        return Tokens(pooled, batch.layout.pad(pieces)[:, None], batch.layout.mask[:, None])
 
     def encode_chunks(
         self,

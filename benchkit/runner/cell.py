@@ -29,12 +29,19 @@ BLIND = ("train", "dev")
 
 @dataclass(frozen=True)
 class Execution:
-    """How a cell runs, as far as it can change a number in its last bits."""
+    """How a cell runs, as far as it can change a number in its last bits.
+
+    Attributes:
+        cuda_graph: steps of fixed shapes, captured once and replayed (`benchkit.train.fixed`).
+        compiled: the encoder's layers by `torch.compile`, where it is trained.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 1
     feature_cache: bool = True
+    cuda_graph: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from benchkit.store.table import FeatureTable
 from benchkit.task import Loss, TaskShape, TaskSpec
 from benchkit.train.corpus import Corpus
 from benchkit.train.evaluate import Reader
-from benchkit.train.loop import State, Work, train_phase
+from benchkit.train.loop import State, train_phase
 from benchkit.train.order import Order
 from benchkit.train.readers import LiveReader, StoredReader
+from benchkit.train.work import Work
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -222,6 +223,9 @@ class _Run:
             device=self.device,
             autocast=phase == "finetune" and cell.execution.precision == "bf16",
             interference=cell.interference,
+            fixed=cell.execution.cuda_graph or cell.execution.compiled,
+            compiled=cell.execution.compiled,
+            log=lambda line: self.emit({"event": "log", "line": f"{cell.label}: {line}"}),
         )
 
     def _reader(self, phase: str) -> Reader:

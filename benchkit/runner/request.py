@@ -45,6 +45,8 @@ class Request:
     feature_cache: bool = True
     keep_encoder: bool = False
     interference: bool = False
+    cuda_graph: bool | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
             precision=resolve_precision(protocol.precision, device),
             threads=request.threads,
             feature_cache=request.feature_cache,
+            cuda_graph=use_graphs(request.cuda_graph, device),
+            compiled=request.compiled,
         ),
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=request.jobs or _jobs(device, request.threads),
@@ -204,6 +208,17 @@ def choose_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
     return torch.device(name)
+
+
+def use_graphs(wanted: bool | None, device: torch.device) -> bool:
+    """Whether steps are captured as CUDA graphs: on a GPU, unless somebody says no.
+
+    Raises:
+        UserError: they are asked for on another device.
+    """
+    if wanted and device.type != "cuda":
+        raise UserError(f"--cuda-graph: there are no CUDA graphs on {device.type}; leave it out, or use --device cuda")
+    return device.type == "cuda" if wanted is None else wanted
 
 
 def _jobs(device: torch.device, threads: int) -> int:

@@ -12,7 +12,8 @@ from torch import nn
 from benchkit.record import Score
 from benchkit.task import SPLITS, TaskSpec
 from benchkit.train.evaluate import Evaluation, Reader, collapsed, evaluate
-from benchkit.train.loop import State, Work
+from benchkit.train.loop import State
+from benchkit.train.work import Work
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchkit.features import Layers, Pooled, Tokens
 from benchkit.store.segments import Segment
-from benchkit.store.tokens import MappedTokens, TokenPayload
+from benchkit.store.tokens import MappedTokens, ResidentTokens, TokenPayload
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,21 @@ class FeatureTable:
             return Pooled(pooled)
         tokens, mask = (each.to(pooled.device) for each in self.tokens.gather(flat))
         return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, mask.shape[1]))
+
+    def gather_fixed(self, rows: Tensor, time: int) -> Pooled:
+        """As `gather`, of `rows` (batch, segment) on the device of `pooled`, with tokens padded to `time`.
+
+        Only for a table whose tokens, if it has any, are `resident`.
+        """
+        flat = rows.reshape(-1)
+        pooled = self.pooled.index_select(0, flat).view(*rows.shape, self.width)
+        if self.layers:
+            return Layers.split(pooled, self.layers)
+        if self.tokens is None:
+            return Pooled(pooled)
+        assert isinstance(self.tokens, ResidentTokens)
+        tokens, mask = self.tokens.gather_fixed(flat, time)
+        return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, time))
 
     def pooled_only(self) -> FeatureTable:
         """The same rows without tokens, sharing memory: for a head that reads `Pooled`."""

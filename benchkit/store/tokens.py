@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -92,6 +93,18 @@ class ResidentTokens:
         pieces = self.start[rows.to(self.start.device), None] + steps
         tokens[mask] = self.tokens[pieces[mask]]
         return tokens.float(), mask
+
+    def gather_fixed(self, rows: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        """As `gather`, of `rows` on the device, padded to `time`, which no row exceeds; waits for nothing."""
+        steps = torch.arange(time, device=rows.device)
+        mask = steps < self.length_there[rows, None]
+        pieces = (self.start[rows, None] + steps).clamp(max=len(self.tokens) - 1)
+        return self.tokens[pieces].float().masked_fill(~mask[..., None], 0.0), mask
+
+    @cached_property
+    def length_there(self) -> Tensor:
+        """`length` on the device."""
+        return self.length.to(self.start.device)
 
 
 def _padding(length: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

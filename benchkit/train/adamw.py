@@ -34,8 +34,10 @@ class AdamW:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        self.lr = lr
+    def step(self, lr: float | Tensor) -> None:
+        """Move. A rate that is a tensor, () float32 on the parameters' device, is read there and not kept as `lr`."""
+        if not isinstance(lr, Tensor):
+            self.lr = lr
         moved = [(number, each) for number, each in enumerate(self.parameters) if each.grad is not None]
         for number, parameter in moved:
             if number not in self.state:

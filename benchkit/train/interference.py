@@ -18,7 +18,7 @@ from benchkit.rng import generator, global_stream
 from benchkit.train.evaluate import Reader, forward
 
 if TYPE_CHECKING:
-    from benchkit.train.loop import Work
+    from benchkit.train.work import Work
 
 _EXAMPLES = 64  # of each task
 _PARTS = {"head": "trunk", "encoder": "encoder"}

@@ -8,54 +8,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchkit.protocol import Phase
 from benchkit.record import CurvePoint
 from benchkit.rng import global_stream
-from benchkit.task import Loss, TaskShape, TaskSpec
 from benchkit.train.adamw import AdamW
-from benchkit.train.corpus import Corpus
-from benchkit.train.evaluate import Reader, collapsed, decide, evaluate, forward
+from benchkit.train.evaluate import Reader, collapsed, decide, evaluate
+from benchkit.train.fixed import make_steps
 from benchkit.train.interference import cosines
-from benchkit.train.order import Batch, Order, OrderHash
+from benchkit.train.order import OrderHash
 from benchkit.train.quick import quick
-from benchkit.train.readers import gather_together
 from benchkit.train.schedule import rate
+from benchkit.train.steps import Steps, Trained
+from benchkit.train.work import Work
 
 # A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
 _DIVERGED = 1.5
-# Steps between looks at the loss: each look makes a GPU wait.
-_LOOK = 100
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one phase of one cell trains on.
-
-    Attributes:
-        constant_losses: by task, the loss of the best constant prediction on train.
-        autocast: run the encoder's forward in bf16; weights and optimiser state stay fp32.
-        interference: measure after each epoch how the tasks' gradients agree.
-    """
-
-    phase: str
-    settings: Phase
-    tasks: Mapping[str, TaskSpec]
-    shapes: Mapping[str, TaskShape]
-    losses: Mapping[str, Loss]
-    constant_losses: Mapping[str, float]
-    corpus: Corpus
-    order: Order
-    seed: int
-    device: torch.device
-    autocast: bool = False
-    interference: bool = False
 
 
 @dataclass
@@ -95,9 +67,10 @@ def train_phase(
     if state.epoch:
         modules.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
+    steps = make_steps(work, modules, reader, optimizer)
     while state.epoch < work.settings.epochs and not state.diverged:
         state.epoch += 1
-        _epoch(work, modules, reader, optimizer, state)
+        _epoch(work, modules, reader, steps, state)
         state.weights = modules.state_dict()
         state.optimizer = optimizer.state_dict()
         on_epoch(state)
@@ -106,9 +79,9 @@ def train_phase(
     return state
 
 
-def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, state: State) -> None:
+def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State) -> None:
     started = time.perf_counter()
-    outputs = _steps(work, modules, reader, optimizer, state)
+    outputs = _steps(work, modules, steps, state)
     points = _train_points(work, outputs, state)
     state.train_seconds += time.perf_counter() - started
 
@@ -126,71 +99,32 @@ def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW,
     state.eval_seconds += time.perf_counter() - started
 
 
-Result = tuple[Tensor, Tensor, Tensor]
-"""Of one batch: outputs, labels, loss; without gradients."""
-
-
-def _steps(
-    work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, state: State
-) -> dict[str, list[Result]]:
+def _steps(work: Work, modules: nn.ModuleDict, steps: Steps, state: State) -> dict[str, Trained]:
     """All optimiser steps of an epoch; returns the results of its batches by task."""
     seen = OrderHash(state.order_hash)
     modules.train()
     batches = list(work.order.epoch(state.epoch))
     seen.epoch(batches)
     state.order_hash = seen.state
-    steps = work.order.steps()
-    first, total = (state.epoch - 1) * steps, work.settings.epochs * steps
-    kept: dict[str, list[Result]] = {name: [] for name in work.tasks}
+    count = work.order.steps()
+    first, total = (state.epoch - 1) * count, work.settings.epochs * count
+    rates = [rate(work.settings, first + step, total) for step in range(count)]
     # Dropout draws from a stream of its own, seeded anew each epoch: a resumed epoch draws what it would have drawn.
     with global_stream(work.seed, "dropout", work.phase, state.epoch), quick(modules):
-        for step, together in enumerate(work.order.rounds(batches)):
-            lr = rate(work.settings, first + step, total)
-            results = take_step(work, modules, reader, optimizer, together, lr)
-            for (task, _), result in zip(together, results, strict=True):
-                kept[task].append(result)
-            if step % _LOOK == 0 and not all(torch.isfinite(loss) for _, _, loss in results):
-                break  # the epoch's verdict names the task; the rest of it would be lost time
-    return kept
+        return steps.epoch(list(work.order.rounds(batches)), rates)
 
 
-def take_step(
-    work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, batches: Sequence[Batch], lr: float
-) -> list[Result]:
-    """One optimiser step down the sum of the batches' losses, their features by one pass of the encoder."""
-    parts = [work.corpus.parts[task, "train"] for task, _ in batches]
-    with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
-        rows = [part.rows[examples] for part, (_, examples) in zip(parts, batches, strict=True)]
-        features = gather_together(reader, rows)
-    results, losses = [], []
-    for part, (task, examples), given in zip(parts, batches, features, strict=True):
-        assert part.labels is not None
-        labels = part.labels[examples].to(work.device)
-        outputs = forward(modules["head"], given, work.shapes[task], len(examples))
-        losses.append(work.losses[task](outputs, labels, work.shapes[task]))
-        results.append((outputs.detach(), labels, losses[-1].detach()))
-    optimizer.zero_grad()
-    sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
-    if work.settings.clip:
-        torch.nn.utils.clip_grad_norm_(optimizer.parameters, work.settings.clip)
-    optimizer.step(lr)
-    return results
-
-
-def _train_points(work: Work, kept: Mapping[str, Sequence[Result]], state: State) -> list[CurvePoint]:
+def _train_points(work: Work, kept: Mapping[str, Trained], state: State) -> list[CurvePoint]:
     """Running means over the epoch, and the verdict whether training has left the rails."""
     points = []
-    for name, batches in kept.items():
-        if not batches:  # round robin and annealed sampling may leave a tiny task out of an epoch
-            continue
-        outputs, labels, losses = (list(column) for column in zip(*batches, strict=True))
-        loss = float(torch.stack(losses).mean())
-        predictions, _ = decide(torch.cat(outputs), work.shapes[name])
+    for name in (each for each in work.tasks if each in kept):  # some samplings may leave a tiny task out of an epoch
+        loss = float(kept[name].losses.mean())
+        predictions, _ = decide(kept[name].outputs, work.shapes[name])
         if not math.isfinite(loss):
             state.diverged = state.diverged or f"{work.phase} epoch {state.epoch}: the loss of {name} is {loss}"
             continue
         task = work.tasks[name]
-        value = task.metric.score(torch.cat(labels).cpu().numpy(), predictions)
+        value = task.metric.score(kept[name].labels.cpu().numpy(), predictions)
         points.append(CurvePoint(work.phase, state.epoch, name, "train", task.metric.name, value, loss))
         limit = _DIVERGED * work.constant_losses[name]
         if state.epoch == work.settings.epochs and loss > limit and not state.diverged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,16 +82,16 @@ def gather_together(reader: Reader, batches: Sequence[Tensor]) -> list[Pooled]:
         return [reader.gather(batches[0])]
     together = reader.gather(torch.cat([rows.flatten() for rows in batches])[:, None])
     ends = torch.tensor([rows.numel() for rows in batches]).cumsum(0).tolist()
-    return [_part(together, end - rows.numel(), rows) for end, rows in zip(ends, batches, strict=True)]
+    return [part_of(together, end - rows.numel(), rows.shape) for end, rows in zip(ends, batches, strict=True)]
 
 
-def _part(features: Pooled, start: int, rows: Tensor) -> Pooled:
-    """Those of `rows.numel()` inputs from `start` on, in the shape of `rows`."""
+def part_of(features: Pooled, start: int, shape: Sequence[int]) -> Pooled:
+    """Of features (row, 1) those from row `start` on that fill `shape`, (batch, segment), in that shape."""
     values = {each.name: getattr(features, each.name) for each in dataclasses.fields(features)}
     return dataclasses.replace(
         features,
         **{
-            name: value[start : start + rows.numel()].view(*rows.shape, *value.shape[2:])
+            name: value[start : start + math.prod(shape)].view(*shape, *value.shape[2:])
             for name, value in values.items()
         },
     )

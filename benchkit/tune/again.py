@@ -20,6 +20,7 @@ from benchkit.tune.studies import read_about
 from benchkit.tune.trials import best, read
 
 _TUNED = Path("results/tune")
+_AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "cuda_graph", "compiled")
 
 
 def run_again(name: str, url: str, seeds: Sequence[int], options: Mapping[str, Any], emit: Emit) -> tuple[Final, Path]:
@@ -54,7 +55,7 @@ def run_again(name: str, url: str, seeds: Sequence[int], options: Mapping[str, A
         encoder=options["encoder"] or "",
         out=out,
         jobs=options["jobs"] or 0,
-        **{each: options[each] for each in ("device", "threads", "feature_cache", "keep_encoder")},
+        **{each: options[each] for each in _AS_GIVEN},
     )
     return retrain(out, request, plugins, emit), out
 

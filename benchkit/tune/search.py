@@ -169,6 +169,8 @@ def final_request(run: Request, folder: Path, seeds: Sequence[int]) -> Request:
         jobs=run.jobs,
         threads=run.threads,
         feature_cache=run.feature_cache,
+        cuda_graph=run.cuda_graph,
+        compiled=run.compiled,
     )
 
 

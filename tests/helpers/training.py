@@ -19,8 +19,9 @@ from benchkit.protocol import Phase
 from benchkit.rng import global_stream
 from benchkit.task import TaskSpec
 from benchkit.train.corpus import Corpus, Part
-from benchkit.train.loop import State, Work, train_phase
+from benchkit.train.loop import State, train_phase
 from benchkit.train.order import Order
+from benchkit.train.work import Work
 
 WIDTH = 8
 
