@@ -1,25 +1,30 @@
 """What a GPU makes of benchkit: is it right there, and how fast? Called by `gpu.sh`, which sets up what it needs.
 
-`python benchmarks/gpu.py FOLDER [--smoke]` writes `README.md`, `numbers.json` and `environment.json` into FOLDER. Each
-part stands alone: one that fails is a row with its error, and the exit code is 1. With `--smoke`, or without a GPU, all
-run in small: a check that the script works, not a measurement. Data and weights are made up; nothing is downloaded.
+`python benchmarks/gpu.py FOLDER [--smoke] [--only NAMES]` writes `README.md`, `numbers.json` and `environment.json`
+into FOLDER. Each part stands alone: one that fails, or takes too long, is a row with its error, and the exit code is 1. With
+`--smoke`, or without a GPU, all run in small: a check that the script works, not a measurement. Data and weights are
+made up; nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import gpu_peers
+import gpu_user
 import torch
+from gpu_setting import OutOfTime, Row, Setting, limited, machine
 from made_up import LENGTHS, SHAPES, config_of, make_encoder, make_head, make_work
 from torch import Tensor, nn
 
@@ -35,44 +40,12 @@ from benchkit.train.readers import LiveReader, StoredReader
 from benchkit.train.steps import take_step
 from benchkit.train.work import Work
 
-# The report's rows: train and dev of each task.
-ROWS = {
-    "sst": {"train": 8544, "dev": 1101},
-    "quora": {"train": 8544, "dev": 20212},
-    "sts": {"train": 6040, "dev": 863},
-}
 STEPS, EPOCHS = 1068 + 1068 + 755, 25  # of its phase 2: steps an epoch at batch 8
 # Nominal dense bf16 FLOP/s, by what a device's name contains.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "RTX 4090": 165e12}
+# Seconds that a part may take at most; a part that takes longer is stopped, and leaves the rows it has.
+LIMITS = {"correct": 60, "H1": 45, "H2": 60, "H3": 90, "H4": 120, "H56": 120}
 TABLES = {"correct": "Correctness", "H1": "H1", "H2": "H2", "H3": "H3", "H4": "H4", "H56": "H5 and H6"}
-
-Row = dict[str, Any]
-
-
-class Setting:
-    """Where to measure, and at which size."""
-
-    def __init__(self, smoke: bool) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.smoke = smoke or self.device.type == "cpu"
-        self.base, self.small = ("tiny", "tiny") if self.smoke else ("base", "6x384")
-        share = 100 if self.smoke else 1
-        self.rows = {name: {split: count // share for split, count in rows.items()} for name, rows in ROWS.items()}
-
-    def seconds(self, call: Callable[[], Any], repeats: int = 3) -> float:
-        """Least wall-clock time of a few calls, all that was asked of the device included, after one to warm up."""
-        found = []
-        for _ in range(1 + repeats):
-            self.wait()
-            started = time.perf_counter()
-            call()
-            self.wait()
-            found.append(time.perf_counter() - started)
-        return min(found[1:])
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def correct(setting: Setting) -> Iterator[Row]:
@@ -145,39 +118,21 @@ def flops(shape: str, tokenized: Tokenized) -> float:
 
 def strings(setting: Setting) -> Iterator[Row]:
     """H2: the demo's texts through an encoder's whole path, against sentence-transformers where it is installed."""
-    from gpu_peers import sentence_transformers  # what it needs may not be installed
-
-    yield from sentence_transformers(setting)
-
-
-def frozen(setting: Setting) -> Iterator[Row]:
-    """H3: encoded once, then ten epochs of phase 1 with dev evaluation, a head at a time."""
-    began = time.perf_counter()
-    table, work = encoded(setting)
-    setting.wait()
-    spent = time.perf_counter() - began
-    yield {"what": "encode train and dev (encoder made and moved included)", "value": f"{spent:.2f} s", "target": ""}
-    for name in ("baseline", "recurrent", "cnn"):
-        began = time.perf_counter()
-        modules = nn.ModuleDict({"head": make_head(name, work, table.width)})
-        train_phase(work, modules, StoredReader(table), State("pretrain"), lambda state: None)
-        setting.wait()
-        row = {"what": f"{name}, {work.settings.epochs} epochs with dev", "target": "3 s (1.5 s)"}
-        yield row | {"value": f"{time.perf_counter() - began:.2f} s"}
+    yield from gpu_peers.sentence_transformers(setting)
 
 
 def search(setting: Setting) -> Iterator[Row]:
-    """H4: trials of a head one after another; what many at once must beat."""
+    """H4: `benchkit tune`, then what a trial's training alone takes: no graph, no study, no store."""
+    yield from gpu_user.search(setting)
     table, work = encoded(setting)
-    trials = 2 if setting.smoke else 5
-    began = time.perf_counter()
-    for _ in range(trials):
+    trials = 2 if setting.smoke else 3
+
+    def train() -> None:
         modules = nn.ModuleDict({"head": make_head("baseline", work, table.width)})
         train_phase(work, modules, StoredReader(table), State("pretrain"), lambda state: None)
-    setting.wait()
-    each = (time.perf_counter() - began) / trials
-    yield {"what": f"a trial of baseline, one after another (mean of {trials})", "value": f"{each:.2f} s", "target": ""}
-    yield {"what": "fifty of them", "value": f"{50 * each:.1f} s", "target": "5 s (2 s)"}
+
+    seconds = setting.seconds(train, trials - 1)
+    yield {"what": "a trial's training loop alone, in memory", "value": f"{seconds:.2f} s", "target": ""}
 
 
 def fine_tuning(setting: Setting) -> Iterator[Row]:
@@ -191,7 +146,7 @@ def fine_tuning(setting: Setting) -> Iterator[Row]:
     encoder = make_encoder(config_of(setting.base), setting.device)
     head = make_head("baseline", work, encoder.hidden)
     modules, reader = nn.ModuleDict({"head": head, "encoder": encoder.model}).train(), live(encoder, tokenized)
-    batches = list(work.order.epoch(1))
+    batches, ours = list(work.order.epoch(1)), {}
     for together, target in ((1, "150 s (110 s)"), (3, "60 s (45 s)")):
         optimizer = AdamW(modules.parameters(), 0.01)
 
@@ -202,9 +157,11 @@ def fine_tuning(setting: Setting) -> Iterator[Row]:
         step = setting.seconds(go, 2) / (len(batches) / together)
         steps = -(-STEPS // together)
         kind, precision = ("a step a task", "summed step")[together == 3], "bf16" if autocast else "fp32"
+        ours[f"{kind}, {precision}"] = 1e3 * step / together
         yield {"what": f"{kind}, {precision}, ms", "value": f"{1e3 * step:.1f}", "target": ""}
         row = {"what": f"{kind}: {EPOCHS} epochs of {steps} steps", "target": target}
         yield row | {"value": f"{EPOCHS * steps * step:,.1f} s"}
+    yield from gpu_peers.steps(work, tokenized, config_of(setting.base), batches, ours)
 
 
 def data(setting: Setting, rows: int | None = None) -> tuple[Work, Tokenized]:
@@ -230,20 +187,22 @@ PARTS = {
     "correct": correct,
     "H1": encoding,
     "H2": strings,
-    "H3": frozen,
+    "H3": gpu_user.frozen,
     "H4": search,
     "H56": fine_tuning,
 }
 
 
 def environment(setting: Setting) -> Row:
+    cards = machine()  # before CUDA starts here
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    names = ("torch", "numpy", "tokenizers", "transformers", "sentence-transformers", "flash-attn")
+    names = ("torch", "numpy", "tokenizers", "transformers", "sentence-transformers", "accelerate", "optuna", "triton")
     found = {each.metadata["Name"].lower(): each.version for each in metadata.distributions() if each.metadata["Name"]}
     result: Row = {
         "commit": commit,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
         "versions": {name: found.get(name, "not installed") for name in names},
         "smoke": setting.smoke,
         "device": setting.device.type,
@@ -251,39 +210,45 @@ def environment(setting: Setting) -> Row:
     if setting.device.type == "cuda":
         properties = torch.cuda.get_device_properties(setting.device)
         result["gpu"] = {"name": properties.name, "bytes": properties.total_memory, "cuda": torch.version.cuda}
-        result["others"] = sh("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader")
-        result["clocks"] = sh("nvidia-smi", "--query-gpu=clocks.sm,clocks.max.sm,power.limit", "--format=csv,noheader")
+        result |= cards
     return result
 
 
-def sh(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        return "not known"
+def chosen(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if wrong := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"no part {wrong[0]}; there are {', '.join(PARTS)}")
+    return names
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the tables go")
     parser.add_argument("--smoke", action="store_true", help="all parts in small")
+    parser.add_argument("--only", type=chosen, default=list(PARTS), metavar="NAMES", help=f"some of {', '.join(PARTS)}")
     args = parser.parse_args()
     setting = Setting(args.smoke)
     args.folder.mkdir(parents=True, exist_ok=True)
     around, numbers, failures = environment(setting), {}, 0
     (args.folder / "environment.json").write_text(json.dumps(around, indent=2) + "\n", encoding="utf-8")
-    for name, part in PARTS.items():
+    for name in args.only:
         started, rows = time.perf_counter(), []
         try:
-            for row in part(setting):
-                rows.append(row | {"target": "" if setting.smoke and name != "correct" else row["target"]})
-                print(f"{name:8}{row['what']:60}{row['value']:>14}  {rows[-1]['target']}", flush=True)
-        except Exception as error:  # noqa: BLE001  (the other parts are worth having)
+            with limited(LIMITS[name]):
+                for row in PARTS[name](setting):
+                    rows.append(row | {"target": "" if setting.smoke and name != "correct" else row["target"]})
+                    print(f"{name:8}{row['what']:75}{row['value']:>14}  {rows[-1]['target']}", flush=True)
+        except (Exception, OutOfTime) as error:  # noqa: BLE001  (the other parts are worth having)
             traceback.print_exc()
             failures += 1
-            rows.append({"what": "FAILED", "value": f"{type(error).__name__}: {error}", "target": ""})
+            why = f"{type(error).__name__}: {error}".replace("\n", " ").replace("|", "/")
+            rows.append({"what": "FAILED", "value": why, "target": ""})
         numbers[name] = {"rows": rows, "seconds": round(time.perf_counter() - started, 1)}
+        print(f"{name:8}took {numbers[name]['seconds']} s", flush=True)
         write(args.folder, around, numbers)  # after each part: a run that is cut short leaves what it has
+        if setting.device.type == "cuda":
+            torch.cuda.empty_cache()
+    setting.scratch.cleanup()
     return int(failures > 0)
 
 
@@ -292,8 +257,11 @@ def write(folder: Path, around: Row, numbers: dict[str, Row]) -> None:
     where = around.get("gpu", {}).get("name", "CPU")
     lines = [f"# {where}{', in small: a check of the script, no measurement' if around['smoke'] else ''}\n"]
     lines.append(f"torch {around['versions']['torch']}, commit `{around['commit'][:12]}`; targets: reach (stretch).")
+    if not around.get("alone", True):
+        lines.append("**Other processes were on the GPU**: see environment.json.")
     for name, part in numbers.items():
-        lines += [f"\n## {TABLES[name]}\n", "| what | value | target |", "|---|---:|---:|"]
+        lines += [f"\n## {TABLES[name]}\n", f"{part['seconds']:.0f} s in all.\n"]
+        lines += ["| what | value | target |", "|---|---:|---:|"]
         lines += [f"| {row['what']} | {row['value']} | {row['target']} |" for row in part["rows"]]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

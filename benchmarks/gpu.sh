@@ -1,23 +1,27 @@
 #!/usr/bin/env bash
 # All that is to be known of a GPU, in one command, under ten minutes, without internet:
 #
-#     benchmarks/gpu.sh [FOLDER] [--smoke]
+#     benchmarks/gpu.sh [FOLDER] [--smoke] [--only PARTS]
 #
-# FOLDER is where the tables go, results/gpu-NAME by default. --smoke runs all parts in small, on a CPU too.
-# PYTHON is an interpreter with torch. WHEELS is a folder with wheels of what else is missing; nothing is installed into
-# PYTHON itself, but into a virtual environment that sees its packages.
+# FOLDER is where the tables go, results/gpu-NAME by default. --smoke runs all parts in small, on a CPU too. --only takes
+# some of correct,H1,H2,H3,H4,H56,tests. PYTHON is an interpreter with torch. WHEELS is a folder with wheels of what else
+# is missing: they are unpacked into a folder of this run alone, and PYTHON is left as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 FOLDER=""
-SMOKE=()
-for argument in "$@"; do
-    case $argument in
-        --smoke) SMOKE=(--smoke) ;;
-        -*) echo "gpu.sh: unknown option $argument; it takes a folder and --smoke" >&2; exit 2 ;;
-        *) FOLDER=$argument ;;
+OPTIONS=()
+ONLY=""
+while [ $# -gt 0 ]; do
+    case $1 in
+        --smoke) OPTIONS+=(--smoke) ;;
+        --only) ONLY=${2:?gpu.sh: --only takes parts, such as H3,H56}; shift ;;
+        --only=*) ONLY=${1#--only=} ;;
+        -*) echo "gpu.sh: unknown option $1; it takes a folder, --smoke and --only" >&2; exit 2 ;;
+        *) FOLDER=$1 ;;
     esac
+    shift
 done
 
 if ! "$PYTHON" -c "import torch" 2> /dev/null; then
@@ -25,31 +29,58 @@ if ! "$PYTHON" -c "import torch" 2> /dev/null; then
     exit 2
 fi
 
+# What of pyproject's dependencies is not there, and what the unpacked ones need themselves; PYTHON's own are taken to be
+# whole.
 missing() {
-    "$1" - << 'END'
-from importlib.util import find_spec
-needed = "click filelock numpy optuna pandas pluggy pyarrow safetensors scipy sqlalchemy tabulate tokenizers tqdm"
-print(" ".join(name for name in needed.split() if find_spec(name) is None))
+    "$PYTHON" - "$work/site" << 'END'
+import re, sys, tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+waiting = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+unpacked, lacking = Path(sys.argv[1]), set()
+while waiting:
+    name = re.match(r"[\w.-]+", waiting.pop()).group().lower()
+    try:
+        found = distribution(name)
+    except PackageNotFoundError:
+        lacking.add(name)
+        continue
+    if Path(found.locate_file("")) == unpacked:
+        waiting += [each for each in found.requires or [] if ";" not in each]  # a condition is an extra or a platform
+print(" ".join(sorted(lacking)))
 END
 }
 
-lacking=$(missing "$PYTHON")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+mkdir "$work/site" "$work/points"
+export PYTHONPATH="$PWD:$PWD/plugins:$work/site${PYTHONPATH:+:$PYTHONPATH}"
+if [ -n "${WHEELS:-}" ] && [ -n "$(missing)" ]; then
+    # A wheel is a zip file, and PYTHON may have no pip. PYTHONPATH comes before what is installed, so that only what is
+    # missing is unpacked: another numpy than torch was built for would be worse than none.
+    "$PYTHON" - "$WHEELS" "$work/site" << 'END'
+import sys, zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+for path in sorted(Path(sys.argv[1]).glob("*.whl")):
+    try:
+        version(path.name.split("-")[0].replace("_", "-"))
+    except PackageNotFoundError:
+        zipfile.ZipFile(path).extractall(sys.argv[2])
+END
+fi
+lacking=$(missing)
 if [ -n "$lacking" ]; then
-    if [ -z "${WHEELS:-}" ]; then
-        echo "gpu.sh: $PYTHON lacks: $lacking" >&2
-        echo "gpu.sh: set WHEELS to a folder with their wheels: pip download -d FOLDER $lacking" >&2
-        exit 2
-    fi
-    "$PYTHON" -m venv --system-site-packages "$work/venv"
-    PYTHON=$work/venv/bin/python
-    # shellcheck disable=SC2086
-    "$PYTHON" -m pip install -q --no-index --find-links "$WHEELS" $lacking
+    echo "gpu.sh: $PYTHON lacks: $lacking" >&2
+    echo "gpu.sh: set WHEELS to a folder with wheels: pip download --no-deps -d FOLDER $lacking, and what they need" >&2
+    exit 2
 fi
 
-# As an editable install: both source folders on the path, and the entry points by which plugins are found.
-"$PYTHON" - "$work" << 'END'
+# As an editable install: both source folders are on the path, and here are the entry points by which plugins are found.
+if "$PYTHON" -c "from importlib.metadata import entry_points as e; import sys; sys.exit(bool(e(group='benchkit')))"; then
+    "$PYTHON" - "$work/points" << 'END'
 import sys, tomllib
 from pathlib import Path
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
@@ -59,20 +90,27 @@ info.mkdir()
 points = "".join(f"{name} = {module}\n" for name, module in project["entry-points"]["benchkit"].items())
 (info / "entry_points.txt").write_text("[benchkit]\n" + points)
 END
-installed=$("$PYTHON" -c "from importlib.metadata import entry_points as e; print(len(e(group='benchkit')))")
-export PYTHONPATH="$PWD:$PWD/plugins${PYTHONPATH:+:$PYTHONPATH}"
-if [ "$installed" = 0 ]; then
-    export PYTHONPATH="$work:$PYTHONPATH"
+    export PYTHONPATH="$PYTHONPATH:$work/points"
 fi
 
 name=$("$PYTHON" -c "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')")
 FOLDER=${FOLDER:-results/gpu-$(echo "$name" | tr ' /' '--')}
-status=0
-"$PYTHON" benchmarks/gpu.py "$FOLDER" "${SMOKE[@]}" || status=$?
-# The tests that need a GPU, where there is one and pytest too.
-if "$PYTHON" -c "import torch, pytest, sys; sys.exit(not torch.cuda.is_available())" 2> /dev/null; then
-    "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_fast_paths.py > "$FOLDER/tests.txt" 2>&1 || status=1
-    tail -n 1 "$FOLDER/tests.txt"
+# `tests` is a part of this script, the others are of gpu.py.
+parts=$(echo ",$ONLY," | sed 's/,tests,/,/; s/^,*//; s/,*$//')
+tests=yes
+if [ -n "$ONLY" ]; then
+    OPTIONS+=(--only "$parts")
+    case ",$ONLY," in *,tests,*) ;; *) tests="" ;; esac
 fi
-echo "written to $FOLDER"
+status=0
+"$PYTHON" benchmarks/gpu.py "$FOLDER" "${OPTIONS[@]}" || status=$?
+# The tests that need a GPU, where there is one and pytest too.
+if [ -n "$tests" ] && "$PYTHON" -c "import torch, pytest, sys; sys.exit(not torch.cuda.is_available())" 2> /dev/null; then
+    began=$SECONDS
+    # The project's own options are for plugins of pytest that may not be there.
+    timeout 120 "$PYTHON" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib tests/test_fast_paths.py \
+        > "$FOLDER/tests.txt" 2>&1 || status=1
+    echo "tests   took $((SECONDS - began)) s: $(tail -n 1 "$FOLDER/tests.txt")"
+fi
+echo "written to $FOLDER in $SECONDS s"
 exit $status
