@@ -1,9 +1,9 @@
 """What a GPU makes of benchkit: is it right there, and how fast? Called by `gpu.sh`, which sets up what it needs.
 
 `python benchmarks/gpu.py FOLDER [--smoke] [--only NAMES]` writes `README.md`, `numbers.json` and `environment.json`
-into FOLDER. Each part stands alone: one that fails, or takes too long, is a row with its error, and the exit code is 1. With
-`--smoke`, or without a GPU, all run in small: a check that the script works, not a measurement. Data and weights are
-made up; nothing is downloaded.
+into FOLDER. Each part stands alone: one that fails, or takes too long, is a row with its error, and the exit code is 1.
+With `--smoke`, or without a GPU, all run in small: a check that the script works, not a measurement. Data and weights
+are made up; nothing is downloaded.
 """
 
 from __future__ import annotations
