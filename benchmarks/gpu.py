@@ -197,7 +197,9 @@ def environment(setting: Setting) -> Row:
     cards = machine()  # before CUDA starts here
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     names = ("torch", "numpy", "tokenizers", "transformers", "sentence-transformers", "accelerate", "optuna", "triton")
-    found = {each.metadata["Name"].lower(): each.version for each in metadata.distributions() if each.metadata["Name"]}
+    found: dict[str, str] = {}
+    for each in metadata.distributions():  # in the order of the path: the first is what is imported
+        found.setdefault((each.metadata["Name"] or "").lower(), each.version)
     result: Row = {
         "commit": commit,
         "python": platform.python_version(),

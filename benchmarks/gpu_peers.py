@@ -32,8 +32,8 @@ def sentence_transformers(setting: Any) -> Iterator[dict[str, Any]]:
     yield {"what": f"benchkit {precision}, texts/s", "value": f"{len(texts) / ours:,.0f}", "target": ""}
     try:
         import sentence_transformers as theirs
-    except ImportError:
-        yield {"what": "sentence-transformers", "value": "not installed", "target": "20× and 4×"}
+    except ImportError as error:
+        yield absent("sentence-transformers", error)
         return
     with tempfile.TemporaryDirectory() as folder:
         save_encoder(encoder, Path(folder))
@@ -49,6 +49,12 @@ def sentence_transformers(setting: Any) -> Iterator[dict[str, Any]]:
             rate = len(some) / spent
             what = f"× sentence-transformers {theirs.__version__}, {label} ({rate:,.0f} texts/s)"
             yield {"what": what, "value": f"{len(texts) / ours / rate:.1f}", "target": target}
+
+
+def absent(name: str, error: ImportError) -> dict[str, Any]:
+    """What is there but cannot be imported says so: its row tells which module is missing."""
+    why = " ".join(str(error).split())[:90]
+    return {"what": f"{name} ({why})", "value": "not installed", "target": ""}
 
 
 def demo_texts() -> list[str]:
@@ -77,7 +83,7 @@ def steps(
         try:
             theirs = measure()
         except ImportError as error:
-            yield {"what": name, "value": "not installed", "target": "", "error": str(error).strip().split("\n")[0]}
+            yield absent(name, error)
             continue
         except Exception as error:  # noqa: BLE001  (what strangers raise; the others are worth having)
             traceback.print_exc()
