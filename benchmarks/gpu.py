@@ -9,6 +9,7 @@ are made up; nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -35,9 +36,9 @@ from benchkit.protocol import Phase
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
 from benchkit.train.adamw import AdamW
+from benchkit.train.fixed import make_steps
 from benchkit.train.loop import State, train_phase
 from benchkit.train.readers import LiveReader, StoredReader
-from benchkit.train.steps import take_step
 from benchkit.train.work import Work
 
 STEPS, EPOCHS = 1068 + 1068 + 755, 25  # of its phase 2: steps an epoch at batch 8
@@ -137,31 +138,46 @@ def search(setting: Setting) -> Iterator[Row]:
 
 def fine_tuning(setting: Setting) -> Iterator[Row]:
     """H5, H6: from rounds of three tasks at batch 8 to the report's whole phase 2, evaluation apart."""
-    settings = Phase(epochs=1, batch_size=8, learning_rate=1e-6)
-    rounds = 4 if setting.smoke else 60
-    sizes = {name: {"train": 8 * rounds} for name in LENGTHS}
-    work, tokenized = make_work(sizes, "finetune", settings, "round_robin", setting.device)
-    autocast = resolve_precision("auto", setting.device) == "bf16"
-    work = Work(**{**vars(work), "autocast": autocast})
+    ours: dict[str, float] = {}
+    for step, target in (("task", "150 s (110 s)"), ("round", "60 s (45 s)")):
+        together = 3 if step == "round" else 1
+        named = {"task": "a step a task", "round": "summed step"}[step]
+        for way in ("launched one by one", "CUDA graphs", "CUDA graphs, compiled"):
+            seconds, memory = steps_by(setting, step, way)
+            steps = -(-STEPS // together)
+            ours[f"{named}, {way}"] = 1e3 * seconds / together
+            yield {"what": f"{named}, {way}, ms", "value": f"{1e3 * seconds:.2f}", "target": ""}
+            row = {"what": f"{named}, {way}: {EPOCHS} epochs of {steps} steps", "target": target}
+            yield row | {"value": f"{EPOCHS * steps * seconds:,.0f} s"}
+            if memory:
+                yield {"what": f"{named}, {way}: most memory allocated", "value": f"{memory:.1f} GiB", "target": ""}
+    work, tokenized = rounds(setting, "task")
+    yield from gpu_peers.steps(work, tokenized, config_of(setting.base), list(work.order.epoch(1)), ours)
+
+
+def steps_by(setting: Setting, step: str, way: str) -> tuple[float, float]:
+    """Seconds a step, least of a few epochs after two that make what is captured and compiled; GiB at most."""
+    work, tokenized = rounds(setting, step)
+    graphs = way != "launched one by one" and not setting.smoke
+    work = dataclasses.replace(work, fixed=way != "launched one by one", compiled=graphs and "compiled" in way)
+    if setting.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     encoder = make_encoder(config_of(setting.base), setting.device)
-    head = make_head("baseline", work, encoder.hidden)
-    modules, reader = nn.ModuleDict({"head": head, "encoder": encoder.model}).train(), live(encoder, tokenized)
-    batches, ours = list(work.order.epoch(1)), {}
-    for together, target in ((1, "150 s (110 s)"), (3, "60 s (45 s)")):
-        optimizer = AdamW(modules.parameters(), 0.01)
+    modules = nn.ModuleDict({"head": make_head("baseline", work, encoder.hidden), "encoder": encoder.model}).train()
+    steps = make_steps(work, modules, live(encoder, tokenized), AdamW(modules.parameters(), 0.01))
+    together = list(work.order.rounds(list(work.order.epoch(1))))
+    rates = [1e-6] * len(together)
+    for _ in range(2 * graphs):
+        steps.epoch(together, rates)
+    seconds = setting.seconds(lambda: steps.epoch(together, rates), 3 if graphs else 1) / len(together)
+    return seconds, torch.cuda.max_memory_allocated() / 2**30 if setting.device.type == "cuda" else 0.0
 
-        def go() -> None:
-            for start in range(0, len(batches), together):  # noqa: B023
-                take_step(work, modules, reader, optimizer, batches[start : start + together], 1e-6)  # noqa: B023
 
-        step = setting.seconds(go, 2) / (len(batches) / together)
-        steps = -(-STEPS // together)
-        kind, precision = ("a step a task", "summed step")[together == 3], "bf16" if autocast else "fp32"
-        ours[f"{kind}, {precision}"] = 1e3 * step / together
-        yield {"what": f"{kind}, {precision}, ms", "value": f"{1e3 * step:.1f}", "target": ""}
-        row = {"what": f"{kind}: {EPOCHS} epochs of {steps} steps", "target": target}
-        yield row | {"value": f"{EPOCHS * steps * step:,.1f} s"}
-    yield from gpu_peers.steps(work, tokenized, config_of(setting.base), batches, ours)
+def rounds(setting: Setting, step: str) -> tuple[Work, Tokenized]:
+    settings = Phase(epochs=1, batch_size=8, learning_rate=1e-6, step=step)
+    sizes = {name: {"train": 8 * (4 if setting.smoke else 60)} for name in LENGTHS}
+    work, tokenized = make_work(sizes, "finetune", settings, "round_robin", setting.device)
+    return dataclasses.replace(work, autocast=resolve_precision("auto", setting.device) == "bf16"), tokenized
 
 
 def data(setting: Setting, rows: int | None = None) -> tuple[Work, Tokenized]:

@@ -54,8 +54,13 @@ def search(setting: Setting) -> Iterator[Row]:
     many = 4 if setting.smoke else TRIALS
     study(setting, 1, 0)  # stores the features, if no part before has
     few = 2 if setting.smoke else 4
+    plain, note = study(setting, few, 1, "--no-cuda-graph")
+    what = f"baseline, one trial after another, launched one by one: a trial ({note})"
+    yield {"what": what, "value": f"{plain:.2f} s", "target": ""}
+    yield {"what": f"{many} of them, extrapolated", "value": f"{many * plain:.1f} s", "target": ""}
     single, note = study(setting, few, 1)
-    yield {"what": f"baseline, one trial after another: a trial ({note})", "value": f"{single:.2f} s", "target": ""}
+    what = f"one trial after another, as it is by default there: a trial ({note})"
+    yield {"what": what, "value": f"{single:.2f} s", "target": ""}
     yield {"what": f"{many} of them, extrapolated", "value": f"{many * single:.1f} s", "target": ""}
     if not has_at_once():
         row = {"what": f"{many} trials, many at once", "target": "5 s (2 s), 30 times one by one"}
@@ -65,8 +70,8 @@ def search(setting: Setting) -> Iterator[Row]:
         each, note = study(setting, many, together)
         row = {"what": f"{many} trials, {together} at once: the study ({note})", "target": "5 s (2 s)"}
         yield row | {"value": f"{many * each:.2f} s"}
-        row = {"what": f"{together} at once: × one after another, extrapolated", "target": "30"}
-        yield row | {"value": f"{single / each:.1f}"}
+        row = {"what": f"{together} at once: × one after another, launched one by one, extrapolated", "target": "30"}
+        yield row | {"value": f"{plain / each:.1f}"}
 
 
 def warm_up(setting: Setting) -> None:
@@ -111,18 +116,19 @@ def has_at_once() -> bool:
     return any(option.name == "at_once" for option in tune.params)
 
 
-def study(setting: Setting, trials: int, together: int) -> tuple[float, str]:
+def study(setting: Setting, trials: int, together: int, *more: str) -> tuple[float, str]:
     """Seconds a trial of a study of `baseline`, from its first trial's start to its last one's end, and a remark.
 
     What a failed trial took counts as well, and it was trained to its end: labels are random, so that high rates lead
     to losses above a constant prediction's, and a study tries others instead, or gives up after some.
     """
-    out = setting.folder / f"tune-{trials}-{together}"
+    out = setting.folder / f"tune-{trials}-{together}{''.join(more)}"
     options = ["--head", "baseline", "--trials", trials, "--preset", "paper", "--phases", "pretrain", "--jobs", 1]
     options += ["--data", setting.data, "--encoder", setting.encoder, "--device", setting.device.type, "--out", out]
     # No trial is cut short, so that fifty are fifty times the work of one.
     options += ["--final-seeds", 0, "--pruner", "none", "--set", "quora.train_size=0"]
     options += ["--set", f"pretrain.epochs={2 if setting.smoke else 10}"]
+    options += more
     if together and has_at_once():
         options += ["--at-once", together]
     said, began, code = io.StringIO(), time.perf_counter(), 0
