@@ -16,7 +16,7 @@ from benchkit.task import TaskSpec
 # Parts of the package whose code can change a number. The rest (command line, tables) may change freely.
 _ENGINE = (
     *("blocks.py", "branch.py", "controls.py", "features.py", "head.py", "losses.py", "metrics.py"),
-    *("protocol.py", "rng.py", "settings.py", "task.py", "data", "encoder", "store", "train"),
+    *("protocol.py", "rng.py", "settings.py", "task.py", "turns.py", "data", "encoder", "store", "train"),
     *("runner/execute.py", "runner/scoring.py", "runner/workspace.py"),
 )
 _SHORT = 12

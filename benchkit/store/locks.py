@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from benchkit.store.atomic import writing
+from benchkit.turns import sleep
+
+_POLL = 0.05  # seconds
 
 
 @contextmanager
@@ -34,7 +37,10 @@ def locked(path: Path, *, wait: bool, on_wait: Callable[[], None] | None = None)
             if wait:
                 if on_wait:
                     on_wait()
-                lock.acquire(poll_interval=0.05)
+                while not lock.is_locked:  # its holder may wait for a cell that takes turns with this one
+                    sleep(_POLL)
+                    with suppress(Timeout):
+                        lock.acquire(blocking=False)
     try:
         yield lock.is_locked
     finally:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchkit.features import Pooled
 from benchkit.task import Loss, TaskShape, TaskSpec
 from benchkit.train.corpus import Part
+from benchkit.turns import settle
 
 _BATCH = 512
 
@@ -48,6 +49,7 @@ def evaluate(head: nn.Module, reader: Reader, part: Part, task: TaskSpec, shape:
     head.eval()
     batches = torch.split(part.rows, _BATCH)
     outputs = torch.cat([forward(head, reader.gather(rows), shape, len(rows)) for rows in batches])
+    settle()
     predictions, scores = decide(outputs, shape)
     if part.labels is None:
         return Evaluation(predictions, scores, float("nan"), float("nan"))

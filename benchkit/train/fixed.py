@@ -24,6 +24,10 @@ from benchkit.train.readers import LiveReader
 from benchkit.train.sources import Source, source_of
 from benchkit.train.steps import LOOK, PlainSteps, Steps, Trained, descend
 from benchkit.train.work import Work
+from benchkit.turns import pause, settle
+
+# Steps between turns: a replay takes the host a tenth of what a step does that is launched kernel by kernel.
+_TURN = 32
 
 
 def make_steps(work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW) -> Steps:
@@ -64,10 +68,14 @@ class FixedSteps:
         into = {shape: iter(hand.results.unbind()) for shape, hand in hands.items()}
         done = 0
         for done, shape in enumerate(shapes, start=1):
+            if done % _TURN == 0:
+                pause()
             result = next(into[shape])
             result.copy_(self.programs[shape].run(next(inputs[shape])))
-            if (done - 1) % LOOK == 0 and not bool(torch.isfinite(result).all()):
-                break
+            if (done - 1) % LOOK == 0:
+                settle()
+                if not bool(torch.isfinite(result).all()):
+                    break
         self.optimizer.lr = rates[done - 1]
         return gathered(hands, done, self.work)
 

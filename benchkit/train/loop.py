@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from benchkit.train.quick import quick
 from benchkit.train.schedule import rate
 from benchkit.train.steps import Steps, Trained
 from benchkit.train.work import Work
+from benchkit.turns import own_time, settle
 
 # A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
 _DIVERGED = 1.5
@@ -80,12 +80,13 @@ def train_phase(
 
 
 def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State) -> None:
-    started = time.perf_counter()
+    started = own_time()
     outputs = _steps(work, modules, steps, state)
+    settle()
     points = _train_points(work, outputs, state)
-    state.train_seconds += time.perf_counter() - started
+    state.train_seconds += own_time() - started
 
-    started = time.perf_counter()
+    started = own_time()
     if not state.diverged:
         dev = _dev_points(work, modules, reader, state)
         points += dev
@@ -96,7 +97,7 @@ def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, steps: Steps, sta
     if work.interference and not state.diverged:
         state.interference += [dataclasses.asdict(each) for each in cosines(work, modules, reader, state.epoch)]
     state.curve += [dataclasses.asdict(point) for point in points]
-    state.eval_seconds += time.perf_counter() - started
+    state.eval_seconds += own_time() - started
 
 
 def _steps(work: Work, modules: nn.ModuleDict, steps: Steps, state: State) -> dict[str, Trained]:

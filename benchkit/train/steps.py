@@ -15,9 +15,12 @@ from benchkit.train.evaluate import Reader, forward
 from benchkit.train.order import Batch
 from benchkit.train.readers import gather_together
 from benchkit.train.work import Work
+from benchkit.turns import pause
 
 # Steps between looks at the loss: each look makes a GPU wait.
 LOOK = 100
+# Steps between turns, where several trainings share a process: fewer would be lost on handing over.
+TURN = 4
 
 Result = tuple[Tensor, Tensor, Tensor]
 """Of one batch: outputs, labels, loss; without gradients."""
@@ -58,6 +61,8 @@ class PlainSteps:
     def epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
         kept: dict[str, list[Result]] = {}
         for step, (together, lr) in enumerate(zip(rounds, rates, strict=True)):
+            if step % TURN == 0:
+                pause()
             results = take_step(self.work, self.modules, self.reader, self.optimizer, together, lr)
             for (task, _), result in zip(together, results, strict=True):
                 kept.setdefault(task, []).append(result)

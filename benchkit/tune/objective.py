@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +20,7 @@ from benchkit.tune.job import COSTS, Job, Objective
 from benchkit.tune.latency import head_latency
 from benchkit.tune.size import fit_size
 from benchkit.tune.space import nested
+from benchkit.turns import own_time
 
 if TYPE_CHECKING:
     import optuna
@@ -44,7 +44,7 @@ class _Pruned(Exception):
 
 def run_trial(job: Job, trial: optuna.Trial, workspace: Workspace, report: Report) -> Outcome:
     """Train a trial's cell. Whatever goes wrong is a failed trial with its reason; a collapsed head is a result."""
-    started = time.monotonic()
+    started = own_time()
     follow = _Follow(job, trial, report)
     cell = job.cell
     notes: dict[str, Any] = {}
@@ -59,7 +59,7 @@ def run_trial(job: Job, trial: optuna.Trial, workspace: Workspace, report: Repor
         outcome = Outcome("FAIL", (), {**notes, "reason": failed(cell, error).error})
     else:
         outcome = _ended(job.objective, found, notes, partial(_cost, job.objective, cell, found, workspace))
-    return replace(outcome, notes={**outcome.notes, "seconds": round(time.monotonic() - started, 3)})
+    return replace(outcome, notes={**outcome.notes, "seconds": round(own_time() - started, 3)})
 
 
 def configure(job: Job, params: Mapping[str, Any], workspace: Workspace) -> Cell:
