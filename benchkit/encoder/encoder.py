@@ -55,6 +55,10 @@ class Encoder:
         self.model.to(device)
         return self
 
+    def copy(self) -> Encoder:
+        """Another one with the same weights, to be trained."""
+        return Encoder(self.name, copy.deepcopy(self.model), self.tokenizer, self.notes)
+
     def train(self) -> Encoder:
         self.model.train()
         return self

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +33,7 @@ from benchkit.train.loop import State, train_phase
 from benchkit.train.order import Order
 from benchkit.train.readers import LiveReader, StoredReader
 from benchkit.train.work import Work
+from benchkit.turns import own_time
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -107,9 +106,11 @@ class _Run:
         tasks = {task.name: task for task in workspace.tasks(protocol)}
         shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
         texts = workspace.corpus(cell.data, protocol)
-        encoder = workspace.encoder(cell.encoder).to(device)
-        if encoder.fingerprint != cell.identity["encoder"]:
+        if workspace.fingerprint(cell.encoder) != cell.identity["encoder"]:
             raise UserError(f"encoder {cell.encoder} is not the one this cell was planned with: run the command again")
+        encoder = workspace.encoder(cell.encoder).to(device)
+        if "finetune" in protocol.phases:  # other cells of this process share it
+            encoder = encoder.copy()
         config = spec.configure(cell.config)
         settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
         with global_stream(cell.seed, "init"):
@@ -134,13 +135,12 @@ class _Run:
     def explore(self, watch: Watch) -> Exploration:
         """All phases, or those up to where training diverged."""
         states: list[State] = []
-        with self._pristine():
-            for phase in self.cell.protocol.phases:
-                modules = self._modules(tuned=phase == "finetune")
-                state = train_phase(self._work(phase), modules, self._reader(phase), State(phase), watch)
-                states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
-                if state.diverged:
-                    break
+        for phase in self.cell.protocol.phases:
+            modules = self._modules(tuned=phase == "finetune")
+            state = train_phase(self._work(phase), modules, self._reader(phase), State(phase), watch)
+            states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
+            if state.diverged:
+                break
         return Exploration(tuple(states), parameter_counts(self.head, self.spec.trunk))
 
     def finish(self) -> Record:
@@ -151,18 +151,17 @@ class _Run:
         predictions = Predictions(**saved.get("predictions", {}))
         state = State(**saved["state"]) if saved.get("state") else None
         diverged = ""
-        with self._pristine():
-            if saved.get("weights"):
-                self._modules().load_state_dict(saved["weights"])
-            for phase in self.cell.protocol.phases[len(done) :]:
-                result, predictions, diverged = self._phase(phase, state or State(phase), done)
-                state = None  # the next phase begins with its first epoch
-                done.append(result)
-                if diverged:
-                    break
-                self._checkpoint(done, None, predictions)
-            weights = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-            encoder = self._trained_encoder()
+        if saved.get("weights"):
+            self._modules().load_state_dict(saved["weights"])
+        for phase in self.cell.protocol.phases[len(done) :]:
+            result, predictions, diverged = self._phase(phase, state or State(phase), done)
+            state = None  # the next phase begins with its first epoch
+            done.append(result)
+            if diverged:
+                break
+            self._checkpoint(done, None, predictions)
+        weights = {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        encoder = self.encoder.model.state_dict() if self.cell.keeps_encoder else None
         record = finished(
             self.cell,
             self.workspace.data(self.cell.data, self.cell.protocol),
@@ -186,9 +185,9 @@ class _Run:
 
         modules = self._modules(tuned=phase == "finetune")
         state = train_phase(work, modules, reader, state, on_epoch)
-        started = time.perf_counter()
+        started = own_time()
         scores, predictions = ((), Predictions()) if state.diverged else score_splits(work, self.head, reader)
-        state.eval_seconds += time.perf_counter() - started
+        state.eval_seconds += own_time() - started
         result = PhaseResult(
             name=phase,
             epochs=state.epoch,
@@ -265,25 +264,6 @@ class _Run:
                 "predictions": predictions.columns(),
             },
         )
-
-    @contextmanager
-    def _pristine(self) -> Iterator[None]:
-        """Give the encoder, which other cells of this process share, its weights back after fine-tuning."""
-        if "finetune" not in self.cell.protocol.phases:
-            yield
-            return
-        kept = {name: value.detach().clone() for name, value in self.encoder.model.state_dict().items()}
-        try:
-            yield
-        finally:
-            self.encoder.model.load_state_dict(kept)
-            self.encoder.eval()
-
-    def _trained_encoder(self) -> dict[str, Tensor] | None:
-        """A copy of the encoder's weights, where they are to be kept: the encoder itself goes back to what it was."""
-        if not self.cell.keeps_encoder:
-            return None
-        return {name: value.detach().clone() for name, value in self.encoder.model.state_dict().items()}
 
     def _loss(self, task: TaskSpec) -> Loss:
         return task.losses[self._loss_name(task)]

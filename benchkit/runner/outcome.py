@@ -53,7 +53,7 @@ def finished(
         data={"name": cell.data, "splits": splits_of(data)},
         encoder={
             "name": encoder.name,
-            "fingerprint": encoder.fingerprint,
+            "fingerprint": cell.identity["encoder"],  # its weights may have been trained since
             "notes": list(encoder.notes),
             "config": dataclasses.asdict(encoder.config),
         },

@@ -132,7 +132,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     tasks, data = workspace.tasks(protocol), workspace.data(plan.data, protocol)
     encoder = workspace.encoder(plan.encoder)
     encoder.check(protocol.pooling, protocol.layers)
-    fingerprint = encoder.fingerprint
+    fingerprint = workspace.fingerprint(plan.encoder)
     shapes = [task.shape(joint=protocol.pair_input == "joint") for task in tasks]
     cells = []
     for head in plan.heads:

@@ -39,8 +39,12 @@ class Workspace:
     _kept: dict[Any, Any] = field(default_factory=dict)
 
     def encoder(self, name: str) -> Encoder:
-        """The encoder as loaded; whoever trains it must put its weights back (see `pristine`)."""
+        """The encoder as loaded; whoever trains it takes a copy."""
         return self.once(("encoder", name), lambda: open_encoder(name, self.plugins))
+
+    def fingerprint(self, name: str) -> str:
+        """Of the encoder: it stays as loaded, so one computation will do."""
+        return self.once(("fingerprint", name), lambda: self.encoder(name).fingerprint)
 
     def tasks(self, protocol: Protocol) -> list[TaskSpec]:
         if not protocol.tasks:
