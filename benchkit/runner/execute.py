@@ -230,7 +230,7 @@ class _Run:
     def _reader(self, phase: str) -> Reader:
         cell, settings = self.cell, self.settings
         if phase == "pretrain" and cell.execution.feature_cache:
-            return StoredReader(self.workspace.table(cell.encoder, self.texts, settings).to(self.device))
+            return StoredReader(self.workspace.resident(cell.encoder, self.texts, settings, self.device))
         tokenized = self.workspace.tokenized(cell.encoder, self.texts, cell.protocol.max_length)
 
         # A fine-tuned encoder is scored as it is trained: weights in fp32, since rounding them to bf16 would undo most

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -37,6 +38,8 @@ class Workspace:
     log: Callable[[str], None]
     progress: Callable[[int, int], None] | None = None
     _kept: dict[Any, Any] = field(default_factory=dict)
+    _resident: WeakValueDictionary[Any, FeatureTable] = field(default_factory=WeakValueDictionary)
+    _latest: FeatureTable | None = None
 
     def encoder(self, name: str) -> Encoder:
         """The encoder as loaded; whoever trains it takes a copy."""
@@ -97,6 +100,24 @@ class Workspace:
                 self.encoder(encoder).to(settings.device), corpus.inputs, settings, progress=self.progress
             ),
         )
+
+    def resident(self, encoder: str, corpus: Corpus, settings: FeatureSettings, device: torch.device) -> FeatureTable:
+        """`table` in the memory of a device, one copy for all cells that read it.
+
+        It lasts as long as it is read, the latest until another is asked for: all kinds of features that a run reads
+        one after the other might be more than a GPU holds.
+        """
+        table = self.table(encoder, corpus, settings)
+        found = self._resident.get((id(table), device))
+        if found is None:
+            self._latest = None  # makes room
+            found = self._resident[id(table), device] = table.to(device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # other streams read it too
+        if device.type == "cuda":
+            found.record_stream(torch.cuda.current_stream(device))
+        self._latest = found
+        return found
 
     def missing(self, encoder: str, corpus: Corpus, settings: FeatureSettings) -> int:
         """How many inputs `table` would have to encode."""

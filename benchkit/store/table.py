@@ -94,6 +94,15 @@ class FeatureTable:
                 tokens = tokens.resident(device)
         return dataclasses.replace(self, pooled=self.pooled.to(device), tokens=tokens)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """As `Tensor.record_stream`, for all that is in a GPU's memory: once dropped, that is reused only when `stream`
+        has done what it was given.
+        """
+        tokens = (self.tokens.tokens, self.tokens.start) if isinstance(self.tokens, ResidentTokens) else ()
+        for each in (self.pooled, *tokens):
+            if each.is_cuda:
+                each.record_stream(stream)
+
 
 def assemble(
     digests: Sequence[bytes], segments: Sequence[Segment], width: int, report: Report, layers: int = 0
