@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchkit.features import Pooled
+from benchkit.features import Pooled, Tokens
 from benchkit.task import Loss, TaskShape, TaskSpec
 from benchkit.train.corpus import Part
 from benchkit.turns import settle
 
 _BATCH = 512
+_LARGE = 4096  # on a GPU, which 512 vectors do not fill
 
 
 class Reader(Protocol):
@@ -47,8 +49,7 @@ class Evaluation:
 def evaluate(head: nn.Module, reader: Reader, part: Part, task: TaskSpec, shape: TaskShape, loss: Loss) -> Evaluation:
     """Run the head in eval mode over all examples of a part."""
     head.eval()
-    batches = torch.split(part.rows, _BATCH)
-    outputs = torch.cat([forward(head, reader.gather(rows), shape, len(rows)) for rows in batches])
+    outputs = torch.cat([forward(head, features, shape, count) for features, count in _batches(reader, part.rows)])
     settle()
     predictions, scores = decide(outputs, shape)
     if part.labels is None:
@@ -56,6 +57,18 @@ def evaluate(head: nn.Module, reader: Reader, part: Part, task: TaskSpec, shape:
     labels = part.labels.to(outputs.device)
     value = task.metric.score(part.labels.numpy(), predictions)
     return Evaluation(predictions, scores, value, float(loss(outputs, labels, shape)))
+
+
+def _batches(reader: Reader, rows: Tensor) -> Iterator[tuple[Pooled, int]]:
+    """The features of all rows (n, segment), and how many examples each part of them has."""
+    start, size = 0, _BATCH
+    while start == 0 or start < len(rows):
+        part = rows[start : start + size]
+        features = reader.gather(part)
+        yield features, len(part)
+        start += size
+        if features.pooled.is_cuda and not isinstance(features, Tokens):  # tokens are padded to the batch's longest
+            size = _LARGE
 
 
 def forward(head: nn.Module, features: Pooled, shape: TaskShape, batch: int) -> Tensor:
