@@ -38,6 +38,8 @@ CASES = {
     "impossible head": (["--set", "cnn.dropout=5"], ["head 'cnn' cannot be built", "dropout"]),
     "field of a head not run": (["--heads", "baseline", "--set", "cnn.dropotu=0"], ["unknown field 'cnn.dropotu'"]),
     "two protocols": (["--preset", "demo", "--protocol", "own.toml"], ["--preset and --protocol exclude each other"]),
+    "jobs in turns": (["--jobs", "2", "--at-once", "2"], ["--jobs and --at-once exclude each other"]),
+    "study in turns": (["--from-study", "cnn", "--at-once", "2"], ["--from-study", "use --jobs instead of --at-once"]),
     "protocol": (["--protocol", "no.toml"], ["cannot read protocol no.toml"]),
     "needs data": (["--preset", "paper", "--encoder", "demo"], ["names no data", "--data"]),
     "needs encoder": (["--preset", "paper", "--data", "demo"], ["names no encoder", "--encoder"]),

@@ -25,6 +25,8 @@ def run_study(study: str | None, storage: str | None, options: dict[str, Any]) -
     given = [f"--{name.replace('settings', 'set').replace('_', '-')}" for name in _SETTLED if options[name]]
     if given:
         raise UserError(f"--from-study takes everything from the study, so leave out {', '.join(given)}")
+    if options["at_once"] > 1:
+        raise UserError("--from-study trains in processes of its own: use --jobs instead of --at-once")
     seeds = parse_seeds(options["seeds"]) if options["seeds"] is not None else ()
     progress = Progress(jobs=options["jobs"] or 1)
     try:

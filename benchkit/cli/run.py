@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Cells that run at once; default: one per core, at most 4; 1 on a GPU.",
 )
+@click.option("--at-once", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Cells that take turns in one process: for GPUs, whose time small heads cannot fill; on a CPU use "
+              "--jobs.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per cell.")
 @click.option("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
               help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go; default: results/tune/<preset>-<encoder>.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Trials that run at once here; default: as benchkit run.")
+@click.option("--at-once", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Trials that take turns in one process: for GPUs, whose time small heads cannot fill; on a CPU use "
+              "--jobs.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per trial.")
 def tune(**options: Any) -> None:
     """Search for the config and rates with which a head does best on dev, then see on test what that bought.

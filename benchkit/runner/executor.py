@@ -1,5 +1,5 @@
-"""Where cells run: in this process, or in local worker processes. A cell is data, so other executors need no change
-to the trainer: give them `Cell.to_json()` and let `python -m benchkit.runner.worker` read it.
+"""Where cells run: in this process, one by one or in turns, or in local worker processes. A cell is data, so other
+executors need no change to the trainer: give them `Cell.to_json()` and let `python -m benchkit.runner.worker` read it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchkit.runner.outcome import out_of_memory
 from benchkit.runner.scoring import Predictions
 from benchkit.runner.workspace import Workspace
 from benchkit.store.cells import CellStore
+from benchkit.turns import together
 
 
 class Executor(Protocol):
@@ -38,9 +40,24 @@ class InProcess:
 
     def run(self, cells: Sequence[Cell], store: CellStore, emit: Emit) -> None:
         for cell in cells:
-            emit({"event": "start", "key": cell.key})
-            record = execute(cell, self.workspace, store, emit)
-            emit({"event": "cell", "key": cell.key, "status": record.status, "error": record.error})
+            _run_here(cell, self.workspace, store, emit)
+
+
+@dataclass
+class Together:
+    """`at_once` cells here, which take turns (see `benchkit.turns`); as one ends, the next begins."""
+
+    workspace: Workspace
+    at_once: int
+
+    def run(self, cells: Sequence[Cell], store: CellStore, emit: Emit) -> None:
+        waiting = deque(cells)
+
+        def work() -> None:
+            while waiting:
+                _run_here(waiting.popleft(), self.workspace, store, emit)
+
+        together([work] * min(self.at_once, len(cells)))
 
 
 @dataclass
@@ -105,6 +122,12 @@ class LocalProcesses:
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self._workers.append(worker)
         return worker
+
+
+def _run_here(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> None:
+    emit({"event": "start", "key": cell.key})
+    record = execute(cell, workspace, store, emit)
+    emit({"event": "cell", "key": cell.key, "status": record.status, "error": record.error})
 
 
 def _end(code: int, cell: Cell) -> str:

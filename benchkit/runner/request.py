@@ -41,6 +41,7 @@ class Request:
     precision: str = ""
     out: Path | None = None
     jobs: int = 0
+    at_once: int = 1
     threads: int = 1
     feature_cache: bool = True
     keep_encoder: bool = False
@@ -63,6 +64,7 @@ class Plan:
     execution: Execution
     out: Path
     jobs: int
+    at_once: int = 1
     keep_encoder: bool = False
     interference: bool = False
 
@@ -111,7 +113,8 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
             compiled=request.compiled,
         ),
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
-        jobs=request.jobs or _jobs(device, request.threads),
+        jobs=_jobs(request, device),
+        at_once=request.at_once,
         keep_encoder=request.keep_encoder,
         interference=request.interference,
     )
@@ -221,11 +224,19 @@ def use_graphs(wanted: bool | None, device: torch.device) -> bool:
     return device.type == "cuda" if wanted is None else wanted
 
 
-def _jobs(device: torch.device, threads: int) -> int:
-    """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one."""
-    if device.type != "cpu":
+def _jobs(request: Request, device: torch.device) -> int:
+    """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one.
+
+    Raises:
+        UserError: several are asked for, and cells that take turns in one.
+    """
+    if request.at_once > 1 and request.jobs > 1:
+        raise UserError("--jobs and --at-once exclude each other: use --jobs on a CPU, --at-once on a GPU")
+    if request.jobs:
+        return request.jobs
+    if device.type != "cpu" or request.at_once > 1:
         return 1
-    return max(1, min(4, _cores() // threads))
+    return max(1, min(4, _cores() // request.threads))
 
 
 def _cores() -> int:

@@ -14,7 +14,7 @@ from benchkit.plugins import Plugins
 from benchkit.record import Record
 from benchkit.runner.cell import Cell
 from benchkit.runner.execute import Emit, Event
-from benchkit.runner.executor import Executor, InProcess, LocalProcesses
+from benchkit.runner.executor import Executor, InProcess, LocalProcesses, Together
 from benchkit.runner.outcome import result_of
 from benchkit.runner.request import Plan, Request, make_cells, resolve
 from benchkit.runner.workspace import Workspace, feature_settings
@@ -85,7 +85,7 @@ class Session:
         return [record for key in self.store.keys() if (record := self.store.load(key))]  # noqa: SIM118
 
     def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
-        """Run what is not done; every cell has a record afterwards. Without an executor the plan's jobs decide."""
+        """Run what is not done; every cell has a record afterwards. Without an executor the plan decides how."""
         done = self.finished()
         pending = [cell for cell in self.cells if cell.key not in done]
         emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
@@ -136,6 +136,8 @@ class Session:
         return list(dict.fromkeys(found))
 
     def _executor(self, pending: int) -> Executor:
+        if min(self.plan.at_once, pending) > 1:
+            return Together(self.workspace, self.plan.at_once)
         if min(self.plan.jobs, pending) == 1:
             return InProcess(self.workspace)
         return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))

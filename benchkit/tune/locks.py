@@ -76,16 +76,21 @@ class PostgresLocks:
     def __init__(self, url: URL) -> None:
         self._url = url
         self._connection: Connection | None = None
+        self._held: set[str] = set()
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
         self._call("pg_advisory_lock", name)
+        self._held.add(name)
         try:
             yield
         finally:
+            self._held.discard(name)
             self._call("pg_advisory_unlock", name)
 
     def is_free(self, name: str) -> bool:
+        if name in self._held:  # by another worker in this process: the server would give it to a session twice
+            return False
         mine = self._call("pg_try_advisory_lock", name)
         if mine:
             self._call("pg_advisory_unlock", name)

@@ -1,4 +1,4 @@
-"""A study's local workers: this process, or several of its own."""
+"""A study's local workers: in this process one or, in turns, several; or processes of their own."""
 
 from __future__ import annotations
 
@@ -10,31 +10,36 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchkit.errors import UserError
 from benchkit.runner.execute import Emit, Event
+from benchkit.runner.request import Plan
 from benchkit.runner.workspace import Workspace
 from benchkit.tune.claims import reap_all
 from benchkit.tune.job import Job
 from benchkit.tune.storage import Storage
 from benchkit.tune.worker import work
+from benchkit.turns import together
 
 _RESTARTS = 3  # of workers that died, for each job
 
 
 def run_workers(
-    job: Job, storage: Storage, workspace: Workspace, jobs: int, emit: Emit, stopped: Callable[[], bool]
+    job: Job, storage: Storage, workspace: Workspace, plan: Plan, emit: Emit, stopped: Callable[[], bool]
 ) -> None:
-    """Work on a study with `jobs` workers until it has enough trials, or until somebody says stop.
+    """Work on a study with as many workers as planned until it has enough trials, or until somebody says stop.
 
     Raises:
         UserError: a worker could not work, or workers kept dying.
     """
     try:
-        if jobs == 1:
+        if plan.at_once > 1:
+            together([partial(work, job, storage, workspace, emit, stopped)] * min(plan.at_once, job.trials))
+        elif plan.jobs == 1:
             work(job, storage, workspace, emit, stopped)
         else:
-            _Pool(job, emit, stopped).run(jobs)
+            _Pool(job, emit, stopped).run(plan.jobs)
     finally:
         if sys.exc_info()[0] is not None:
             reap_all(job, storage)

@@ -117,7 +117,7 @@ class Tuning:
         """Bring one study to its number of trials, or as near as it gets."""
         claims = Claims(about.job, self.storage)
         emit({"event": "study", "head": about.job.cell.head, "wanted": claims.wanted(), "counts": claims.counts()})
-        run_workers(about.job, self.storage, self.session.workspace, self.session.plan.jobs, emit, stopped)
+        run_workers(about.job, self.storage, self.session.workspace, self.session.plan, emit, stopped)
         trials = tuple(claims.trials())
         lines = front(trials) if about.job.objective.cost else []
         return Found(about, trials, given_up(trials, about.job.trials), tuple(lines))

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from benchkit.tune.claims import Claims
 from benchkit.tune.job import Job
 from benchkit.tune.objective import Outcome, run_trial
 from benchkit.tune.storage import Storage, open_storage
+from benchkit.turns import sleep
 
 if TYPE_CHECKING:
     import optuna
@@ -38,7 +38,7 @@ def work(job: Job, storage: Storage, workspace: Workspace, emit: Emit, stopped: 
             if trial == "done":
                 return
             if trial == "wait":
-                time.sleep(_POLL)
+                sleep(_POLL)
             else:
                 _run(claims, trial, workspace, emit)
 
