@@ -67,7 +67,7 @@ def together(calls: Sequence[Callable[[], _T]]) -> list[_T]:
     where there is a GPU. An exception of one, or Ctrl-C, ends the others at their next handover; when all have ended
     it is raised here. A second Ctrl-C waits for nobody.
     """
-    before, parent = _Torch.now(), _current_stream()
+    parent, before = _current_stream(), _Torch.now()
     shared = _Round()
     results: dict[int, _T] = {}
 
@@ -143,19 +143,20 @@ class _Torch:
 
 
 def _generators() -> tuple[torch.Generator, ...]:
-    """The default generators of all GPUs; they exist once CUDA has started, as any random stream of ours starts it."""
+    """The default generators of all GPUs."""
     import torch
 
-    if not torch.cuda.is_available():
-        return ()
-    torch.cuda.init()  # type: ignore[no-untyped-call]
-    return tuple(torch.cuda.default_generators)
+    return tuple(torch.cuda.default_generators) if torch.cuda.is_initialized() else ()
 
 
 def _current_stream() -> torch.cuda.Stream | None:
+    """The caller's; where there is a GPU it is started, as our random streams do, so that it has its generators."""
     import torch
 
-    return torch.cuda.current_stream() if torch.cuda.is_available() else None
+    if not torch.cuda.is_available():
+        return None
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    return torch.cuda.current_stream()
 
 
 @dataclass

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -156,6 +157,17 @@ def _unprivileged() -> list[str | Path]:
     if os.geteuid():
         return []
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+
+@pytest.mark.slow
+def test_workers_that_take_turns_share_a_session_of_postgresql(tmp_path: Path, postgres: str) -> None:
+    """The server gives a session the lock that it holds: a trial of the next worker is not lost for that."""
+    wanted = request(tmp_path, storage=postgres, trials=6, search=("head",), settings=("pretrain.learning_rate=1e-4",))
+    tuning, _ = open_search(replace(wanted, run=replace(wanted.run, at_once=3)))
+    found = tuning.search(tuning.jobs[0], lambda event: None, lambda: False)
+    assert [trial.state for trial in found.trials] == ["COMPLETE"] * 6
+    assert len({trial.worker for trial in found.trials}) == 3
+    tuning.close()
 
 
 @pytest.mark.slow
