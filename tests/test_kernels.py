@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="needs triton")
 
-from benchkit.encoder.fused import add_norm, attend_rows, available, gelu_, usable
+from benchkit.encoder.fused import add_norm, attend_rows, available, short
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = {"one": [1], "ragged": [5, 1, 16, 17, 3], "pair": [31, 30], "longest": [128, 2]}
@@ -94,13 +94,7 @@ def test_addition_with_norm(width: int) -> None:
     torch.testing.assert_close(add_norm(x, change, norm), norm(x + change), atol=1e-5, rtol=1e-5)
 
 
-def test_gelu() -> None:
-    x = torch.linspace(-6, 6, 5000).to(DEVICE)
-    torch.testing.assert_close(gelu_(x.clone()), F.gelu(x), atol=1e-6, rtol=1e-5)
-
-
 def test_where_they_are_used() -> None:
     assert available()
-    qkv, _, _ = case([3], 64, torch.float32, 0)
-    assert usable(qkv, 128) == (DEVICE == "cuda")
-    assert not usable(qkv, 129)
+    assert short(128, torch.device(DEVICE)) == (DEVICE == "cuda")
+    assert not short(129, torch.device(DEVICE))

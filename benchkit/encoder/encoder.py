@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchkit.encoder.batch import Batch, compute, gather
 from benchkit.encoder.config import BertConfig
@@ -165,14 +166,32 @@ class Encoder:
         chunk: int = 16384,
     ) -> Iterator[EncodedChunk]:
         """All inputs, each once, longest first; without gradients and without dropout."""
+        yield from self.encode_batches(
+            [tokenized], reads=reads, pooling=pooling, layers=layers, precision=precision, chunk=chunk
+        )
+
+    def encode_batches(
+        self,
+        batches: Iterable[Tokenized],
+        *,
+        reads: type[Pooled] = Pooled,
+        pooling: str = "mean",
+        layers: tuple[int, ...] = (-1,),
+        precision: str = "auto",
+        chunk: int = 16384,
+    ) -> Iterator[EncodedChunk]:
+        """As `encode_chunks`, one batch of inputs after the other; a GPU does not wait in between.
+
+        A batch is asked for while the one before it is computed on a GPU.
+        """
         numbers = self.check(pooling, layers)
         was_training = self.model.training
         model = self.model
         if resolve_precision(precision, self.device) == "bf16":
-            model = copy.deepcopy(model).to(torch.bfloat16)
+            model = _in_bf16(model)
         model.eval()
         try:
-            yield from stream(model, tokenized, pooling, numbers, issubclass(reads, Tokens), chunk)
+            yield from stream(model, batches, pooling, numbers, issubclass(reads, Tokens), chunk)
         finally:
             self.model.train(was_training)
 
@@ -211,3 +230,11 @@ class Encoder:
         numbers = resolve_layers(layers, self.config.num_hidden_layers)
         check_pooling(pooling, numbers, self.model)
         return numbers
+
+
+def _in_bf16(model: MiniBert) -> MiniBert:
+    """A copy with weights in bf16; they are not copied in float32 first."""
+    rounded: dict[int, Any] = {
+        id(each): nn.Parameter(each.detach().to(torch.bfloat16), requires_grad=False) for each in model.parameters()
+    }
+    return copy.deepcopy(model, rounded)

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from benchkit.encoder.batch import Batch
+from benchkit.encoder.fused import short
 from benchkit.encoder.layout import Layout
 from benchkit.encoder.tokenizer import Tokenized
 
@@ -37,9 +38,11 @@ class FixedLayout(Layout):
     fixed = True
 
     def __init__(self, positions: Tensor, slots: Tensor, starts: Tensor, lengths: Tensor, time: int) -> None:
-        self.lengths, self.device, self.padded = lengths, positions.device, True
+        self.lengths = self.lengths_there = lengths
+        self.device, self.padded = positions.device, True
         self.rows, self.total, self.longest = len(starts), len(positions), time
         self.positions, self.starts = positions, starts
+        self.short = short(time, self.device)
         self.slots = slots.long()
         self.back = self.slots.clamp(max=self.rows * time - 1)
         _ = self.bias, self.spans  # made now, with the mask: a compiled layer does not make them

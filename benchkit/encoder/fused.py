@@ -24,17 +24,13 @@ def available() -> bool:
 
 
 def inferring(x: Tensor) -> bool:
-    """Whether `add_norm` and `gelu_` take the place of torch's own: on a GPU, where nobody needs the old values."""
+    """Whether `add_norm` takes the place of torch's own: on a GPU, where nobody needs the old values."""
     return x.is_cuda and not torch.is_grad_enabled() and x.is_contiguous() and available()
 
 
-def usable(qkv: Tensor, longest: int) -> bool:
-    """Whether `attend_rows` takes sentences of up to `longest` word pieces: on a GPU, if they are short.
-
-    Args:
-        qkv: (total, 3, heads, width).
-    """
-    return qkv.is_cuda and longest <= LONGEST and qkv.shape[-1] <= 128 and available()
+def short(longest: int, device: torch.device) -> bool:
+    """Whether `attend_rows` takes sentences of up to `longest` word pieces: on a GPU, if they are short."""
+    return device.type == "cuda" and longest <= LONGEST and available()
 
 
 def attend_rows(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float) -> Tensor:
@@ -127,12 +123,3 @@ def add_norm(x: Tensor, change: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
         x, change, norm.weight, norm.bias, out, norm.eps, width=width, columns=columns, num_warps=max(1, columns // 256)
     )
     return out
-
-
-def gelu_(x: Tensor) -> Tensor:
-    """Exact GELU in place, without gradients."""
-    from benchkit.encoder.kernels import gelu as kernel
-
-    block = 2048
-    kernel[(-(-x.numel() // block),)](x, x.numel(), block=block, num_warps=4)
-    return x

@@ -1,11 +1,11 @@
-"""Kernels for a GPU, in Triton: attention within short packed sentences, addition with layer norm, and GELU.
+"""Two kernels for a GPU, in Triton: attention within short packed sentences, and addition with layer norm.
 
 Attention. Kernels made for long sequences compute tiles of 128 by 128 scores, of which a sentence of twenty word pieces
 fills a fortieth. Here one program holds one sentence's scores for one head whole, in a tile just as large as needed,
 reads queries, keys and values where they lie, packed, and writes where they are to lie: no padding, no copies. The way
 back computes the scores again from the same, and a dropout's decisions from its seed.
 
-Norm and GELU. What they do is little beside the bytes that they move, so each moves them once.
+Addition with norm. What it does is little beside the bytes that it moves, so it moves them once.
 
 Only to be imported where Triton is (see `benchkit.encoder.fused`).
 """
@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "total"])
 def attend_forward(
     qkv, out, starts, lengths, seed, rows, total, scale, dropout, heads: tl.constexpr, width: tl.constexpr,
     block: tl.constexpr, columns: tl.constexpr, drops: tl.constexpr,
@@ -44,7 +44,7 @@ def attend_forward(
     tl.store(out + into, mixed.to(out.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "total"])
 def attend_backward(
     qkv, gradient, into, starts, lengths, seed, rows, total, scale, dropout, heads: tl.constexpr, width: tl.constexpr,
     block: tl.constexpr, columns: tl.constexpr, drops: tl.constexpr,
@@ -127,12 +127,3 @@ def add_norm(x, change, weight, bias, out, epsilon, width: tl.constexpr, columns
     scaled = normed * tl.load(weight + d, mask=real, other=0.0).to(tl.float32)
     shifted = scaled + tl.load(bias + d, mask=real, other=0.0).to(tl.float32)
     tl.store(out + row * width + d, shifted.to(out.dtype.element_ty), mask=real)
-
-
-@triton.jit
-def gelu(x, total, block: tl.constexpr):
-    """X * Φ(x), in place, in float32 between."""
-    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    value = tl.load(x + place, mask=place < total, other=0.0).to(tl.float32)
-    value = 0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))
-    tl.store(x + place, value.to(x.dtype.element_ty), mask=place < total)

@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from benchkit.encoder.fused import short
+
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy on `device` of a tensor on the CPU; to a GPU without waiting for what it is at."""
@@ -46,6 +48,7 @@ class Layout:
     """
 
     fixed = False
+    short: bool  # there is a kernel for sentences as short as these, which goes before any other way
 
     def __init__(self, lengths: Tensor, device: torch.device | str = "cpu", padded: bool = False) -> None:
         self.lengths, self.device, self.padded = lengths, torch.device(device), padded
@@ -57,7 +60,8 @@ class Layout:
         # One transfer to the device for all three.
         slots = (torch.arange(self.rows) * self.longest).repeat_interleave(lengths) + within
         self.positions, self.slots = send(torch.stack([within, slots]), self.device)
-        self.starts = send(starts, self.device)
+        self.starts, self.lengths_there = send(torch.stack([starts, lengths]), self.device)
+        self.short = padded and short(self.longest, self.device)
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -71,7 +75,7 @@ class Layout:
     @cached_property
     def spans(self) -> Tensor:
         """(2, rows) int32: where each sentence starts, and its length."""
-        return torch.stack([self.starts, self.lengths.to(self.device)]).int()
+        return torch.stack([self.starts, self.lengths_there]).int()
 
     @cached_property
     def bounds(self) -> Tensor:
@@ -87,7 +91,7 @@ class Layout:
     @cached_property
     def mask(self) -> Tensor:
         """(rows, time) bool: True on real word pieces."""
-        return torch.arange(self.longest, device=self.device) < self.lengths.to(self.device)[:, None]
+        return torch.arange(self.longest, device=self.device) < self.lengths_there[:, None]
 
     def pad(self, packed: Tensor) -> Tensor:
         """(total, ...) to (rows, time, ...), zero on padding."""

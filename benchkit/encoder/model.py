@@ -102,8 +102,6 @@ def activate(x: Tensor, activation: str) -> Tensor:
         return F.relu(x)
     if activation == "silu":
         return F.silu(x)
-    if activation == "gelu" and fused.inferring(x):
-        return fused.gelu_(x)
     # In place where nobody needs the old value: one third of GELU's time is fresh memory.
     gelu = F.gelu if torch.is_grad_enabled() else torch.ops.aten.gelu_
     return gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
@@ -113,7 +111,7 @@ def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
     """Self-attention within each sentence: (total, 3 * hidden) to (total, hidden)."""
     total, hidden = len(qkv), qkv.shape[1] // 3
     qkv = qkv.view(total, 3, heads, -1)
-    if layout.padded and fused.usable(qkv, layout.longest):
+    if layout.short and qkv.shape[-1] <= 128:
         return fused.attend_rows(qkv, layout.spans[0], layout.spans[1], layout.longest, dropout).flatten(1)
     if layout.padded and not layout.fixed and usable(qkv, dropout):
         return attend_packed(qkv, layout).flatten(1)

@@ -50,7 +50,7 @@ def pool(states: Tensor, layout: Layout, pooling: str) -> Tensor:
         padded = layout.pad(states)  # rows time hidden, zero on padding
         if pooling == "max":
             return padded.masked_fill(~layout.mask[..., None], float("-inf")).amax(1)
-        return padded.sum(1) / layout.lengths.to(states.device)[:, None]
+        return padded.sum(1) / layout.lengths_there[:, None]
     parts = []
     for group in layout.groups:
         view = states[group.token_slice].view(group.rows, group.time, -1)

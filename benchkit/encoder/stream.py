@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +30,14 @@ class EncodedChunk:
     """Some of the inputs, encoded; on the CPU.
 
     Attributes:
-        rows: (k,) int64, which inputs.
+        batch: which batch of inputs, counted from 0.
+        rows: (k,) int64, which of its inputs.
         pooled: (k, width) float32.
         tokens: (total, width) float32, the rows' word pieces end to end, or None when not asked for.
         lengths: (k,) int64, word pieces a row.
     """
 
+    batch: int
     rows: Tensor
     pooled: Tensor
     tokens: Tensor | None
@@ -43,29 +45,33 @@ class EncodedChunk:
 
 
 def stream(
-    model: MiniBert, tokenized: Tokenized, pooling: str, layers: tuple[int, ...], tokens: bool, chunk: int
+    model: MiniBert, batches: Iterable[Tokenized], pooling: str, layers: tuple[int, ...], tokens: bool, chunk: int
 ) -> Iterator[EncodedChunk]:
-    """All inputs, longest first (so that a lack of memory shows at once), at most `chunk` at a time."""
+    """All inputs of each batch, longest first (so that a lack of memory shows at once), at most `chunk` at a time."""
     device = next(model.parameters()).device
-    order = tokenized.lengths.argsort(descending=True, stable=True)
-    lengths = tokenized.lengths[order]
     on_cpu = device.type == "cpu"
 
-    @torch.inference_mode()
-    def encode(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        return compute(model, gather(tokenized, rows, device, not on_cpu), pooling, layers, tokens)
-
-    def start(part: slice) -> Callable[[], EncodedChunk]:
+    def start(number: int, tokenized: Tokenized, rows: Tensor, lengths: Tensor) -> Callable[[], EncodedChunk]:
         """Encode a chunk; on a GPU, ask for it. Returns what waits for it."""
-        rows = order[part]
-        packs = [rows[pack] for pack in _cut(lengths[part], None, CPU_PACK if on_cpu else GPU_PACK)]
+
+        @torch.inference_mode()
+        def encode(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+            return compute(model, gather(tokenized, rows, device, not on_cpu), pooling, layers, tokens)
+
+        packs = [rows[pack] for pack in _cut(lengths, None, CPU_PACK if on_cpu else GPU_PACK)]
         with _map_over_cores(on_cpu) as map_over_cores:
             pooled, pieces = zip(*map_over_cores(encode, packs), strict=True)
         finish = fetch(torch.cat(pooled), torch.cat(pieces) if tokens else None)
-        return lambda: EncodedChunk(rows, *finish(), lengths[part])
+        return lambda: EncodedChunk(number, rows, *finish(), lengths)
 
-    chunks = map(start, _cut(lengths, chunk, CHUNK_TOKENS if tokens else None))
-    yield from (finish() for finish in chunks) if on_cpu else one_ahead(chunks)
+    def started() -> Iterator[Callable[[], EncodedChunk]]:
+        for number, tokenized in enumerate(batches):
+            order = tokenized.lengths.argsort(descending=True, stable=True)
+            lengths = tokenized.lengths[order]
+            for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else None):
+                yield start(number, tokenized, order[part], lengths[part])
+
+    yield from (finish() for finish in started()) if on_cpu else one_ahead(started())
 
 
 def fetch(pooled: Tensor, pieces: Tensor | None) -> Callable[[], tuple[Tensor, Tensor | None]]:

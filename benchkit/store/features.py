@@ -28,6 +28,7 @@ from benchkit.store.table import FeatureTable, Report, assemble
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder
+    from benchkit.encoder.tokenizer import Tokenized
 
 FORMAT = 1
 CHUNK = 4096  # inputs a segment: what a killed process loses at most
@@ -139,28 +140,32 @@ class FeatureStore:
         done = cut = 0
         if progress:
             progress(0, total)
-        for batch in _batches(distinct, self._chunk):
-            names = [name for name in batch if name not in stored]
-            if not names:
-                continue
-            tokenized = encoder.tokenize([distinct[name] for name in names], settings.max_length)
-            cut += tokenized.truncated
-            for part in encoder.encode_chunks(
-                tokenized,
-                reads=Tokens if settings.reads == "tokens" else Pooled,
-                pooling=settings.pooling,
-                layers=settings.layers,
-                precision=settings.precision,
-                chunk=self._chunk,
-            ):
-                tokens = part.tokens
-                if tokens is not None:
-                    tokens = tokens.to("cpu", _TOKEN_TYPES[settings.precision])
-                order = [names[row] for row in part.rows.tolist()]
-                write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
-                done += len(order)
-                if progress:
-                    progress(done, total)
+        batches = [[name for name in batch if name not in stored] for batch in _batches(distinct, self._chunk)]
+        batches = [names for names in batches if names]
+
+        def tokenized() -> Iterator[Tokenized]:
+            nonlocal cut
+            for names in batches:
+                pieces = encoder.tokenize([distinct[name] for name in names], settings.max_length)
+                cut += pieces.truncated
+                yield pieces
+
+        for part in encoder.encode_batches(
+            tokenized(),
+            reads=Tokens if settings.reads == "tokens" else Pooled,
+            pooling=settings.pooling,
+            layers=settings.layers,
+            precision=settings.precision,
+            chunk=self._chunk,
+        ):
+            tokens = part.tokens
+            if tokens is not None:
+                tokens = tokens.to("cpu", _TOKEN_TYPES[settings.precision])
+            order = [batches[part.batch][row] for row in part.rows.tolist()]
+            write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
+            done += len(order)
+            if progress:
+                progress(done, total)
         if cut:
             longest = min(settings.max_length, encoder.config.max_position_embeddings)
             self._log(f"encoder {encoder.name}: {cut:,} of {total:,} texts were cut to {longest} word pieces")
