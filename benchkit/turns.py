@@ -146,7 +146,8 @@ def _generators() -> tuple[torch.Generator, ...]:
     """The default generators of all GPUs."""
     import torch
 
-    return tuple(torch.cuda.default_generators) if torch.cuda.is_initialized() else ()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return tuple(torch.cuda.default_generators) if started else ()
 
 
 def _current_stream() -> torch.cuda.Stream | None:

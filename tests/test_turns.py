@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -18,6 +19,9 @@ from benchkit import turns
 from benchkit.rng import global_stream
 from benchkit.runner.threads import threads
 from benchkit.store.locks import locked
+from benchkit.store.table import FeatureTable, Report
+from benchkit.train.loop import State, train_phase
+from benchkit.train.readers import StoredReader
 from benchkit.turns import Stopped, own_time, pause, settle, sleep, together
 
 
@@ -124,6 +128,26 @@ def test_trainings_in_turns_are_those_one_after_the_other_bit_for_bit() -> None:
     for (before, curve), (other, again) in zip(alone, found, strict=True):
         assert equal(before, other)
         assert curve == again
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_of_fixed_shapes_in_turns(device: str) -> None:
+    """On a GPU each captures its own graphs, which go on drawing from its own random states."""
+
+    def call(dropout: float) -> list[float]:
+        work, vectors = make_work(epochs=3, clip=1.0)
+        work = dataclasses.replace(work, device=torch.device(device), fixed=True)
+        reader = StoredReader(FeatureTable(vectors.to(device), None, Report(0, len(vectors), 0.0)))
+        state = train_phase(work, make_modules(dropout).to(device), reader, State("pretrain"), lambda state: None)
+        return [point["loss"] for point in state.curve]
+
+    rates = (0.0, 0.2, 0.5, 0.2)
+    alone = [call(dropout) for dropout in rates]
+    found = together([lambda dropout=dropout: call(dropout) for dropout in rates])  # type: ignore[misc]
+    if device == "cpu":
+        assert alone == found
+    for one, other in zip(alone, found, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
 
 
 @on_cuda

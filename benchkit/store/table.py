@@ -98,7 +98,7 @@ class FeatureTable:
         """As `Tensor.record_stream`, for all that is in a GPU's memory: once dropped, that is reused only when `stream`
         has done what it was given.
         """
-        tokens = (self.tokens.tokens, self.tokens.start) if isinstance(self.tokens, ResidentTokens) else ()
+        tokens = self.tokens.tensors() if isinstance(self.tokens, ResidentTokens) else ()
         for each in (self.pooled, *tokens):
             if each.is_cuda:
                 each.record_stream(stream)

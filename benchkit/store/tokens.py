@@ -106,6 +106,10 @@ class ResidentTokens:
         """`length` on the device."""
         return self.length.to(self.start.device)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is on the device."""
+        return self.tokens, self.start, self.length_there
+
 
 def _padding(length: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Zeros (row, time, hidden) of the type of `like`, and the mask (row, time) of `length` (row)."""
