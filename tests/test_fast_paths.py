@@ -159,7 +159,7 @@ def test_streams_of_many_chunks_are_the_cpus(encoder: Encoder) -> None:
     tokenized = of_lengths([1 + i * 7 % 50 for i in range(400)])
     found = []
     for model in (encoder.model, copy.deepcopy(encoder.model).cuda()):
-        chunks = list(stream(model, tokenized, "mean", (2,), True, 60))
+        chunks = list(stream(model, [tokenized], "mean", (2,), True, 60))
         found.append([(chunk.rows, chunk.pooled, chunk.tokens) for chunk in chunks])
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
     assert resolve_precision("auto", "cuda") in ("bf16", "fp32")

@@ -48,6 +48,7 @@ class Layout:
     """
 
     fixed = False
+    lengths_there: Tensor  # `lengths` on the device
     short: bool  # there is a kernel for sentences as short as these, which goes before any other way
 
     def __init__(self, lengths: Tensor, device: torch.device | str = "cpu", padded: bool = False) -> None:
