@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # Low to high. A module imports from lower layers and from its own package. A new one must be placed here.
 LAYERS = (
-    {"errors", "features", "rng", "settings", "turns"},
+    {"ahead", "errors", "features", "rng", "settings", "turns"},
     {"task"},
     {"head", "record", "blocks", "losses", "metrics", "parameters", "stats", "flops"},
     {"branch", "identity"},

@@ -97,7 +97,11 @@ class Workspace:
         return self.once(
             ("table", encoder, id(corpus), settings),
             lambda: FeatureStore(self.cache, log=self.log).table(
-                self.encoder(encoder).to(settings.device), corpus.inputs, settings, progress=self.progress
+                self.encoder(encoder).to(settings.device),
+                corpus.inputs,
+                settings,
+                fingerprint=self.fingerprint(encoder),
+                progress=self.progress,
             ),
         )
 
@@ -121,7 +125,8 @@ class Workspace:
 
     def missing(self, encoder: str, corpus: Corpus, settings: FeatureSettings) -> int:
         """How many inputs `table` would have to encode."""
-        return FeatureStore(self.cache, log=self.log).missing(self.encoder(encoder), corpus.inputs, settings)
+        store = FeatureStore(self.cache, log=self.log)
+        return store.missing(self.encoder(encoder), corpus.inputs, settings, self.fingerprint(encoder))
 
     def once(self, key: Any, make: Callable[[], _T]) -> _T:
         """`make()`, the first time; what it gave, ever after."""

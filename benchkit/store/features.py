@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from benchkit.ahead import ahead, at_once, behind
 from benchkit.encoder.stream import CHUNK_TOKENS
 from benchkit.errors import UserError
 from benchkit.features import Pooled, Tokens
@@ -28,6 +29,7 @@ from benchkit.store.table import FeatureTable, Report, assemble
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder
+    from benchkit.encoder.stream import EncodedChunk
     from benchkit.encoder.tokenizer import Tokenized
 
 FORMAT = 1
@@ -74,13 +76,19 @@ class FeatureStore:
         self._chunk = chunk
         self._verified: dict[Path, tuple[int, int, int]] = {}
 
-    def key(self, encoder: Encoder, settings: FeatureSettings) -> str:
-        """Name of the folder of these features: a hash of all that can change them but the texts."""
-        return _hash(self._identity(encoder, settings))
+    def key(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str = "") -> str:
+        """Name of the folder of these features: a hash of all that can change them but the texts.
 
-    def missing(self, encoder: Encoder, inputs: Iterable[tuple[str, ...]], settings: FeatureSettings) -> int:
+        Args:
+            fingerprint: of the encoder, where it is known, here and below.
+        """
+        return _hash(self._identity(encoder, settings, fingerprint))
+
+    def missing(
+        self, encoder: Encoder, inputs: Iterable[tuple[str, ...]], settings: FeatureSettings, fingerprint: str = ""
+    ) -> int:
         """How many distinct inputs `table` would encode."""
-        key = self.key(encoder, settings)
+        key = self.key(encoder, settings, fingerprint)
         segments, _ = self._open(self._folder(key), key)
         return len({digest(each) for each in inputs} - _stored(segments))
 
@@ -90,6 +98,7 @@ class FeatureStore:
         inputs: Sequence[tuple[str, ...]],
         settings: FeatureSettings,
         *,
+        fingerprint: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> FeatureTable:
         """The features of `inputs`: sentences (1-tuples) or joint pairs (2-tuples). Encodes what is missing.
@@ -101,7 +110,7 @@ class FeatureStore:
             UserError: the cache cannot be written.
         """
         began = time.perf_counter()
-        identity = self._identity(encoder, settings)
+        identity = self._identity(encoder, settings, fingerprint)
         key = _hash(identity)
         folder = self._folder(key)
         digests = [digest(each) for each in inputs]
@@ -150,22 +159,29 @@ class FeatureStore:
                 cut += pieces.truncated
                 yield pieces
 
-        for part in encoder.encode_batches(
-            tokenized(),
-            reads=Tokens if settings.reads == "tokens" else Pooled,
-            pooling=settings.pooling,
-            layers=settings.layers,
-            precision=settings.precision,
-            chunk=self._chunk,
-        ):
+        def write(part: EncodedChunk) -> None:
             tokens = part.tokens
             if tokens is not None:
                 tokens = tokens.to("cpu", _TOKEN_TYPES[settings.precision])
             order = [batches[part.batch][row] for row in part.rows.tolist()]
             write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
-            done += len(order)
-            if progress:
-                progress(done, total)
+
+        # A GPU would stand idle meanwhile; a CPU is what is busy.
+        aside = encoder.device.type != "cpu"
+        parts = encoder.encode_batches(
+            ahead(tokenized()) if aside else tokenized(),
+            reads=Tokens if settings.reads == "tokens" else Pooled,
+            pooling=settings.pooling,
+            layers=settings.layers,
+            precision=settings.precision,
+            chunk=self._chunk,
+        )
+        with behind() if aside else at_once() as later:
+            for part in parts:
+                later(partial(write, part))
+                done += len(part.rows)
+                if progress:
+                    progress(done, total)
         if cut:
             longest = min(settings.max_length, encoder.config.max_position_embeddings)
             self._log(f"encoder {encoder.name}: {cut:,} of {total:,} texts were cut to {longest} word pieces")
@@ -201,12 +217,12 @@ class FeatureStore:
             text = json.dumps({**identity, "written_by": {"torch": torch.__version__, "encoder": name}}, indent=2)
             write_atomic(path, text.encode() + b"\n")
 
-    def _identity(self, encoder: Encoder, settings: FeatureSettings) -> dict[str, Any]:
+    def _identity(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str) -> dict[str, Any]:
         if settings.reads == "layers":  # kept apart or side by side, the vectors are the same
             settings = dataclasses.replace(settings, reads="pooled")
         return {
             "format": FORMAT,
-            "encoder": encoder.fingerprint,
+            "encoder": fingerprint or encoder.fingerprint,
             "encoder_source": encoder_source(),
             "settings": plain(settings),
         }
