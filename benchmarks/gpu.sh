@@ -5,7 +5,8 @@
 #
 # FOLDER is where the tables go, results/gpu-NAME by default. --smoke runs all parts in small, on a CPU too. --only takes
 # some of correct,H1,H2,H3,H4,H56,tests. PYTHON is an interpreter with torch. WHEELS is a folder with wheels of what else
-# is missing: they are unpacked into a folder of this run alone, and PYTHON is left as it is.
+# is missing: they are unpacked into a folder of this run alone, and PYTHON is left as it is. COMMIT names the commit where
+# the folder is a copy without its history.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -108,8 +109,10 @@ status=0
 if [ -n "$tests" ] && "$PYTHON" -c "import torch, pytest, sys; sys.exit(not torch.cuda.is_available())" 2> /dev/null; then
     began=$SECONDS
     # The project's own options are for plugins of pytest that may not be there.
-    timeout 120 "$PYTHON" -m pytest -q -p no:cacheprovider -o addopts=--import-mode=importlib tests/test_fast_paths.py \
-        > "$FOLDER/tests.txt" 2>&1 || status=1
+    OPTIONS=(-q -p no:cacheprovider -o addopts=--import-mode=importlib)
+    if "$PYTHON" -c "import xdist" 2> /dev/null; then OPTIONS+=(-n 8); fi
+    timeout 180 "$PYTHON" -m pytest "${OPTIONS[@]}" tests/test_fast_paths.py tests/test_kernels.py \
+        tests/test_train_fixed.py tests/test_turns.py > "$FOLDER/tests.txt" 2>&1 || status=1
     echo "tests   took $((SECONDS - began)) s: $(tail -n 1 "$FOLDER/tests.txt")"
 fi
 echo "written to $FOLDER in $SECONDS s"

@@ -52,7 +52,8 @@ def search(setting: Setting) -> Iterator[Row]:
     """H4: `benchkit tune` with features stored: one trial after another, then many at once where that is built."""
     warm_up(setting)
     many = 4 if setting.smoke else TRIALS
-    study(setting, 1, 0)  # stores the features, if no part before has
+    if not (setting.folder / "three").exists():
+        study(setting, 1, 0)  # stores the features, as H3 has
     few = 2
     plain, note = study(setting, 1, 1, "--no-cuda-graph")
     what = f"baseline, one trial after another, launched one by one: a trial ({note})"

@@ -104,12 +104,13 @@ def test_the_whole_encoder(step: str, pooling: str, reads: type[Pooled], device:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("clip", [0.0, 0.3])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_the_whole_encoder_in_bf16(compiled: bool, device: str) -> None:
+def test_the_whole_encoder_in_bf16(compiled: bool, clip: float, device: str) -> None:
     """Near plain autocast: rounding differs where sums are taken in another order, and nowhere else."""
     if compiled and not GPU:
         pytest.skip("compiles for a GPU: needs CUDA")
-    work, _ = make_work(epochs=2, batch_size=8, learning_rate=1e-5)
+    work, _ = make_work(epochs=2, batch_size=8, learning_rate=1e-5, clip=clip)
     work = dataclasses.replace(work, phase="finetune", autocast=True)
     found = []
     for fixed in (False, True):
@@ -124,6 +125,24 @@ def test_the_whole_encoder_in_bf16(compiled: bool, device: str) -> None:
     torch.testing.assert_close(fixed_, plain, atol=0.005, rtol=0.005)
 
 
+def test_layers_that_move_early_move_to_the_same_place() -> None:
+    found = []
+    for early in (False, True):
+        work, _ = make_work(epochs=2, batch_size=8, learning_rate=1e-4)
+        encoder = random_encoder("tiny", VOCAB, QUIET, seed=0)
+        with global_stream(0, "init"):
+            modules = nn.ModuleDict({"head": Reads(Pooled), "encoder": encoder.model})
+        reader = live(encoder, FeatureSettings("pooled", "cls"), Pooled)
+        here = on(work, "cpu", fixed=True, autocast=True, early=early)
+        train_phase(here, modules, reader, State("finetune"), lambda s: None)
+        found.append(weights(modules))
+        again = train_phase(here, modules, reader, State("finetune"), lambda s: None)  # hooks of before do nothing
+        assert not again.diverged
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+
+
 def test_gradients_of_copies_are_those_of_autocast() -> None:
     found = []
     for halves in (False, True):
@@ -134,7 +153,7 @@ def test_gradients_of_copies_are_those_of_autocast() -> None:
         fields = {name: torch.from_numpy(each[0]) for name, each in arrange(tokenized, rows, size).items()}
         copies = Halves(encoder.model) if halves else None
         with torch.autocast("cpu", torch.bfloat16):
-            features = encoder.features_of(batch_of(fields, size), weights=copies.refresh() if copies else None)
+            features = encoder.features_of(batch_of(fields, size), weights=copies.weights() if copies else None)
         torch.autograd.backward(features.pooled.square().sum())
         if copies:
             copies.settle()

@@ -6,7 +6,7 @@ that trains, for nothing that is used here. The numbers are the same to the last
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,11 +34,20 @@ class AdamW:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, lr: float | Tensor) -> None:
-        """Move. A rate that is a tensor, () float32 on the parameters' device, is read there and not kept as `lr`."""
+    def step(self, lr: float | Tensor, only: Collection[int] | None = None) -> None:
+        """Move.
+
+        Args:
+            lr: a tensor, () float32 on the parameters' device, is read there and not kept as `lr`.
+            only: numbers of the parameters that move; by default all.
+        """
         if not isinstance(lr, Tensor):
             self.lr = lr
-        moved = [(number, each) for number, each in enumerate(self.parameters) if each.grad is not None]
+        numbers = range(len(self.parameters)) if only is None else only
+        given = [(number, self.parameters[number]) for number in numbers]
+        moved = [(number, each) for number, each in given if each.grad is not None]
+        if not moved:
+            return
         for number, parameter in moved:
             if number not in self.state:
                 self.state[number] = {

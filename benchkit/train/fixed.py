@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from benchkit.train.adamw import AdamW
 from benchkit.train.deck import Deck, Shape, deal, gathered
+from benchkit.train.early import Movement
 from benchkit.train.evaluate import Reader
 from benchkit.train.graph import Program, pool
 from benchkit.train.order import Batch
 from benchkit.train.readers import LiveReader
-from benchkit.train.sources import Source, source_of
+from benchkit.train.sources import LiveSource, Source, source_of
 from benchkit.train.steps import LOOK, PlainSteps, Steps, Trained, descend
 from benchkit.train.work import Work
 from benchkit.turns import pause, settle
@@ -54,9 +55,13 @@ class FixedSteps:
     def __post_init__(self) -> None:
         self.programs: dict[Shape, Program] = {}
         self.pool = pool(self.work.device)
+        live = self.source if isinstance(self.source, LiveSource) else None
+        self.movement = Movement(self.optimizer, live.halves if live else None)
+        if live and self.work.early and not self.work.settings.clip:  # who clips must see all gradients first
+            self.movement.layer_by_layer(live.reader.encoder.model, self.work.device)
 
     def epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
-        with aside(self.work.device):
+        with aside(self.work.device), self.movement.epoch():
             return self._epoch(rounds, rates)
 
     def _epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
@@ -88,10 +93,9 @@ class FixedSteps:
             inputs = deck.open(row)
             with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
                 features = source.features(inputs.fields, shape.size, batches)
-            head = self.modules["head"]
-            results = descend(
-                work, head, self.optimizer, shape.tasks, features, inputs.labels, inputs.rate, source.settle
-            )
+            head, movement = self.modules["head"], self.movement
+            movement.rate = inputs.rate
+            results = descend(work, head, movement, shape.tasks, features, inputs.labels, inputs.rate, movement.settle)
             return torch.cat([part.flatten() for outputs, _, loss in results for part in (outputs, loss)])
 
         # A compiled step is made in its first run, and is itself only from the second on.

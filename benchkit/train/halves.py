@@ -6,10 +6,12 @@ that do little. The numbers are the same: the same weights are rounded, and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
+
+_KINDS = ("weight", "bias")
 
 
 class Halves:
@@ -23,23 +25,26 @@ class Halves:
             for name, each in self.masters.items()
         }
 
-    @torch.no_grad()
-    def refresh(self) -> Mapping[str, Tensor]:
-        """The copies, equal to the masters again."""
-        torch._foreach_copy_(list(self.copies.values()), list(self.masters.values()))
+    def weights(self) -> Mapping[str, Tensor]:
+        """The copies, without gradients: what a step begins with."""
         for each in self.copies.values():
             each.grad = None
         return self.copies
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Give the masters the gradients that the copies have."""
-        moved = [(self.masters[name], each.grad) for name, each in self.copies.items() if each.grad is not None]
-        wide = [torch.empty_like(master) for master, _ in moved]
-        if moved:
-            torch._foreach_copy_(wide, [gradient for _, gradient in moved])
-        for (master, _), gradient in zip(moved, wide, strict=True):
-            master.grad = gradient
+    def refresh(self, only: Collection[str] | None = None) -> None:
+        """Make the copies, or those of these names, equal to the masters again."""
+        names = list(self.copies if only is None else only)
+        if names:
+            torch._foreach_copy_([self.copies[name] for name in names], [self.masters[name] for name in names])
 
-
-_KINDS = ("weight", "bias")
+    @torch.no_grad()
+    def settle(self, only: Collection[str] | None = None) -> None:
+        """Give the masters, or those of these names, the gradients that the copies have."""
+        names = [name for name in (self.copies if only is None else only) if self.copies[name].grad is not None]
+        if not names:
+            return
+        wide = [torch.empty_like(self.masters[name]) for name in names]
+        torch._foreach_copy_(wide, [each for name in names if (each := self.copies[name].grad) is not None])
+        for name, gradient in zip(names, wide, strict=True):
+            self.masters[name].grad = gradient

@@ -38,9 +38,6 @@ class Source(Protocol):
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
         """The features of a step's batches, each of a shape (batch, segment), from its fields on the device."""
 
-    def settle(self) -> None:
-        """After the way back, and before the optimiser: see that gradients are where it looks for them."""
-
 
 @dataclass(frozen=True)
 class StoredSource:
@@ -67,9 +64,6 @@ class StoredSource:
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
         rows = torch.split(fields["rows"], [batch * segment for batch, segment in shapes])
         return [self.table.gather_fixed(each.view(shape), size.time) for each, shape in zip(rows, shapes, strict=True)]
-
-    def settle(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -99,17 +93,13 @@ class LiveSource:
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
         reader, settings = self.reader, self.reader.settings
         batch = batch_of(fields, size)
-        weights = self.halves.refresh() if self.halves else None
+        weights = self.halves.weights() if self.halves else None
         together = reader.encoder.features_of(batch, reader.reads, settings.pooling, settings.layers, weights)
         parts, end = [], 0
         for batch_size, segment in shapes:
             start, end = end, end + batch_size * segment
             parts.append(part_of(together, start, (batch_size, segment)))
         return parts
-
-    def settle(self) -> None:
-        if self.halves:
-            self.halves.settle()
 
 
 def source_of(reader: Reader, *, autocast: bool) -> Source | None:

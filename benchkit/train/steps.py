@@ -41,6 +41,16 @@ class Trained:
     losses: Tensor
 
 
+class Optimizer(Protocol):
+    """AdamW, or what stands in for it; see `AdamW` for what these are."""
+
+    parameters: list[nn.Parameter]
+
+    def zero_grad(self) -> None: ...
+
+    def step(self, lr: float | Tensor) -> None: ...
+
+
 class Steps(Protocol):
     def epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
         """Take a step for each of `rounds`, at the rate of the same place, and say what they gave, by task.
@@ -94,7 +104,7 @@ def take_step(
 def descend(
     work: Work,
     head: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     tasks: Sequence[str],
     features: Sequence[Pooled],
     labels: Sequence[Tensor],

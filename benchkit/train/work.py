@@ -27,6 +27,7 @@ class Work:
         interference: measure after each epoch how the tasks' gradients agree.
         fixed: take steps of a few fixed shapes, which a GPU can replay as graphs (`benchkit.train.fixed`).
         compiled: hand the encoder's layers to `torch.compile`.
+        early: with fixed steps, move a layer's weights while the way back is in the layers before it.
         log: told what a user should know, a line each.
     """
 
@@ -44,4 +45,5 @@ class Work:
     interference: bool = False
     fixed: bool = False
     compiled: bool = False
+    early: bool = True
     log: Callable[[str], None] = _ignore
