@@ -43,11 +43,11 @@ class Phase1:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The same number of test rows as of dev rows: test is scored once, and not what is compared."""
+        """Hardly any test rows: the loop that it is compared with does not look at test."""
         sizes = (
-            f"{task}.{split}_size={max(8, rows[place] // self.share)}"
+            f"{task}.{split}_size={max(8, rows[place] // self.share) if split != 'test' else 8}"
             for task, rows in _SIZES.items()
-            for split, place in (("train", 0), ("dev", 1), ("test", 1))
+            for split, place in (("train", 0), ("dev", 1), ("test", 2))
         )
         return (*sizes, f"pretrain.epochs={self.epochs}", *self.fields)
 

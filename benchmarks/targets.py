@@ -174,7 +174,7 @@ def main() -> None:
         work, base = Path(name), args.folder
         if not args.quick and set(args.only) != {"C2"}:
             base = random_base(args.folder, Path(name, "bert-base-random"))
-        sizes = (64, 64, 400, 2, 2) if args.quick else (256, 1500, 48, 1, 50)
+        sizes = (64, 64, 400, 2, 2) if args.quick else (256, 1500, 24, 1, 50)
         setup = Setup(args.folder, base, work, args.repeats, *sizes)
         for target in args.only:
             begun = time.perf_counter()
