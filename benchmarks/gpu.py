@@ -11,21 +11,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import gpu_peers
 import gpu_user
 import torch
-from gpu_setting import OutOfTime, Row, Setting, limited, machine
+from gpu_setting import OutOfTime, Row, Setting, limited
+from gpu_write import environment, write
 from made_up import LENGTHS, SHAPES, config_of, make_encoder, make_head, make_work
 from torch import Tensor, nn
 
@@ -48,7 +45,6 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 12
 LIMITS = {"correct": 60, "H1": 45, "H2": 60, "H3": 90, "H4": 120, "H56": 120}
 # AdamW early: of each layer while the way back is in the layers before it, as it is by default.
 WAYS = ("launched one by one", "CUDA graphs", "CUDA graphs, AdamW early", "CUDA graphs, compiled, AdamW early")
-TABLES = {"correct": "Correctness", "H1": "H1", "H2": "H2", "H3": "H3", "H4": "H4", "H56": "H5 and H6"}
 
 
 def correct(setting: Setting) -> Iterator[Row]:
@@ -220,29 +216,6 @@ PARTS = {
 }
 
 
-def environment(setting: Setting) -> Row:
-    cards = machine()  # before CUDA starts here
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    names = ("torch", "numpy", "tokenizers", "transformers", "sentence-transformers", "accelerate", "optuna", "triton")
-    found: dict[str, str] = {}
-    for each in metadata.distributions():  # in the order of the path: the first is what is imported
-        found.setdefault((each.metadata["Name"] or "").lower(), each.version)
-    result: Row = {
-        "commit": os.environ.get("COMMIT") or commit,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {name: found.get(name, "not installed") for name in names},
-        "smoke": setting.smoke,
-        "device": setting.device.type,
-    }
-    if setting.device.type == "cuda":
-        properties = torch.cuda.get_device_properties(setting.device)
-        result["gpu"] = {"name": properties.name, "bytes": properties.total_memory, "cuda": torch.version.cuda}
-        result |= cards
-    return result
-
-
 def chosen(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if wrong := [name for name in names if name not in PARTS]:
@@ -267,6 +240,8 @@ def main() -> int:
                 for row in PARTS[name](setting):
                     rows.append(row | {"target": "" if setting.smoke and name != "correct" else row["target"]})
                     print(f"{name:8}{row['what']:75}{row['value']:>14}  {rows[-1]['target']}", flush=True)
+                    numbers[name] = {"rows": rows, "seconds": round(time.perf_counter() - started, 1)}
+                    write(args.folder, around, numbers)  # after each row: a run that is cut short leaves what it has
         except (Exception, OutOfTime) as error:  # noqa: BLE001  (the other parts are worth having)
             traceback.print_exc()
             failures += 1
@@ -274,25 +249,11 @@ def main() -> int:
             rows.append({"what": "FAILED", "value": why, "target": ""})
         numbers[name] = {"rows": rows, "seconds": round(time.perf_counter() - started, 1)}
         print(f"{name:8}took {numbers[name]['seconds']} s", flush=True)
-        write(args.folder, around, numbers)  # after each part: a run that is cut short leaves what it has
+        write(args.folder, around, numbers)
         if setting.device.type == "cuda":
             torch.cuda.empty_cache()
     setting.scratch.cleanup()
     return int(failures > 0)
-
-
-def write(folder: Path, around: Row, numbers: dict[str, Row]) -> None:
-    (folder / "numbers.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    where = around.get("gpu", {}).get("name", "CPU")
-    lines = [f"# {where}{', in small: a check of the script, no measurement' if around['smoke'] else ''}\n"]
-    lines.append(f"torch {around['versions']['torch']}, commit `{around['commit'][:12]}`; targets: reach (stretch).")
-    if not around.get("alone", True):
-        lines.append("**Other processes were on the GPU**: see environment.json.")
-    for name, part in numbers.items():
-        lines += [f"\n## {TABLES[name]}\n", f"{part['seconds']:.0f} s in all.\n"]
-        lines += ["| what | value | target |", "|---|---:|---:|"]
-        lines += [f"| {row['what']} | {row['value']} | {row['target']} |" for row in part["rows"]]
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,8 @@ def main() -> None:
             ("BERT-base", random_base(args.folder, Path(work, "base"))),
             (args.folder.name, args.folder),
         ):
-            for precision in ("fp32", "bf16")[: 1 + has_bf16()]:
-                lines.append(row(name, folder, precision, texts))
-            lines.append(padding(name, folder, texts))
+            precisions = ("fp32", "bf16")[: 1 + has_bf16()]
+            lines += [*(row(name, folder, each, texts) for each in precisions), padding(name, folder, texts)]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.out:
@@ -85,7 +84,8 @@ def padding(name: str, folder: Path, texts: list[str]) -> str:
     lengths = encoder.tokenize([(text,) for text in texts]).lengths
     padded = sum(int(part.max()) * len(part) for part in lengths.split(64))
     empty = 1 - int(lengths.sum()) / padded
-    return f"| {name}, transformers loop of 64 | fp32 | {seconds:.2f} | {empty:.0%} of its word pieces are padding | | | | |"
+    what = f"{name}, transformers loop of 64 ({empty:.0%} of its word pieces are padding)"
+    return f"| {what} | fp32 | {seconds:.2f} | | | | | |"
 
 
 if __name__ == "__main__":

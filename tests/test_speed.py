@@ -54,12 +54,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ({"lengths": ["513"]}, "--seq-lens takes whole numbers from 3 to 512, or mixed, not '513'"),
         ({"precisions": ["fp16"]}, "precision is one of auto, fp32, bf16, not 'fp16'"),
         ({"modes": []}, "nothing to time"),
+        ({"graph": True}, "--cuda-graph: there are no CUDA graphs on cpu; leave it out, or use --device cuda"),
     ],
 )
-def test_a_mistake_is_one_line(changes: dict[str, list[str]], complaint: str) -> None:
-    values = {"modes": ["infer"], "batches": ["8"], "lengths": ["16"], "precisions": ["fp32"], **changes}
+def test_a_mistake_is_one_line(changes: dict[str, Any], complaint: str) -> None:
+    values: dict[str, Any] = {"modes": ["infer"], "batches": ["8"], "lengths": ["16"], "precisions": ["fp32"]}
     with pytest.raises(UserError) as found:
-        grid(values["modes"], values["batches"], values["lengths"], values["precisions"], CPU, longest=512)
+        grid(**{**values, **changes}, device=CPU, longest=512)
     assert str(found.value).startswith(complaint)
 
 
@@ -104,6 +105,28 @@ def test_every_mode_times_heads_of_every_kind(ground: Ground, mode: Any, precisi
             assert row.head_share is None
     assert result.rows[0].ratio is None
     assert result.rows[1].ratio is not None
+
+
+def test_encoding_is_no_step_that_could_be_captured() -> None:
+    with pytest.raises(UserError, match="leave out --mode encode"):
+        grid(["head", "encode"], ["8"], ["16"], ["fp32"], torch.device("cuda"), graph=True, longest=512)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train", "head"])
+@pytest.mark.parametrize("length", ["6", "mixed"])
+def test_inputs_of_fixed_shape_are_the_same_inputs(ground: Ground, mode: Any, length: str) -> None:
+    """What a graph is captured of, here run as it is."""
+    plain, fixed = (Stage.of(ground, Point(mode, 3, length, "fp32", graph=graph)) for graph in (False, True))
+    for name in ground.plan.heads:
+        shape = ground.shapes[1]
+        if mode != "head":
+            for stage in (fixed, plain):
+                stage.encoder.eval()
+            found, expected = fixed._live(name, shape), plain._live(name, shape)
+            torch.testing.assert_close(found.pooled, expected.pooled, atol=1e-5, rtol=1e-5)
+    row = measure(ground, [Point(mode, 3, length, "fp32", graph=True)], QUICK).rows[0]
+    assert row.error == ""
+    assert row.head_share is None
 
 
 def test_flops_are_those_of_real_word_pieces(ground: Ground) -> None:
@@ -234,10 +257,14 @@ def test_the_rate_of_matrix_products_is_plausible() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("mode", ["infer", "train", "head", "encode"])
-def test_a_gpu_is_timed_by_its_own_events(mode: Any) -> None:
-    request = Request(heads=("baseline", "token-rnn", "layer-mix"), device="cuda")
-    ground = Ground.open(request, load_plugins())
-    for row in measure(ground, [Point(mode, 4, "mixed", "bf16" if mode != "head" else "fp32")], QUICK).rows:
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_gpu_is_timed_by_its_own_events(mode: Any, graph: bool) -> None:
+    if graph and mode == "encode":
+        pytest.skip("no step that could be captured")
+    heads = ("baseline", "layer-mix", *(() if graph else ("token-rnn",)))
+    ground = Ground.open(Request(heads=heads, device="cuda"), load_plugins())
+    point = Point(mode, 4, "mixed", "bf16" if mode != "head" else "fp32", graph=graph)
+    for row in measure(ground, [point], QUICK).rows:
         assert row.error == ""
         assert row.memory is not None
         assert row.memory.allocated

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @click.option("--precision", metavar="NAMES", default="auto", show_default=True,
               help="Of the encoder: fp32, bf16, auto (bf16 where the hardware has it), or several.")  # fmt: skip
 @click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="Use torch.compile.")
+@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, show_default=True,
+              help="Capture a step as a CUDA graph and time its replays; needs a GPU.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
 @click.option("--warmup", type=click.IntRange(min=1), default=10, show_default=True, help="Steps before any is timed.")
@@ -80,6 +82,7 @@ def speed(**options: Any) -> None:
         split_names(options["precision"]),
         ground.device,
         compiled=options["compiled"],
+        graph=options["graph"],
         longest=ground.encoder.config.max_position_embeddings,
     )
     limits = Limits(options["warmup"], options["min_iterations"], options["min_time"], options["repeats"])

@@ -11,6 +11,7 @@ import torch
 
 from benchkit.encoder import resolve_precision
 from benchkit.errors import UserError, unknown
+from benchkit.runner.request import use_graphs
 
 Mode = Literal["infer", "train", "head", "encode"]
 MODES: tuple[Mode, ...] = ("infer", "train", "head", "encode")
@@ -26,6 +27,7 @@ class Point:
             of the head alone, on stored features; `encode`: word pieces to features.
         batch: examples of each task.
         length: word pieces of every sentence; `mixed`: of different lengths, as in real data.
+        graph: the step is captured as a CUDA graph, on inputs of fixed shape, and replayed.
     """
 
     mode: Mode
@@ -33,10 +35,12 @@ class Point:
     length: str
     precision: Literal["fp32", "bf16"]
     compiled: bool = False
+    graph: bool = False
 
     def __str__(self) -> str:
         length = "mixed lengths" if self.length == MIXED else f"{self.length} word pieces"
-        return f"{self.mode}, batch {self.batch}, {length}, {self.precision}{', compiled' * self.compiled}"
+        how = ", compiled" * self.compiled + ", CUDA graph" * self.graph
+        return f"{self.mode}, batch {self.batch}, {length}, {self.precision}{how}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def grid(
     device: torch.device,
     *,
     compiled: bool = False,
+    graph: bool = False,
     longest: int,
 ) -> tuple[Point, ...]:
     """All points, each once. Heads are trained on stored features in fp32, whatever the encoder computes in.
@@ -69,16 +74,18 @@ def grid(
         longest: word pieces that the encoder takes.
 
     Raises:
-        UserError: a mode, precision, batch size or length that does not exist.
+        UserError: a mode, precision, batch size or length that does not exist; a graph of what has none.
     """
     wanted = [_mode(name) for name in modes]
+    if use_graphs(graph, device) and "encode" in wanted:
+        raise UserError("--cuda-graph: encoding is no step that could be captured; leave out --mode encode")
     sizes = [_whole(text, "--batch-sizes", 1, None) for text in batches]
     for text in lengths:
         if text != MIXED:
             _whole(text, "--seq-lens", 3, longest, f", or {MIXED}")
     resolved = [resolve_precision(name, device) for name in precisions]
     points = (
-        Point(mode, size, length, "fp32" if mode == "head" else precision, compiled)
+        Point(mode, size, length, "fp32" if mode == "head" else precision, compiled, graph)
         for mode, precision, length, size in itertools.product(
             sorted(wanted, key=MODES.index), resolved, lengths, sizes
         )

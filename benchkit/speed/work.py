@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.encoder import Encoder
+from benchkit.encoder.batch import Batch
+from benchkit.encoder.fixed import arrange, batch_of, room
 from benchkit.features import Pooled, Tokens
+from benchkit.speed.captured import Captured
 from benchkit.speed.ground import Ground
 from benchkit.speed.inputs import Inputs, make_inputs
 from benchkit.speed.request import Point
@@ -24,6 +27,7 @@ from benchkit.store.tokens import ResidentTokens
 from benchkit.task import TaskShape
 from benchkit.train.adamw import AdamW
 from benchkit.train.evaluate import forward
+from benchkit.train.readers import part_of
 
 # So small that a hundred thousand steps on one batch leave weights, and with them the time of a step, as they were.
 _RATE = 1e-9
@@ -40,6 +44,7 @@ class Stage:
     tables: dict[FeatureSettings, FeatureTable] = field(default_factory=dict)
     moments: dict[int, Any] = field(default_factory=dict)
     compiled: dict[str, nn.Module] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
 
     @staticmethod
     def of(ground: Ground, point: Point) -> Stage:
@@ -60,7 +65,8 @@ class Stage:
         if self.point.compiled and name not in self.compiled:
             head.compile()
             self.compiled[name] = head  # compiling it again for each repetition would take longer than all the rest
-        return {"infer": self._infer, "train": self._train, "head": self._head}[self.point.mode](name, head)
+        run = {"infer": self._infer, "train": self._train, "head": self._head}[self.point.mode](name, head)
+        return Captured(run, self.ground.device, compiled=self.point.compiled) if self.point.graph else run
 
     def settings(self, name: str) -> FeatureSettings:
         """How the inputs of one of `names` are encoded."""
@@ -103,7 +109,20 @@ class Stage:
     def _live(self, name: str, shape: TaskShape) -> Pooled:
         spec, settings = self.ground.plugins.head(name), self.settings(name)
         rows = self.inputs.rows[shape.name]
+        if self.point.graph:
+            features = self.encoder.features_of(self._fixed(shape), spec.reads, settings.pooling, settings.layers)
+            return part_of(features, 0, rows.shape)
         return self.encoder.features(self.inputs.tokenized, rows, spec.reads, settings.pooling, settings.layers)
+
+    def _fixed(self, shape: TaskShape) -> Batch:
+        """A task's inputs in tensors of fixed shape, on the device, as steps that are captured have them."""
+        if shape.name not in self.batches:
+            rows = self.inputs.rows[shape.name].flatten().numpy()
+            size = room(self.inputs.tokenized.lengths.numpy()[rows], self.encoder.config.max_position_embeddings)
+            fields = arrange(self.inputs.tokenized, rows[None], size)
+            there = {each: torch.from_numpy(value[0]).to(self.ground.device) for each, value in fields.items()}
+            self.batches[shape.name] = batch_of(there, size)
+        return self.batches[shape.name]
 
     def _train(self, name: str, head: nn.Module) -> Run:
         """As `train.loop` does in the second phase. Heads share the encoder and the optimiser's moments of it."""
@@ -137,10 +156,16 @@ class Stage:
         losses, labels, table = self.ground.losses(name), self._labels(), self._table(self.settings(name))
         optimizer = AdamW(head.parameters(), weight_decay=0.01)
         head.train()
+        rows = {each: value.to(self.ground.device) for each, value in self.inputs.rows.items()}
+
+        def gather(task: str) -> Pooled:
+            if self.point.graph:
+                return table.gather_fixed(rows[task], int(self.inputs.lengths(task).max()))
+            return table.gather(self.inputs.rows[task])
 
         def run(mark: Mark) -> None:
             for shape in self.ground.shapes:
-                outputs = forward(head, table.gather(self.inputs.rows[shape.name]), shape, self.point.batch)
+                outputs = forward(head, gather(shape.name), shape, self.point.batch)
                 loss = losses[shape.name](outputs, labels[shape.name], shape)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -7,10 +7,8 @@ but for rounding and for which numbers dropout draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from benchkit.train.adamw import AdamW
 from benchkit.train.deck import Deck, Shape, deal, gathered
 from benchkit.train.early import Movement
 from benchkit.train.evaluate import Reader
-from benchkit.train.graph import Program, pool
+from benchkit.train.graph import Program, aside, pool
 from benchkit.train.order import Batch
 from benchkit.train.readers import LiveReader
 from benchkit.train.sources import LiveSource, Source, source_of
@@ -100,22 +98,3 @@ class FixedSteps:
 
         # A compiled step is made in its first run, and is itself only from the second on.
         return Program(step, deck.width, work.device, self.pool, 1 + work.compiled, work.log)
-
-
-@contextmanager
-def aside(device: torch.device) -> Iterator[None]:
-    """On a stream that is not the default one, from which nothing can be captured; in step with it before and after."""
-    if device.type != "cuda":
-        yield
-        return
-    around = torch.cuda.current_stream(device)
-    own = _side(device) if around == torch.cuda.default_stream(device) else around
-    own.wait_stream(around)
-    with torch.cuda.stream(own):
-        yield
-    around.wait_stream(own)
-
-
-@cache
-def _side(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -87,6 +88,25 @@ class Program:
 def pool(device: torch.device) -> Any:
     """Memory for the graphs of one training; None on a CPU."""
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """On a stream that is not the default one, from which nothing can be captured; in step with it before and after."""
+    if device.type != "cuda":
+        yield
+        return
+    around = torch.cuda.current_stream(device)
+    own = _side(device) if around == torch.cuda.default_stream(device) else around
+    own.wait_stream(around)
+    with torch.cuda.stream(own):
+        yield
+    around.wait_stream(own)
+
+
+@cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
