@@ -169,7 +169,9 @@ def slope(rows: list[Row], key: str) -> float:
 
 
 def report(rows: list[Row], encoder: str) -> str:
-    lines = [f"Encoder {Path(encoder).name}, one thread; peak memory of a process of its own.\n"]
+    lines = ["# How cost grows\n", "```console\npython benchmarks/growth.py --out results/growth\n```\n"]
+    lines.append(f"Encoder {Path(encoder).name}, one thread; peak memory of a process of its own.\n")
+    lines.append("![Time and memory against sentences, length, heads and seeds](growth.png)\n")
     lines += ["| axis | n | s | MB at most | MB before |", "|---|---:|---:|---:|---:|"]
     lines += [f"| {r['axis']} | {r['n']:,} | {r['seconds']:.2f} | {r['mb']:.0f} | {r['mb_before']:.0f} |" for r in rows]
     lines += ["", "| axis | slope of time | slope at the end | slope of memory |", "|---|---:|---:|---:|"]
@@ -186,6 +188,7 @@ def by_axis(rows: list[Row]) -> dict[str, list[Row]]:
 
 def draw(rows: list[Row], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     parts = by_axis(rows)
     figure = Figure(figsize=(2.6 * len(parts) + 0.6, 4.6), layout="constrained")
@@ -198,6 +201,11 @@ def draw(rows: list[Row], path: Path) -> None:
                 proportional = [values[-1] * number / numbers[-1] for number in numbers]
                 axes.loglog(numbers, proportional, color="#AAAAAA", linewidth=0.8, linestyle="dotted")
                 axes.set_title(f"slope {slope(part, key):.2f}", fontsize=8, loc="right")
+            axes.set_xticks(numbers, [f"{number // 1000}k" if number >= 1000 else str(number) for number in numbers])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(color="#E5E5E5", linewidth=0.6)
             axes.set_ylim(min(row[key] for row in rows) / 1.6, max(row[key] for row in rows) * 1.6)
             axes.spines[["top", "right"]].set_visible(False)

@@ -82,7 +82,8 @@ def loop_seconds(phase: Phase1, steps: int) -> float:
     """What the phase would take if each batch were encoded anew, padded, by transformers in fp32.
 
     Measured: `steps` batches of each task, trained on and scored as dev, at the sizes that benchkit has; then times how
-    many there would be in all. The data, the head and its loss are benchkit's own.
+    many word pieces, padding included, all batches would have to these batches': what a batch takes is decided by its
+    longest sentence. The data, the head and its loss are benchkit's own.
     """
     from transformers import BertModel
 
@@ -117,24 +118,25 @@ def loop_seconds(phase: Phase1, steps: int) -> float:
         loss(outputs, part.labels[examples], shapes[task]).backward()
         optimizer.step()
 
+    def pieces(rows: Tensor, batches: Sequence[Tensor]) -> int:
+        return sum(int(tokenized.lengths[rows[each]].max()) * rows[each].numel() for each in batches)
+
     seconds = 0.0
     for task in tasks:
         train, dev = corpus.parts[task.name, "train"].rows, corpus.parts[task.name, "dev"].rows
-        examples = _some(len(train), settings.batch_size, steps)
-        step(task.name, examples[0][:8])
-        seconds += (
-            len(train) / sum(map(len, examples)) * _seconds([partial(step, task.name, each) for each in examples])
-        )
-        scored = _some(len(dev), settings.batch_size, steps)
-        calls = [partial(features, dev[each]) for each in scored]
-        seconds += len(dev) / sum(map(len, scored)) * _seconds(calls)
+        batches = _batches(len(train), settings.batch_size)
+        step(task.name, batches[0][:8])
+        spent = _seconds([partial(step, task.name, each) for each in batches[:steps]])
+        seconds += spent * pieces(train, batches) / pieces(train, batches[:steps])
+        batches = _batches(len(dev), settings.batch_size)
+        spent = _seconds([partial(features, dev[each]) for each in batches[:steps]])
+        seconds += spent * pieces(dev, batches) / pieces(dev, batches[:steps])
     return settings.epochs * seconds
 
 
-def _some(size: int, batch: int, count: int) -> list[Tensor]:
-    """That many random batches, or all there are."""
-    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    return list(drawn.split(batch))[:count]
+def _batches(size: int, batch: int) -> list[Tensor]:
+    """Random ones, as an epoch has them."""
+    return list(torch.randperm(size, generator=torch.Generator().manual_seed(0)).split(batch))
 
 
 def _seconds(calls: Sequence[Callable[[], object]]) -> float:
