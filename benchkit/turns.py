@@ -211,8 +211,8 @@ class _Seat:
         """The whole of its thread."""
         _here.seat = self
         self.go.acquire()
-        self.own.put()
         try:
+            self.own.put()
             if not self.round.stopping:
                 self._call()
         except Stopped:

@@ -166,7 +166,7 @@ def steps_by(setting: Setting, step: str, way: str) -> tuple[float, float]:
     work, tokenized = rounds(setting, step)
     graphs = way != "launched one by one" and not setting.smoke
     fixed, compiled, early = way != WAYS[0], graphs and "compiled" in way, "early" in way
-    work = dataclasses.replace(work, fixed=fixed, compiled=compiled, early=early)
+    work = dataclasses.replace(work, fixed=fixed, graphs=graphs, compiled=compiled, early=early)
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     encoder = make_encoder(config_of(setting.base), setting.device)

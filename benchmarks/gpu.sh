@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is to be known of a GPU, in one command, under five minutes, without internet:
+# All that is to be known of a GPU, in one command, in five to ten minutes, without internet:
 #
 #     benchmarks/gpu.sh [FOLDER] [--smoke] [--only PARTS]
 #

@@ -1,26 +1,42 @@
-"""Where the kernels of `benchkit.encoder.kernels` can be used, and using them: with gradients, compiled, captured."""
+"""Where the kernels of `benchkit.encoder.kernels` can be used, and using them, with gradients and without."""
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LONGEST = 128  # word pieces of a sentence whose scores fit one program
 
 
 @cache
 def available() -> bool:
-    """Triton is installed, and there is a GPU for it, or it is told to interpret (`TRITON_INTERPRET=1`)."""
+    """Triton is there and can compile for the GPU, or is told to interpret (`TRITON_INTERPRET=1`)."""
     if find_spec("triton") is None:
         return False
     if os.environ.get("TRITON_INTERPRET") == "1":
         return True
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        return False
+    try:
+        few = torch.ones(2, 16, device="cuda")
+        add_norm(few, few, nn.LayerNorm(16, device="cuda"))
+    except Exception as error:  # noqa: BLE001 - it takes a C compiler and Python's headers, and says so in many ways
+        why = " ".join(str(error).split())
+        logging.getLogger("benchkit").warning("Triton cannot compile here, so kernels are torch's own: %.200s", why)
+        return False
+    return True
+
+
+def kernels() -> str:
+    """What takes part in a key, since numbers change with it: Triton's version where its kernels are used, or ""."""
+    return version("triton") if available() else ""
 
 
 def inferring(x: Tensor) -> bool:
@@ -30,24 +46,53 @@ def inferring(x: Tensor) -> bool:
 
 def short(longest: int, device: torch.device) -> bool:
     """Whether `attend_rows` takes sentences of up to `longest` word pieces: on a GPU, if they are short."""
-    return device.type == "cuda" and longest <= LONGEST and available()
+    return device.type == "cuda" and longest <= LONGEST and available() and longest <= _fits(device)
+
+
+@cache
+def _fits(device: torch.device) -> int:
+    """The way back of 128 word pieces takes more shared memory than a block has on cards below an A100."""
+    shared = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)  # no stub knows it
+    return 128 if shared >= 160 * 1024 else 64
 
 
 def attend_rows(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float) -> Tensor:
     """Attention within sentences: (total, 3, heads, width) to (total, heads, width); zero for word pieces of none.
 
     Args:
-        starts, lengths: (rows,) int32, on the device; sentences follow each other without gaps.
+        starts, lengths: (rows,) int32, on the device, at least one; sentences follow each other without gaps.
         longest: no length is above it; at most `LONGEST`.
         dropout: of attention's weights; draws one number from the device's generator.
     """
     seed = torch.randint(0, 2**31 - 1, (1,), dtype=torch.int64, device=qkv.device) if dropout else None
-    found: Tensor = _attend(qkv, starts, lengths, longest, dropout, seed)
+    found: Tensor
+    if torch.compiler.is_compiling():
+        found = torch.ops.benchkit.attend(qkv, starts, lengths, longest, dropout, seed)  # see `fused_op`
+    elif torch.is_grad_enabled() and qkv.requires_grad:
+        found = _Attend.apply(qkv, starts, lengths, longest, dropout, seed)  # type: ignore[no-untyped-call]
+    else:
+        found = attend(qkv, starts, lengths, longest, dropout, seed)
     return found
 
 
-@torch.library.custom_op("benchkit::attend", mutates_args=())
-def _attend(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None) -> Tensor:
+class _Attend(torch.autograd.Function):
+    """As `attend`, with gradients. Not the operator of `fused_op`, whose first call loads torch's compiler."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, *given: Any) -> Tensor:
+        starts, lengths, ctx.longest, ctx.dropout, seed = given
+        ctx.save_for_backward(qkv, starts, lengths, seed)
+        return attend(qkv, starts, lengths, ctx.longest, ctx.dropout, seed)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        qkv, starts, lengths, seed = ctx.saved_tensors
+        found = attend_backward(qkv, gradients[0], starts, lengths, ctx.longest, ctx.dropout, seed)
+        return found, None, None, None, None, None
+
+
+def attend(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None) -> Tensor:
+    """`attend_rows` without gradients, dropout's decisions from `seed`, (1,) int64."""
     from benchkit.encoder.kernels import attend_forward
 
     out = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
@@ -55,27 +100,15 @@ def _attend(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout:
     return out
 
 
-@_attend.register_fake
-def _(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None) -> Tensor:
-    return qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
-
-
-@torch.library.custom_op("benchkit::attend_backward", mutates_args=())
-def _attend_backward(
+def attend_backward(
     qkv: Tensor, gradient: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None
 ) -> Tensor:
-    from benchkit.encoder.kernels import attend_backward
+    """The gradient of `qkv`, from that of what `attend` gave."""
+    from benchkit.encoder.kernels import attend_backward as kernel
 
     into = torch.empty_like(qkv)
-    _launch(attend_backward, (qkv, gradient.contiguous(), into), qkv, starts, lengths, longest, dropout, seed)
+    _launch(kernel, (qkv, gradient.contiguous(), into), qkv, starts, lengths, longest, dropout, seed)
     return into
-
-
-@_attend_backward.register_fake
-def _(
-    qkv: Tensor, gradient: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None
-) -> Tensor:
-    return torch.empty_like(qkv)
 
 
 def _launch(
@@ -98,21 +131,7 @@ def _launch(
     )  # fmt: skip
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    qkv, starts, lengths, ctx.longest, ctx.dropout, seed = inputs
-    ctx.save_for_backward(qkv, starts, lengths, seed)
-
-
-def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    qkv, starts, lengths, seed = ctx.saved_tensors
-    found = _attend_backward(qkv, gradient, starts, lengths, ctx.longest, ctx.dropout, seed)
-    return found, None, None, None, None, None
-
-
-_attend.register_autograd(_back, setup_context=_keep)
-
-
-def add_norm(x: Tensor, change: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+def add_norm(x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
     """`norm(x + change)` by one kernel, without gradients: (total, hidden) each, of one type."""
     from benchkit.encoder.kernels import add_norm as kernel
 

@@ -19,15 +19,18 @@ from benchkit.encoder.varlen import attend_packed, usable
 
 
 class MiniBert(nn.Module):
-    """Embeddings, then `num_hidden_layers` post-norm transformer layers, then (where it exists) the pooler."""
+    """Embeddings, then `num_hidden_layers` post-norm transformer layers, then (where it exists) the pooler.
+
+    Its weights are to be read or drawn by whoever makes one.
+    """
 
     def __init__(self, config: BertConfig, pooler: bool = True) -> None:
         super().__init__()
         hidden = config.hidden_size
         self.config = config
-        self.word = nn.Embedding(config.vocab_size, hidden)
-        self.position = nn.Embedding(config.max_position_embeddings, hidden)
-        self.segment = nn.Embedding(config.type_vocab_size, hidden)
+        self.word = _embedding(config.vocab_size, hidden)
+        self.position = _embedding(config.max_position_embeddings, hidden)
+        self.segment = _embedding(config.type_vocab_size, hidden)
         self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
@@ -36,6 +39,8 @@ class MiniBert(nn.Module):
 
     def compile_layers(self) -> None:
         """Train all layers on fixed layouts by one function of `torch.compile`, made at the first step."""
+        from benchkit.encoder import fused_op  # noqa: F401 - defines the operator that compiled layers call
+
         self.train_layer = torch.compile(Layer.forward, dynamic=True, fullgraph=True)
 
     def forward(
@@ -62,6 +67,12 @@ class MiniBert(nn.Module):
         if first_only and top == 0:
             kept[0] = x[layout.starts]
         return kept
+
+
+def _embedding(count: int, hidden: int) -> nn.Embedding:
+    """One yet to be filled. Torch would fill it, and on the meta device loads its compiler for that: a second."""
+    found: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(count, hidden), freeze=False)  # type: ignore[no-untyped-call]
+    return found
 
 
 class Layer(nn.Module):

@@ -64,7 +64,7 @@ def _surroundings(content: Content) -> Iterator[tuple[str, Markup]]:
     yield row("python", lambda each: each.environment.get("python"))
     for package in dict.fromkeys(name for each in content.records for name in each.environment.get("packages", {})):
         yield row(package, lambda each, name=package: each.environment.get("packages", {}).get(name))  # type: ignore[misc]
-    for name in ("processor", "platform", "device", "precision", "threads", "feature_cache"):
+    for name in ("processor", "platform", "device", "precision", "threads", "feature_cache", "cuda_graph", "compiled"):
         yield row(name.replace("_", " "), lambda each, name=name: each.environment.get(name))  # type: ignore[misc]
     memory = [each.peak_memory_bytes / 2**30 for each in content.records if each.peak_memory_bytes]
     if memory:

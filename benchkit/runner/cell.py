@@ -156,11 +156,14 @@ def data_part(tasks: Sequence[TaskSpec], data: Mapping[str, Mapping[str, Split]]
 
 
 def engine_part() -> dict[str, str]:
+    from benchkit.encoder.fused import kernels
+
     return {
         "benchkit": benchkit.__version__,
         "source": engine_source(),
         "torch": version("torch"),
         "tokenizers": version("tokenizers"),
+        "kernels": kernels(),
     }
 
 

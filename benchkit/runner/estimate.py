@@ -8,7 +8,7 @@ from itertools import islice
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchkit.identity import Parts, changes, nearest, parts_of, tell
 from benchkit.rng import global_stream
@@ -18,10 +18,13 @@ from benchkit.runner.session import Session
 from benchkit.runner.workspace import build_head, feature_settings
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
+from benchkit.store.table import FeatureTable
 from benchkit.train.adamw import AdamW
-from benchkit.train.evaluate import forward
+from benchkit.train.evaluate import Reader
+from benchkit.train.fixed import make_steps
 from benchkit.train.order import Order
 from benchkit.train.readers import LiveReader
+from benchkit.train.work import Work
 
 _TEXTS = 256
 _SHOWN = 3  # differences between a cell and one that is stored
@@ -97,54 +100,65 @@ def _phase_seconds(session: Session, cell: Cell, phase: str) -> float:
     settings = cell.protocol.phase(phase)
     corpus = session.workspace.corpus(cell.data, cell.protocol)
     sizes = {name: len(corpus.parts[name, "train"]) for name in cell.protocol.tasks}
-    order = Order(sizes, settings.batch_size, cell.protocol.sampling, cell.seed, phase, settings.epochs)
+    sampling = cell.protocol.sampling
+    order = Order(sizes, settings.batch_size, sampling, cell.seed, phase, settings.epochs, settings.step)
     step = session.workspace.once(key, lambda: _probe(session, cell, phase, order))
     evaluated = sum(len(part) for (_, split), part in corpus.parts.items() if split == "dev") * settings.epochs
     evaluated += sum(len(part) for part in corpus.parts.values())
+    batch = step * order.steps() / order.batches()
     # Evaluation is a forward without gradients, about a third of a step's work an example.
-    return step * (order.batches() * settings.epochs + evaluated / settings.batch_size / 3)
+    return step * order.steps() * settings.epochs + batch * evaluated / settings.batch_size / 3
 
 
 def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
-    """Median seconds of a training step, on weights that are thrown away."""
-    workspace, protocol, device = session.workspace, cell.protocol, torch.device(cell.execution.device)
+    """Median seconds of a training step, taken as the cell takes them, on weights that are thrown away."""
+    workspace, protocol, execution = session.workspace, cell.protocol, cell.execution
+    device, tuned = torch.device(execution.device), phase == "finetune"
     spec = workspace.plugins.head(cell.head)
     tasks = {task.name: task for task in workspace.tasks(protocol)}
     shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
     corpus, encoder = workspace.corpus(cell.data, protocol), workspace.encoder(cell.encoder).to(device)
+    if tuned:
+        encoder = encoder.copy()
     config = spec.configure(cell.config)
-    settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
+    settings = feature_settings(protocol, spec, encoder, execution.precision, device)
     with global_stream(cell.seed, "init"):
         head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
-    batches = list(islice(order.epoch(1), 2 * _STEPS))
-    tuned = phase == "finetune"
-    kept = {name: value.clone() for name, value in encoder.model.state_dict().items()} if tuned else {}
+    rounds = list(islice(order.rounds(list(order.epoch(1))), 2 * _STEPS))
     tokenized = workspace.tokenized(cell.encoder, corpus, protocol.max_length)
-    live = LiveReader(
-        encoder,
-        tokenized,
-        settings,
-        spec.reads,
-        tuned,
-        lambda rows: encode_table(encoder, tokenized.select(rows), settings).to(device),
+
+    def make_table(rows: Tensor) -> FeatureTable:
+        return encode_table(encoder, tokenized.select(rows), settings).to(device)
+
+    reader: Reader = LiveReader(encoder, tokenized, settings, spec.reads, tuned, make_table)
+    if not tuned and execution.feature_cache:
+        used = [corpus.parts[task, "train"].rows[each].flatten() for batches in rounds for task, each in batches]
+        reader = reader.snapshot(torch.unique(torch.cat(used)))
+    modules = nn.ModuleDict({"head": head, "encoder": encoder.model} if tuned else {"head": head}).train()
+    work = Work(
+        phase=phase,
+        settings=protocol.phase(phase),
+        tasks=tasks,
+        shapes=shapes,
+        losses={name: task.losses[loss_name(spec, config, task, protocol)] for name, task in tasks.items()},
+        constant_losses={},
+        corpus=corpus,
+        order=order,
+        seed=cell.seed,
+        device=device,
+        autocast=tuned and execution.precision == "bf16",
+        fixed=execution.cuda_graph,
+        graphs=execution.cuda_graph,
     )
-    used = torch.unique(torch.cat([corpus.parts[task, "train"].rows[examples].flatten() for task, examples in batches]))
-    reader = live if tuned or not cell.execution.feature_cache else live.snapshot(used)
-    modules = nn.ModuleList([head, encoder.model] if tuned else [head]).train()
-    optimizer = AdamW(modules.parameters(), weight_decay=0.0)
-    losses = {name: task.losses[loss_name(spec, config, task, protocol)] for name, task in tasks.items()}
+    steps = make_steps(work, modules, reader, AdamW(modules.parameters(), weight_decay=0.0))
+    # A graph is captured in a second pass over the same steps; one by one, each step tells what the next will take.
+    passes = [rounds] * 4 if work.graphs else [[together] for together in rounds]
     seconds = []
-    for task, examples in batches:
+    for few in passes:
         started = time.perf_counter()
-        part = corpus.parts[task, "train"]
-        assert part.labels is not None
-        outputs = forward(head, reader.gather(part.rows[examples]), shapes[task], len(examples))
-        loss = losses[task](outputs, part.labels[examples].to(device), shapes[task])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(lr=0.0)
-        seconds.append(time.perf_counter() - started)
-    if kept:
-        encoder.model.load_state_dict(kept)
-    encoder.eval()
+        steps.epoch(few, [0.0] * len(few))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append((time.perf_counter() - started) / len(few))
+    steps.close()
     return median(seconds[len(seconds) // 2 :])

@@ -223,6 +223,7 @@ class _Run:
             autocast=phase == "finetune" and cell.execution.precision == "bf16",
             interference=cell.interference,
             fixed=cell.execution.cuda_graph or cell.execution.compiled,
+            graphs=cell.execution.cuda_graph,
             compiled=cell.execution.compiled,
             log=lambda line: self.emit({"event": "log", "line": f"{cell.label}: {line}"}),
         )

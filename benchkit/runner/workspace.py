@@ -131,7 +131,8 @@ class Workspace:
     def once(self, key: Any, make: Callable[[], _T]) -> _T:
         """`make()`, the first time; what it gave, ever after."""
         if key not in self._kept:
-            self._kept[key] = make()
+            made = make()  # which may let another cell have its turn, and that one make the same
+            self._kept.setdefault(key, made)
         kept: _T = self._kept[key]
         return kept
 

@@ -21,10 +21,11 @@ class Captured:
             run(lambda name: None)
             return row
 
+        self.refused: list[str] = []
         self.device, self.row = device, torch.zeros(1, dtype=torch.int32, device=device)
         # A compiled step is made in its first run, and is itself only from the second on.
         warmups = 1 + compiled
-        self.program = Program(step, 1, device, pool(device), warmups, lambda line: None)
+        self.program = Program(step, 1, device, pool(device), warmups, self.refused.append)
         for _ in range(warmups + 1):
             self.run()
 
@@ -34,5 +35,5 @@ class Captured:
     def run(self) -> None:
         with aside(self.device):
             self.program.run(self.row)
-        if self.program.refused:
-            raise UserError(f"no CUDA graph can be made of it: it waits for the device ({self.program.refused})")
+        if self.refused:
+            raise UserError(f"no CUDA graph can be made of it: {self.refused[0]}")

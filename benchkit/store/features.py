@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from benchkit.ahead import ahead, at_once, behind
+from benchkit.encoder.fused import kernels
 from benchkit.encoder.stream import CHUNK_TOKENS
 from benchkit.errors import UserError
 from benchkit.features import Pooled, Tokens
@@ -225,6 +226,7 @@ class FeatureStore:
             "encoder": fingerprint or encoder.fingerprint,
             "encoder_source": encoder_source(),
             "settings": plain(settings),
+            "kernels": kernels() if settings.device == "cuda" else "",
         }
 
     def _folder(self, key: str) -> Path:

@@ -91,7 +91,7 @@ class Hand:
         steps: their numbers, rising.
         inputs: (step, width) int32, on the device.
         labels: of each batch of a step (step, batch), on the CPU.
-        results: (step, n) float32, on the device: of each batch its outputs (batch, out), then its loss.
+        results: (step, n) float32, on the device: the losses of all batches, then the outputs (batch, out) of each.
     """
 
     deck: Deck
@@ -139,12 +139,12 @@ def gathered(hands: Mapping[Shape, Hand], done: int, work: Work) -> dict[str, Tr
     """What the first `done` steps gave, by task; shape after shape, since nobody asks in which order they were."""
     found: dict[str, list[Trained]] = {}
     for shape, hand in hands.items():
-        steps, end = bisect_left(hand.steps, done), 0
-        for task, batch, labels in zip(shape.tasks, shape.batches, hand.labels, strict=True):
+        steps, end = bisect_left(hand.steps, done), len(shape.tasks)
+        for place, (task, batch, labels) in enumerate(zip(shape.tasks, shape.batches, hand.labels, strict=True)):
             out = work.shapes[task].out
-            start, end = end, end + batch * out + 1
-            outputs = hand.results[:steps, start : end - 1].reshape(-1, out)
-            found.setdefault(task, []).append(Trained(outputs, labels[:steps].flatten(), hand.results[:steps, end - 1]))
+            start, end = end, end + batch * out
+            outputs = hand.results[:steps, start:end].reshape(-1, out)
+            found.setdefault(task, []).append(Trained(outputs, labels[:steps].flatten(), hand.results[:steps, place]))
     return {
         task: Trained(*(torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "labels", "losses")))
         for task, parts in found.items()

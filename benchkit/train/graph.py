@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -28,7 +28,7 @@ class Program:
         pool: memory shared by the graphs of a training, which never run at the same time; None on a CPU, where nothing
             is captured.
         warmups: runs before the one that is captured.
-        refused: why this step cannot be captured, or "".
+        refused: told why this step cannot be captured, where it cannot; it then runs as it is.
     """
 
     step: Callable[[Tensor], Tensor]
@@ -36,9 +36,9 @@ class Program:
     device: torch.device
     pool: Any
     warmups: int
-    log: Callable[[str], None]
+    refuse: Callable[[str], None]
     runs: int = 0
-    refused: str = ""
+    refused: bool = False
     graph: Any = None
     results: Tensor | None = None
     _row: Tensor = field(init=False)
@@ -57,12 +57,21 @@ class Program:
         if self.runs == self.warmups:
             with waits() as found:
                 result = self.step(self._row)
-            self.refused = found[0] if found else ""
             if found:
-                self.log(f"no CUDA graphs for steps that wait for the device: {self.refused}")
+                self._refuse(f"it waits for the device at {found[0]}")
             return result
-        self._capture()
+        try:
+            self._capture()
+        except (torch.OutOfMemoryError, UserError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a stranger's head may do anything; nothing of it has run yet
+            self._refuse(f"{type(error).__name__}: {' '.join(str(error).split()):.200}")
+            return self.step(self._row)
         return self._replay()
+
+    def _refuse(self, why: str) -> None:
+        self.refused = True
+        self.refuse(why)
 
     def _replay(self) -> Tensor:
         self.graph.replay()
@@ -70,19 +79,30 @@ class Program:
         return self.results
 
     def _capture(self) -> None:
+        """Raises: what the step raises, with the capture ended; a UserError where CUDA itself cannot end it."""
         graph = torch.cuda.CUDAGraph()
         with _no_collection():
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
-                self.results = self.step(self._row)
-            except BaseException as error:
-                # The device is in the middle of a capture that has failed: nothing more can be trained here.
-                raise UserError(
-                    f"a step cannot be captured as a CUDA graph ({' '.join(str(error).split()):.200}); "
-                    "run again with --no-cuda-graph"
-                ) from error
-            graph.capture_end()
-        self.graph = graph
+                results = self.step(self._row)
+            except Exception as error:
+                _end(graph, error)
+                raise
+            except BaseException:  # Ctrl-C: it matters more than a capture that cannot be ended
+                with suppress(UserError):
+                    _end(graph, None)
+                raise
+            _end(graph, None)
+        self.graph, self.results = graph, results
+
+
+def _end(graph: Any, error: Exception | None) -> None:
+    """End a capture: a stream that stays in one is of no use to anybody after."""
+    try:
+        graph.capture_end()
+    except RuntimeError as failed:
+        why = " ".join(str(error or failed).split())
+        raise UserError(f"a step breaks its CUDA graph ({why:.200}); run again with --no-cuda-graph") from failed
 
 
 def pool(device: torch.device) -> Any:
@@ -99,9 +119,12 @@ def aside(device: torch.device) -> Iterator[None]:
     around = torch.cuda.current_stream(device)
     own = _side(device) if around == torch.cuda.default_stream(device) else around
     own.wait_stream(around)
-    with torch.cuda.stream(own):
-        yield
-    around.wait_stream(own)
+    try:
+        with torch.cuda.stream(own):
+            yield
+    finally:
+        # After an error too: what is still to be computed writes into memory that others are about to get.
+        around.wait_stream(own)
 
 
 @cache

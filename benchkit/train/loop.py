@@ -68,12 +68,15 @@ def train_phase(
         modules.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
     steps = make_steps(work, modules, reader, optimizer)
-    while state.epoch < work.settings.epochs and not state.diverged:
-        state.epoch += 1
-        _epoch(work, modules, reader, steps, state)
-        state.weights = modules.state_dict()
-        state.optimizer = optimizer.state_dict()
-        on_epoch(state)
+    try:
+        while state.epoch < work.settings.epochs and not state.diverged:
+            state.epoch += 1
+            _epoch(work, modules, reader, steps, state)
+            state.weights = modules.state_dict()
+            state.optimizer = optimizer.state_dict()
+            on_epoch(state)
+    finally:
+        steps.close()
     if state.best:
         modules.load_state_dict(state.best)
     return state

@@ -55,15 +55,15 @@ class LiveReader:
         settings = self.settings
         return self.encoder.features(self.tokenized, rows, self.reads, settings.pooling, settings.layers)
 
-    def snapshot(self, rows: Tensor) -> _Snapshot:
+    def snapshot(self, rows: Tensor) -> Snapshot:
         table = self.make_table(rows)
         place = torch.full((len(self.tokenized),), -1, dtype=torch.int64)
         place[rows] = torch.arange(len(rows))
-        return _Snapshot(table, place)
+        return Snapshot(table, place)
 
 
 @dataclass
-class _Snapshot:
+class Snapshot:
     """A table of some rows, addressed by their rows in the corpus."""
 
     table: FeatureTable
@@ -72,7 +72,7 @@ class _Snapshot:
     def gather(self, rows: Tensor) -> Pooled:
         return self.table.gather(self.place[rows])
 
-    def snapshot(self, rows: Tensor) -> _Snapshot:
+    def snapshot(self, rows: Tensor) -> Snapshot:
         return self
 
 

@@ -16,7 +16,7 @@ from benchkit.encoder.fixed import Size, arrange, batch_of, room, widths
 from benchkit.features import Pooled
 from benchkit.store.tokens import ResidentTokens
 from benchkit.train.halves import Halves
-from benchkit.train.readers import LiveReader, StoredReader, part_of
+from benchkit.train.readers import LiveReader, Snapshot, StoredReader, part_of
 
 if TYPE_CHECKING:
     from benchkit.store.table import FeatureTable
@@ -41,25 +41,37 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class StoredSource:
-    """Rows of a table in the device's memory."""
+    """Rows of a table in the device's memory.
+
+    Attributes:
+        place: (n,) int64: where in the table an input is; None where input i is row i.
+    """
 
     table: FeatureTable
+    place: np.ndarray | None = None
 
     @cached_property
     def _lengths(self) -> np.ndarray | None:
         tokens = self.table.tokens
         return tokens.length.numpy() if isinstance(tokens, ResidentTokens) else None
 
+    @cached_property
+    def _longest(self) -> int:
+        return 0 if self._lengths is None else int(self._lengths.max())
+
     def size(self, rows: np.ndarray) -> Size:
         if self._lengths is None:
             return Size(len(rows), 0, 0)
-        return dataclasses.replace(room(self._lengths[rows], int(self._lengths.max())), total=0)
+        return dataclasses.replace(room(self._lengths[self._placed(rows)], self._longest), total=0)
+
+    def _placed(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self.place is None else self.place[rows]
 
     def widths(self, size: Size) -> Mapping[str, int]:
         return {"rows": size.rows}
 
     def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
-        return {"rows": rows.astype(np.int32)}
+        return {"rows": self._placed(rows).astype(np.int32)}
 
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
         rows = torch.split(fields["rows"], [batch * segment for batch, segment in shapes])
@@ -104,10 +116,10 @@ class LiveSource:
 
 def source_of(reader: Reader, *, autocast: bool) -> Source | None:
     """Where a reader's features can come from in steps of fixed shape; None where they cannot."""
-    if isinstance(reader, StoredReader) and (
-        reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
-    ):
-        return StoredSource(reader.table)
+    if isinstance(reader, StoredReader | Snapshot):
+        resident = reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
+        place = reader.place.numpy() if isinstance(reader, Snapshot) else None
+        return StoredSource(reader.table, place) if resident else None
     if not (isinstance(reader, LiveReader) and reader.grad):
         return None
     return LiveSource(reader, Halves(reader.encoder.model) if autocast else None)

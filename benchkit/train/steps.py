@@ -28,7 +28,7 @@ Result = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Trained:
-    """What the batches of one task gave in an epoch, in their order; without gradients.
+    """What the batches of one task gave in an epoch, all three in one order; without gradients.
 
     Attributes:
         outputs: (example, out).
@@ -58,6 +58,9 @@ class Steps(Protocol):
         Ends early at a loss that is not finite: the epoch's verdict names the task, and the rest would be lost time.
         """
 
+    def close(self) -> None:
+        """Let go of whatever was made for the steps of this phase."""
+
 
 @dataclass(frozen=True)
 class PlainSteps:
@@ -79,6 +82,9 @@ class PlainSteps:
             if step % LOOK == 0 and not all(torch.isfinite(loss) for _, _, loss in results):
                 break
         return {task: joined(results) for task, results in kept.items()}
+
+    def close(self) -> None:
+        pass
 
 
 def joined(results: Sequence[Result]) -> Trained:

@@ -25,9 +25,10 @@ class Work:
         constant_losses: by task, the loss of the best constant prediction on train.
         autocast: run the encoder's forward in bf16; weights and optimiser state stay fp32.
         interference: measure after each epoch how the tasks' gradients agree.
-        fixed: take steps of a few fixed shapes, which a GPU can replay as graphs (`benchkit.train.fixed`).
+        fixed: take steps of a few fixed shapes (`benchkit.train.fixed`), as `graphs` and `compiled` ask for.
+        graphs: capture them as CUDA graphs.
         compiled: hand the encoder's layers to `torch.compile`.
-        early: with fixed steps, move a layer's weights while the way back is in the layers before it.
+        early: with fixed steps, move a layer's weights while the way back is in the layers before it, if there is room.
         log: told what a user should know, a line each.
     """
 
@@ -44,6 +45,7 @@ class Work:
     autocast: bool = False
     interference: bool = False
     fixed: bool = False
+    graphs: bool = False
     compiled: bool = False
     early: bool = True
     log: Callable[[str], None] = _ignore

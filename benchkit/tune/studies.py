@@ -45,7 +45,8 @@ class About:
 def parts_of(job: Job) -> dict[str, str]:
     """What two commands must agree on to work on one study. The number of trials is not of it, nor are paths."""
     names = {"head": "head", "protocol": "protocol", "tasks": "tasks", "data": "data", "encoder": "encoder"}
-    names |= {"engine": "benchkit or torch", "execution": "device, precision or threads", "seed": "seed"}
+    names |= {"engine": "benchkit or torch", "seed": "seed"}
+    names |= {"execution": "device, precision, threads, CUDA graphs or compilation"}
     found = {label: digest(job.cell.identity[part]) for part, label in names.items()}
     own = {
         "search space": job.space.to_data(),
