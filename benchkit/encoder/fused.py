@@ -36,7 +36,7 @@ def available() -> bool:
 
 def kernels() -> str:
     """What takes part in a key, since numbers change with it: Triton's version where its kernels are used, or ""."""
-    return version("triton") if available() else ""
+    return version("triton") if torch.cuda.is_available() and available() else ""
 
 
 def inferring(x: Tensor) -> bool:
