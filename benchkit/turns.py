@@ -3,7 +3,7 @@
 Each runs in a thread of its own, and exactly one of them at a time: it hands over where it says `pause`, to the one
 that has waited longest. So what happens, happens in the same order every time. What torch keeps once for the whole
 process is put aside and taken up again at each handover: trainings in turns give the numbers that they give one after
-the other, on a CPU bit for bit.
+the other, on a CPU bit for bit, as long as all random numbers are torch's.
 """
 
 from __future__ import annotations

@@ -18,9 +18,11 @@ from benchkit.errors import UserError
 from benchkit.record import Record
 from benchkit.runner.executor import Together
 from benchkit.store.cells import CellStore
+from benchkit.store.locks import locked
 from benchkit.tune.claims import load
 from benchkit.tune.search import Tuning
 from benchkit.tune.storage import open_storage
+from benchkit.turns import pause, together
 
 CALM = ["--sampler", "random", "--search", "head", "--set", "pretrain.learning_rate=1e-4"]  # no trial diverges
 
@@ -245,3 +247,21 @@ def test_memory_holds_one_copy_of_what_is_read(tmp_path: Path) -> None:
     del first
     workspace.resident(plan.encoder, corpus, layers, device)
     assert len(workspace._resident) == 1
+
+
+def test_a_lock_of_one_that_waits_for_its_turn(tmp_path: Path) -> None:
+    """Waiting for it must not keep the turn, or neither would ever go on."""
+    seen: list[str] = []
+
+    def holds() -> None:
+        with locked(tmp_path / "lock", wait=True):
+            for _ in range(3):
+                pause()
+            seen.append("first")
+
+    def wants() -> None:
+        with locked(tmp_path / "lock", wait=True, on_wait=lambda: seen.append("waits")):
+            seen.append("second")
+
+    together([holds, wants])
+    assert seen == ["waits", "first", "second"]

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 from benchkit import turns
 from benchkit.rng import global_stream
 from benchkit.runner.threads import threads
-from benchkit.store.locks import locked
 from benchkit.store.table import FeatureTable, Report
 from benchkit.train.loop import State, train_phase
 from benchkit.train.readers import StoredReader
@@ -281,24 +279,6 @@ def test_ones_own_time_leaves_out_the_others() -> None:
 
     short, long = together([lambda: call(0.001), lambda: call(0.02)])
     assert short < 0.05 < 0.1 <= long
-
-
-def test_a_lock_of_one_that_waits_for_its_turn(tmp_path: Path) -> None:
-    """Waiting for it must not keep the turn, or neither would ever go on."""
-    seen: list[str] = []
-
-    def holds() -> None:
-        with locked(tmp_path / "lock", wait=True):
-            for _ in range(3):
-                pause()
-            seen.append("first")
-
-    def wants() -> None:
-        with locked(tmp_path / "lock", wait=True, on_wait=lambda: seen.append("waits")):
-            seen.append("second")
-
-    together([holds, wants])
-    assert seen == ["waits", "first", "second"]
 
 
 def test_nobody_is_left_seated() -> None:
