@@ -12,6 +12,10 @@ import pytest
 
 import benchkit
 from benchkit.errors import UserError
+from benchkit.plugins import load_plugins
+from benchkit.runner.estimate import describe
+from benchkit.runner.request import Request
+from benchkit.runner.session import Session
 
 SMALL = {
     "sst.train_size": 96,
@@ -151,6 +155,22 @@ def test_dry_run_says_what_would_happen_and_does_nothing(tmp_path: Path) -> None
     assert "9 cells" in done.stdout
     assert "estimated time" in done.stdout
     assert not (tmp_path / "results").exists()
+
+
+def test_an_estimate_leaves_the_encoder_alone_and_counts_rounds_as_steps(tmp_path: Path) -> None:
+    settings = tuple(f"{name}={value}" for name, value in SMALL.items())
+    seen = {}
+    for step in ("task", "round"):
+        request = Request(heads=("baseline",), seeds=(0,), settings=(*settings, f"finetune.step={step}"), out=tmp_path)
+        session = Session.open(request, load_plugins(), lambda event: None)
+        encoder = session.workspace.encoder(session.plan.encoder)
+        before = encoder.fingerprint
+        assert "estimated time" in list(describe(session))[-1]
+        assert encoder.fingerprint == before
+        assert not encoder.model.training
+        seen[step] = session.workspace.once(("probe", "baseline", "finetune"), lambda: 0.0)
+    assert seen["round"] > 1.2 * seen["task"] > 0  # three batches in one step
+    assert not any(tmp_path.iterdir())
 
 
 def test_load_encoder_encodes(tmp_path: Path) -> None:

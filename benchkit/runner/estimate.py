@@ -15,6 +15,7 @@ from benchkit.rng import global_stream
 from benchkit.runner.cell import Cell, loss_name
 from benchkit.runner.eta import clock
 from benchkit.runner.session import Session
+from benchkit.runner.threads import threads
 from benchkit.runner.workspace import build_head, feature_settings
 from benchkit.store.features import FeatureSettings
 from benchkit.store.memory import encode_table
@@ -154,11 +155,12 @@ def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
     # A graph is captured in a second pass over the same steps; one by one, each step tells what the next will take.
     passes = [rounds] * 4 if work.graphs else [[together] for together in rounds]
     seconds = []
-    for few in passes:
-        started = time.perf_counter()
-        steps.epoch(few, [0.0] * len(few))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append((time.perf_counter() - started) / len(few))
+    with threads(execution.threads):
+        for few in passes:
+            started = time.perf_counter()
+            steps.epoch(few, [0.0] * len(few))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append((time.perf_counter() - started) / len(few))
     steps.close()
     return median(seconds[len(seconds) // 2 :])
