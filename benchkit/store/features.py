@@ -165,7 +165,8 @@ class FeatureStore:
             if tokens is not None:
                 tokens = tokens.to("cpu", _TOKEN_TYPES[settings.precision])
             order = [batches[part.batch][row] for row in part.rows.tolist()]
-            write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
+            path = write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
+            self._verified[path] = _state(path)  # its name was made of these very bytes
 
         # A GPU would stand idle meanwhile; a CPU is what is busy.
         aside = encoder.device.type != "cpu"
@@ -192,8 +193,7 @@ class FeatureStore:
         sound, bad = [], {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
-                stat = path.stat()
-                state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+                state = _state(path)
                 sound.append(open_segment(path, key, verify=self._verified.get(path) != state))
                 self._verified[path] = state
             except BadSegment as error:
@@ -231,6 +231,12 @@ class FeatureStore:
 
     def _folder(self, key: str) -> Path:
         return self.root / FEATURES / key
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes with a file."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def encoder_source() -> str:
