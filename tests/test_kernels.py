@@ -53,12 +53,19 @@ def test_attention_and_its_gradients(lengths: list[int], width: int, spare: int)
     torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs CUDA: the interpreter has no bf16")
-def test_bf16_is_near() -> None:
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_half_precision_is_near_both_ways(kind: torch.dtype) -> None:
+    if kind is torch.bfloat16 and DEVICE == "cpu":
+        pytest.skip("needs CUDA: the interpreter's bf16 is wrong")
     lengths = LENGTHS["ragged"]
-    qkv, starts, long = case(lengths, 64, torch.bfloat16, 5)
-    found, expected = attend_rows(qkv, starts, long, 17, 0.0), plain(qkv, lengths)
-    torch.testing.assert_close(found[:42].float(), expected, atol=0.02, rtol=0.02)
+    qkv, starts, long = case(lengths, 64, kind, 5)
+    weights = torch.linspace(-1, 1, 42 * 2 * 64, device=DEVICE).view(42, 2, 64)
+    expected = plain(qkv, lengths)
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), qkv)
+    found = attend_rows(qkv, starts, long, 17, 0.0)[:42].float()
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), qkv)
+    torch.testing.assert_close(gradient.float(), wanted.float(), atol=0.02, rtol=0.02)
 
 
 def test_dropout_is_one_mask_both_ways_and_a_fair_one() -> None:
