@@ -237,8 +237,12 @@ def test_ctrl_c_ends_all_and_is_raised() -> None:
         finally:
             ended.append(number)
 
-    with pytest.raises(KeyboardInterrupt):
-        together([lambda number=number: goes_on(number) for number in range(3)])  # type: ignore[misc]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            together([lambda number=number: goes_on(number) for number in range(3)])  # type: ignore[misc]
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sorted(ended) == [0, 1, 2]
 
 
