@@ -6,12 +6,14 @@ import copy
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
 from benchkit.encoder.batch import compute, gather
+from benchkit.encoder.fixed import room
 from benchkit.encoder.layout import Layout
 from benchkit.encoder.model import attend
 from benchkit.encoder.stream import one_ahead, stream
@@ -163,3 +165,10 @@ def test_streams_of_many_chunks_are_the_cpus(encoder: Encoder) -> None:
         found.append([(chunk.rows, chunk.pooled, chunk.tokens) for chunk in chunks])
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
     assert resolve_precision("auto", "cuda") in ("bf16", "fp32")
+
+
+def test_rooms_are_few() -> None:
+    draw = np.random.default_rng(0)
+    rooms = {room(draw.lognormal(3, 0.5, 8).astype(int).clip(3, 128), 128) for _ in range(2000)}
+    assert len(rooms) < 40
+    assert max(size.total for size in rooms) >= 384

@@ -60,30 +60,35 @@ def assert_same(plain: State, fixed: State, tolerance: float) -> None:
         torch.testing.assert_close(fixed.weights[name], value, atol=20 * tolerance, rtol=20 * tolerance)
 
 
+def both_ways(work: Work, vectors: Tensor, device: str, dropout: float) -> tuple[State, State]:
+    """A first phase by plain steps, and by steps of fixed shape."""
+    plain, fixed = (
+        train_phase(
+            on(work, device, fixed=fixed),
+            make_modules(dropout).to(device),
+            stored(work, vectors, device),
+            State("pretrain"),
+            lambda s: None,
+        )
+        for fixed in (False, True)
+    )
+    return plain, fixed
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("step", ["task", "round"])
 @pytest.mark.parametrize("sampling", ["proportional", "round_robin", "annealed"])
 def test_heads_on_stored_features(sampling: str, step: str, device: str) -> None:
     work, vectors = make_work(sampling=sampling, step=step, clip=0.5, schedule="linear", warmup=0.1)
     work = on(dataclasses.replace(work, order=dataclasses.replace(work.order, step=step)), device)
-    found = []
-    for fixed in (False, True):
-        modules = make_modules(0.0).to(device)
-        reader = stored(work, vectors, device)
-        found.append(train_phase(on(work, device, fixed=fixed), modules, reader, State("pretrain"), lambda s: None))
-    assert_same(found[0], found[1], 1e-5)
+    assert_same(*both_ways(work, vectors, device, 0.0), 1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_dropout_draws_the_same_numbers_for_pooled_features(device: str) -> None:
     """Nothing else draws, and in the same order: so even with dropout the numbers are those of plain steps."""
     work, vectors = make_work()
-    found = []
-    for fixed in (False, True):
-        modules = make_modules(0.3).to(device)
-        reader = stored(work, vectors, device)
-        found.append(train_phase(on(work, device, fixed=fixed), modules, reader, State("pretrain"), lambda s: None))
-    assert_same(found[0], found[1], 1e-5)
+    assert_same(*both_ways(work, vectors, device, 0.3), 1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -215,13 +220,6 @@ def test_a_batch_with_room_to_spare_has_the_same_features(lengths: list[int]) ->
     assert torch.equal(found.mask[:, :, :longest], plain.mask)
     assert not found.mask[:, :, longest:].any()
     torch.testing.assert_close(found.tokens[:, :, :longest], plain.tokens, atol=1e-5, rtol=1e-5)
-
-
-def test_rooms_are_few() -> None:
-    draw = np.random.default_rng(0)
-    rooms = {room(draw.lognormal(3, 0.5, 8).astype(int).clip(3, 128), 128) for _ in range(2000)}
-    assert len(rooms) < 40
-    assert max(size.total for size in rooms) >= 384
 
 
 def test_stored_tokens_are_padded_to_the_room() -> None:

@@ -125,13 +125,8 @@ class Encoder:
         want_tokens = issubclass(reads, Tokens)
         pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens)
         back = back.to(self.device)
-        pooled = pooled[back].view(*rows.shape, -1)
-        if issubclass(reads, Layers):
-            return Layers.split(pooled, len(numbers))
-        if pieces is None:
-            return Pooled(pooled)
-        tokens, mask = batch.layout.pad(pieces)[back], batch.layout.mask[back]
-        return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, -1))
+        tokens = None if pieces is None else (batch.layout.pad(pieces)[back], batch.layout.mask[back])
+        return _as_read(reads, rows.shape, pooled[back], tokens, len(numbers))
 
     def features_of(
         self,
@@ -148,12 +143,8 @@ class Encoder:
         """
         numbers = self.check(pooling, layers)
         pooled, pieces = compute(self.model, batch, pooling, numbers, issubclass(reads, Tokens), weights)
-        pooled = pooled[:, None]
-        if issubclass(reads, Layers):
-            return Layers.split(pooled, len(numbers))
-        if pieces is None:
-            return Pooled(pooled)
-        return Tokens(pooled, batch.layout.pad(pieces)[:, None], batch.layout.mask[:, None])
+        tokens = None if pieces is None else (batch.layout.pad(pieces), batch.layout.mask)
+        return _as_read(reads, (len(pooled), 1), pooled, tokens, len(numbers))
 
     def encode_chunks(
         self,
@@ -230,6 +221,19 @@ class Encoder:
         numbers = resolve_layers(layers, self.config.num_hidden_layers)
         check_pooling(pooling, numbers, self.model)
         return numbers
+
+
+def _as_read(
+    reads: type[Pooled], shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tensor] | None, layers: int
+) -> Pooled:
+    """Vectors (row, width), and tokens with their mask (row, time, …), as `reads`; rows become `shape`."""
+    pooled = pooled.view(*shape, -1)
+    if issubclass(reads, Layers):
+        return Layers.split(pooled, layers)
+    if tokens is None:
+        return Pooled(pooled)
+    pieces, mask = tokens
+    return Tokens(pooled, pieces.view(*shape, *pieces.shape[1:]), mask.view(*shape, -1))
 
 
 def _in_bf16(model: MiniBert) -> MiniBert:

@@ -67,7 +67,7 @@ def attend_rows(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, drop
     seed = torch.randint(0, 2**31 - 1, (1,), dtype=torch.int64, device=qkv.device) if dropout else None
     found: Tensor
     if torch.compiler.is_compiling():
-        found = torch.ops.benchkit.attend(qkv, starts, lengths, longest, dropout, seed)  # see `fused_op`
+        found = torch.ops.benchkit.short_attention(qkv, starts, lengths, longest, dropout, seed)  # see `fused_op`
     elif torch.is_grad_enabled() and qkv.requires_grad:
         found = _Attend.apply(qkv, starts, lengths, longest, dropout, seed)  # type: ignore[no-untyped-call]
     else:

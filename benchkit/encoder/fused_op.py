@@ -1,4 +1,4 @@
-"""`attend` as an operator of torch, `torch.ops.benchkit.attend`, which `torch.compile` takes as a whole.
+"""`attend` as an operator of torch, `torch.ops.benchkit.short_attention`, which `torch.compile` takes as a whole.
 
 To be imported by whoever compiles: an operator is there for the whole process.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from benchkit.encoder import fused
 
 
-@torch.library.custom_op("benchkit::attend", mutates_args=())
+@torch.library.custom_op("benchkit::short_attention", mutates_args=())
 def attend(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None) -> Tensor:
     return fused.attend(qkv, starts, lengths, longest, dropout, seed)
 
@@ -23,7 +23,7 @@ def _(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float
     return qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
 
 
-@torch.library.custom_op("benchkit::attend_backward", mutates_args=())
+@torch.library.custom_op("benchkit::short_attention_backward", mutates_args=())
 def attend_backward(
     qkv: Tensor, gradient: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None
 ) -> Tensor:

@@ -31,11 +31,7 @@ def attend_forward(
         return
     start, length = tl.load(starts + row), tl.load(lengths + row)
     i, d = tl.arange(0, block), tl.arange(0, columns)
-    real = (i < length)[:, None] & (d < width)[None, :]
-    place = (start + i).to(tl.int64)[:, None] * (3 * heads * width) + head * width + d[None, :]
-    q = tl.load(qkv + place, mask=real, other=0.0)
-    k = tl.load(qkv + place + heads * width, mask=real, other=0.0)
-    v = tl.load(qkv + place + 2 * heads * width, mask=real, other=0.0)
+    q, k, v, _, real = _read(qkv, start, length, head, i, d, heads, width)
     weights = _weights(q, k, i, length, scale)
     if drops:
         weights = tl.where(_kept(seed, row, head, heads, i, block, dropout), weights / (1.0 - dropout), 0.0)
@@ -60,11 +56,7 @@ def attend_backward(
         return
     start, length = tl.load(starts + row), tl.load(lengths + row)
     i, d = tl.arange(0, block), tl.arange(0, columns)
-    real = (i < length)[:, None] & (d < width)[None, :]
-    place = (start + i).to(tl.int64)[:, None] * (3 * heads * width) + head * width + d[None, :]
-    q = tl.load(qkv + place, mask=real, other=0.0)
-    k = tl.load(qkv + place + heads * width, mask=real, other=0.0)
-    v = tl.load(qkv + place + 2 * heads * width, mask=real, other=0.0)
+    q, k, v, place, real = _read(qkv, start, length, head, i, d, heads, width)
     there = (start + i).to(tl.int64)[:, None] * (heads * width) + head * width + d[None, :]
     g = tl.load(gradient + there, mask=real, other=0.0).to(v.dtype)
     weights = _weights(q, k, i, length, scale)
@@ -83,6 +75,17 @@ def attend_backward(
     tl.store(into + place, of_queries.to(kind), mask=real)
     tl.store(into + place + heads * width, of_keys.to(kind), mask=real)
     tl.store(into + place + 2 * heads * width, of_values.to(kind), mask=real)
+
+
+@triton.jit
+def _read(qkv, start, length, head, i, d, heads: tl.constexpr, width: tl.constexpr):
+    """Queries, keys and values of a sentence for a head, the places of its queries, and which of them are real."""
+    real = (i < length)[:, None] & (d < width)[None, :]
+    place = (start + i).to(tl.int64)[:, None] * (3 * heads * width) + head * width + d[None, :]
+    q = tl.load(qkv + place, mask=real, other=0.0)
+    k = tl.load(qkv + place + heads * width, mask=real, other=0.0)
+    v = tl.load(qkv + place + 2 * heads * width, mask=real, other=0.0)
+    return q, k, v, place, real
 
 
 @triton.jit
