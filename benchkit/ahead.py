@@ -41,6 +41,6 @@ def behind() -> Iterator[Callable[[Callable[[], Any]], None]]:
 
 
 @contextmanager
-def at_once() -> Iterator[Callable[[Callable[[], Any]], None]]:
+def directly() -> Iterator[Callable[[Callable[[], Any]], None]]:
     """As `behind`, without a thread."""
     yield lambda call: call()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchkit.ahead import ahead, at_once, behind
+from benchkit.ahead import ahead, behind, directly
 
 
 def test_items_come_in_order_and_one_ahead() -> None:
@@ -35,7 +35,7 @@ def test_what_making_an_item_raises_comes_after_those_before() -> None:
         next(got)
 
 
-@pytest.mark.parametrize("how", [behind, at_once])
+@pytest.mark.parametrize("how", [behind, directly])
 def test_calls_are_made_in_order_and_all_of_them(how: Any) -> None:
     done: list[int] = []
     with how() as later:

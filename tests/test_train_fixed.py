@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.training import SHAPES, TASKS, make_modules, make_work, weights
+from helpers.training import SHAPES, make_modules, make_work, weights
 from torch import Tensor, nn
 
 from benchkit.encoder import BertConfig, Encoder, random_encoder
@@ -292,6 +292,3 @@ def test_nothing_outlives_a_phase() -> None:
         assert parameter() is None
     finally:
         gc.enable()
-
-
-assert set(TASKS) == set(SHAPES)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from benchkit.ahead import ahead, at_once, behind
+from benchkit.ahead import ahead, behind, directly
 from benchkit.encoder.fused import kernels
 from benchkit.encoder.stream import CHUNK_TOKENS
 from benchkit.errors import UserError
@@ -178,7 +178,7 @@ class FeatureStore:
             precision=settings.precision,
             chunk=self._chunk,
         )
-        with behind() if aside else at_once() as later:
+        with behind() if aside else directly() as later:
             for part in parts:
                 later(partial(write, part))
                 done += len(part.rows)
