@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from benchkit.api import Result as Result
     from benchkit.api import load_encoder as load_encoder
     from benchkit.api import run as run
+    from benchkit.core.errors import UserError as UserError
+    from benchkit.core.features import Layers as Layers
+    from benchkit.core.features import Pooled as Pooled
+    from benchkit.core.features import Tokens as Tokens
+    from benchkit.core.head import HeadSpec as HeadSpec
+    from benchkit.core.head import option as option
+    from benchkit.core.hookspecs import hookimpl as hookimpl
+    from benchkit.core.record import Record as Record
+    from benchkit.core.task import Example as Example
+    from benchkit.core.task import Metric as Metric
+    from benchkit.core.task import TaskShape as TaskShape
+    from benchkit.core.task import TaskSpec as TaskSpec
     from benchkit.encoder import Encoder as Encoder
     from benchkit.encoder import EncoderSpec as EncoderSpec
-    from benchkit.errors import UserError as UserError
-    from benchkit.features import Layers as Layers
-    from benchkit.features import Pooled as Pooled
-    from benchkit.features import Tokens as Tokens
-    from benchkit.head import HeadSpec as HeadSpec
-    from benchkit.head import option as option
-    from benchkit.hookspecs import hookimpl as hookimpl
-    from benchkit.predict.exported import load_exported as load_exported
-    from benchkit.record import Record as Record
-    from benchkit.task import Example as Example
-    from benchkit.task import Metric as Metric
-    from benchkit.task import TaskShape as TaskShape
-    from benchkit.task import TaskSpec as TaskSpec
+    from benchkit.predict.export import load_exported as load_exported
 
 __version__ = "0.1.0"
 
@@ -36,19 +36,19 @@ _HOME = {
     "run": "benchkit.api",
     "Encoder": "benchkit.encoder",
     "EncoderSpec": "benchkit.encoder",
-    "UserError": "benchkit.errors",
-    "Layers": "benchkit.features",
-    "Pooled": "benchkit.features",
-    "Tokens": "benchkit.features",
-    "HeadSpec": "benchkit.head",
-    "option": "benchkit.head",
-    "hookimpl": "benchkit.hookspecs",
-    "load_exported": "benchkit.predict.exported",
-    "Record": "benchkit.record",
-    "Example": "benchkit.task",
-    "Metric": "benchkit.task",
-    "TaskShape": "benchkit.task",
-    "TaskSpec": "benchkit.task",
+    "UserError": "benchkit.core.errors",
+    "Layers": "benchkit.core.features",
+    "Pooled": "benchkit.core.features",
+    "Tokens": "benchkit.core.features",
+    "HeadSpec": "benchkit.core.head",
+    "option": "benchkit.core.head",
+    "hookimpl": "benchkit.core.hookspecs",
+    "load_exported": "benchkit.predict.export",
+    "Record": "benchkit.core.record",
+    "Example": "benchkit.core.task",
+    "Metric": "benchkit.core.task",
+    "TaskShape": "benchkit.core.task",
+    "TaskSpec": "benchkit.core.task",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchkit.controls import Control
+from benchkit.analysis.report import curves_frame, summary_frame, write_report
+from benchkit.analysis.tables import render
+from benchkit.core.plugins import load_plugins
+from benchkit.core.record import Record
+from benchkit.core.task import TaskSpec
 from benchkit.encoder import Encoder
-from benchkit.plugins import load_plugins
-from benchkit.record import Record
-from benchkit.report import curves_frame, render, summary_frame, write_report
-from benchkit.runner.encoders import open_encoder
-from benchkit.runner.request import Request, parse_seeds, split_names
-from benchkit.runner.session import Session
-from benchkit.task import TaskSpec
+from benchkit.experiment.companions import Control
+from benchkit.experiment.config import Request, parse_seeds, split_names
+from benchkit.experiment.session import Session
+from benchkit.experiment.workspace import open_encoder
 
 if TYPE_CHECKING:
     import pandas as pd

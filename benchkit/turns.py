@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+
 _T = TypeVar("_T")
 _LOOK = 0.5  # seconds between looks for Ctrl-C, in case the system told another thread of it
 _here = threading.local()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchkit.core.plugins import Plugins, load_plugins
 from benchkit.data import load_data
 from benchkit.encoder import Encoder
-from benchkit.plugins import Plugins, load_plugins
-from benchkit.runner.request import Request
-from benchkit.speed.ground import Ground
+from benchkit.experiment.config import Request
+from benchkit.speed.setup import Ground
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchkit.analysis.statistics import Paired, paired_differences
+from benchkit.core.plugins import load_plugins
 from benchkit.encoder import load_encoder, random_encoder, save_encoder
-from benchkit.plugins import load_plugins
-from benchkit.stats import Paired, paired_differences
 from benchkit.store.cells import CellStore
 
 FIELDS = ("layers=0,-1",)  # the embeddings and the last layer, however many there are

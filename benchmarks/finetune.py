@@ -28,17 +28,16 @@ from made_up import LENGTHS, SHAPES, config_of, make_encoder, make_head, make_wo
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchkit.core.features import Pooled
+from benchkit.core.protocol import Phase
 from benchkit.encoder import BertConfig, Tokenized, resolve_precision
-from benchkit.features import Pooled
-from benchkit.protocol import Phase
-from benchkit.store.features import FeatureSettings
-from benchkit.store.memory import encode_table
-from benchkit.train.adamw import AdamW
-from benchkit.train.order import Batch
-from benchkit.train.quick import quick
-from benchkit.train.readers import LiveReader
-from benchkit.train.steps import take_step
-from benchkit.train.work import Work
+from benchkit.store.features import FeatureSettings, encode_table
+from benchkit.training.batches import Batch
+from benchkit.training.evaluation import Work
+from benchkit.training.fast_cpu import quick
+from benchkit.training.optimizer import AdamW
+from benchkit.training.readers import LiveReader
+from benchkit.training.steps import take_step
 
 LR = 1e-6
 Step = Callable[[list[Batch]], None]

@@ -26,17 +26,16 @@ from gpu_write import environment, write
 from made_up import LENGTHS, SHAPES, config_of, make_encoder, make_head, make_work
 from torch import Tensor, nn
 
+from benchkit.core.features import Pooled
+from benchkit.core.protocol import Phase
 from benchkit.encoder import Encoder, Tokenized, resolve_precision
-from benchkit.encoder.batch import compute, gather
-from benchkit.features import Pooled
-from benchkit.protocol import Phase
-from benchkit.store.features import FeatureSettings
-from benchkit.store.memory import encode_table
-from benchkit.train.adamw import AdamW
-from benchkit.train.fixed import make_steps
-from benchkit.train.loop import State, train_phase
-from benchkit.train.readers import LiveReader, StoredReader
-from benchkit.train.work import Work
+from benchkit.encoder.packing import compute, gather
+from benchkit.store.features import FeatureSettings, encode_table
+from benchkit.training.cuda_graphs import make_steps
+from benchkit.training.evaluation import Work
+from benchkit.training.loop import State, train_phase
+from benchkit.training.optimizer import AdamW
+from benchkit.training.readers import LiveReader, StoredReader
 
 STEPS, EPOCHS = 1068 + 1068 + 755, 25  # of its phase 2: steps an epoch at batch 8
 # Nominal dense bf16 FLOP/s, by what a device's name contains.

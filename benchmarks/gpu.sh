@@ -111,8 +111,8 @@ if [ -n "$tests" ] && "$PYTHON" -c "import torch, pytest, sys; sys.exit(not torc
     # The project's own options are for plugins of pytest that may not be there.
     OPTIONS=(-q -p no:cacheprovider -o addopts=--import-mode=importlib)
     if "$PYTHON" -c "import xdist" 2> /dev/null; then OPTIONS+=(-n 8); fi
-    timeout 180 "$PYTHON" -m pytest "${OPTIONS[@]}" tests/test_fast_paths.py tests/test_kernels.py \
-        tests/test_train_fixed.py tests/test_turns.py > "$FOLDER/tests.txt" 2>&1 || status=1
+    timeout 180 "$PYTHON" -m pytest "${OPTIONS[@]}" tests/unit/encoder/test_fast_paths.py tests/gpu/test_kernels.py \
+        tests/integration/test_fixed_steps.py tests/unit/training/test_turns.py > "$FOLDER/tests.txt" 2>&1 || status=1
     echo "tests   took $((SECONDS - began)) s: $(tail -n 1 "$FOLDER/tests.txt")"
 fi
 echo "written to $FOLDER in $SECONDS s"

@@ -15,12 +15,12 @@ from made_up_files import worded_encoder
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchkit.core.features import Pooled
+from benchkit.core.plugins import load_plugins
 from benchkit.data import load_data
 from benchkit.encoder import BertConfig, Tokenized, resolve_precision, save_encoder
-from benchkit.features import Pooled
-from benchkit.plugins import load_plugins
-from benchkit.train.loop import Work
-from benchkit.train.order import Batch
+from benchkit.training.batches import Batch
+from benchkit.training.loop import Work
 
 
 def sentence_transformers(setting: Any) -> Iterator[dict[str, Any]]:

@@ -132,11 +132,10 @@ def sentences(number: int, encoder: str, folder: Path) -> Callable[[], Any]:
 def length(number: int, encoder: str, folder: Path) -> Callable[[], Any]:
     import torch
 
-    from benchkit.plugins import load_plugins
-    from benchkit.runner.request import Request
-    from benchkit.speed.ground import Ground
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.config import Request
     from benchkit.speed.request import Point
-    from benchkit.speed.work import Stage
+    from benchkit.speed.setup import Ground, Stage
 
     torch.set_num_threads(1)
     ground = Ground.open(Request(heads=("baseline",), tasks=("sst",), encoder=encoder), load_plugins())

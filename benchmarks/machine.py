@@ -10,8 +10,8 @@ from importlib.metadata import version
 
 import torch
 
-from benchkit.runner.cell import Execution
-from benchkit.runner.environment import environment
+from benchkit.experiment.cell import Execution
+from benchkit.experiment.environment import environment
 
 
 def fingerprint() -> str:

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from benchkit.core.plugins import load_plugins
+from benchkit.core.protocol import Phase
+from benchkit.core.rng import global_stream
 from benchkit.encoder import BertConfig, Encoder, MiniBert, Tokenized
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
-from benchkit.plugins import load_plugins
-from benchkit.protocol import Phase
-from benchkit.rng import global_stream
-from benchkit.train.corpus import Corpus, Part
-from benchkit.train.order import Order
-from benchkit.train.work import Work
+from benchkit.training.batches import Corpus, Order, Part
+from benchkit.training.evaluation import Work
 
 # Mean and standard deviation of the logarithm of word pieces a sentence, [CLS] and [SEP] apart.
 LENGTHS = {"sst": (3.04, 0.54), "quora": (2.50, 0.43), "sts": (2.41, 0.49)}

@@ -11,9 +11,9 @@ from random import Random
 
 from made_up import LENGTHS, SHAPES
 
+from benchkit.core.plugins import load_plugins
+from benchkit.core.task import TaskSpec
 from benchkit.encoder import BertConfig, Encoder, random_encoder, save_encoder
-from benchkit.plugins import load_plugins
-from benchkit.task import TaskSpec
 
 ENTRIES = 30522  # of bert-base-uncased's vocabulary
 _SYLLABLES = ["".join(each) for each in product("bdfgklmnprstvz", "aeiou")]

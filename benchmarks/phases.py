@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchkit.features import Pooled
-from benchkit.plugins import load_plugins
-from benchkit.runner.request import Request, resolve
-from benchkit.runner.workspace import Workspace, build_head, feature_settings
+from benchkit.core.features import Pooled
+from benchkit.core.plugins import load_plugins
+from benchkit.experiment.config import Request, resolve
+from benchkit.experiment.workspace import Workspace, build_head, feature_settings
 
 # Rows of the report's splits, by task.
 _SIZES = {"sst": (8544, 1101, 2210), "quora": (8544, 4544, 40431), "sts": (6041, 864, 1726)}

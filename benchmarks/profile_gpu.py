@@ -23,13 +23,12 @@ from made_up import config_of, make_encoder, make_head, make_work
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchkit.protocol import Phase
-from benchkit.store.features import FeatureSettings
-from benchkit.store.memory import encode_table
+from benchkit.core.protocol import Phase
+from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, Report
-from benchkit.train.adamw import AdamW
-from benchkit.train.fixed import make_steps
-from benchkit.train.readers import StoredReader
+from benchkit.training.cuda_graphs import make_steps
+from benchkit.training.optimizer import AdamW
+from benchkit.training.readers import StoredReader
 
 SHOWN = 12
 Part = tuple[str, Callable[[], Any], int]

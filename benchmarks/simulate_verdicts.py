@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import chdtri, ndtr, stdtr, stdtrit
 
-from benchkit import metrics
-from benchkit.stats import (
+from benchkit.analysis.statistics import (
     Array,
     Difference,
     Paired,
@@ -28,6 +27,7 @@ from benchkit.stats import (
     paired_differences,
     standard_error,
 )
+from benchkit.nn import metrics
 
 _RESAMPLES = 300
 

@@ -6,8 +6,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchkit.encoder import Encoder
-from benchkit.store.features import FeatureSettings
-from benchkit.store.memory import encode_table
+from benchkit.store.features import FeatureSettings, encode_table
 
 
 def test_tokenize(benchmark: BenchmarkFixture, encoder: Encoder, texts: list[str]) -> None:

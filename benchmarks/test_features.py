@@ -9,8 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchkit.encoder import Encoder
-from benchkit.store.features import FeatureSettings, FeatureStore
-from benchkit.store.memory import encode_table
+from benchkit.store.features import FeatureSettings, FeatureStore, encode_table
 
 POOLED, TOKENS = FeatureSettings(pooling="mean"), FeatureSettings(reads="tokens", pooling="mean")
 

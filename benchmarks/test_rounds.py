@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchkit.plugins import load_plugins
-from benchkit.speed.ground import Ground
+from benchkit.core.plugins import load_plugins
 from benchkit.speed.request import Mode, Point
-from benchkit.speed.work import Stage
+from benchkit.speed.setup import Ground, Stage
 
 HEADS = sorted(load_plugins().heads)
 

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import click
 
-from benchkit import hookspecs
 from benchkit.cli import cli
-from benchkit.describe.draw import as_svg
-from benchkit.describe.heads import Setting
-from benchkit.plugins import load_plugins
-from benchkit.runner.request import Request
+from benchkit.core import hookspecs
+from benchkit.core.plugins import load_plugins
+from benchkit.experiment.config import Request
+from benchkit.inspect.heads import Setting, as_svg
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

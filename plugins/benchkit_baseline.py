@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.blocks import cosine_score, finish, joined
-from benchkit.branch import SCORES, ScaledCosine
-from benchkit.features import Pooled
-from benchkit.head import HeadSpec, option
-from benchkit.hookspecs import hookimpl
-from benchkit.task import TaskShape
+from benchkit.core.features import Pooled
+from benchkit.core.head import HeadSpec, option
+from benchkit.core.hookspecs import hookimpl
+from benchkit.core.task import TaskShape
+from benchkit.nn.blocks import SCORES, ScaledCosine, cosine_score, finish, joined
 
 
 @dataclass(frozen=True)

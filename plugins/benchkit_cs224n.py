@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchkit import losses, metrics
-from benchkit.hookspecs import hookimpl
-from benchkit.task import Example, TaskSpec
+from benchkit.core.hookspecs import hookimpl
+from benchkit.core.task import Example, TaskSpec
+from benchkit.nn import losses, metrics
 
 
 def _demo_sst(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit.data.demo_sst import make_sst
+    from benchkit_demo.sentences import make_sst
 
     return make_sst(seed)
 
 
 def _demo_quora(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit.data.demo_quora import make_quora
+    from benchkit_demo.sentences import make_quora
 
     return make_quora(seed)
 
 
 def _demo_sts(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit.data.demo_sts import make_sts
+    from benchkit_demo.sentences import make_sts
 
     return make_sts(seed)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.blocks import finish, joined
-from benchkit.features import Pooled
-from benchkit.head import HeadSpec, option
-from benchkit.hookspecs import hookimpl
-from benchkit.task import TaskShape
+from benchkit.core.features import Pooled
+from benchkit.core.head import HeadSpec, option
+from benchkit.core.hookspecs import hookimpl
+from benchkit.core.task import TaskShape
+from benchkit.nn.blocks import finish, joined
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.branch import BranchConfig, asked_loss, branches
-from benchkit.features import Pooled
-from benchkit.head import HeadSpec
-from benchkit.hookspecs import hookimpl
-from benchkit.task import TaskShape
+from benchkit.core.features import Pooled
+from benchkit.core.head import HeadSpec
+from benchkit.core.hookspecs import hookimpl
+from benchkit.core.task import TaskShape
+from benchkit.nn.blocks import BranchConfig, asked_loss, branches
 
 
 @dataclass(frozen=True)

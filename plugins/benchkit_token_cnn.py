@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchkit.blocks import packed, padded, sentences
-from benchkit.branch import BranchConfig, asked_loss, branches
-from benchkit.features import Tokens
-from benchkit.head import HeadSpec, option
-from benchkit.hookspecs import hookimpl
-from benchkit.task import TaskShape
+from benchkit.core.features import Tokens
+from benchkit.core.head import HeadSpec, option
+from benchkit.core.hookspecs import hookimpl
+from benchkit.core.task import TaskShape
+from benchkit.nn.blocks import BranchConfig, asked_loss, branches, packed, padded, sentences
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchkit.blocks import sentences
-from benchkit.branch import BranchConfig, asked_loss, branches
-from benchkit.features import Tokens
-from benchkit.head import HeadSpec, option
-from benchkit.hookspecs import hookimpl
-from benchkit.task import TaskShape
+from benchkit.core.features import Tokens
+from benchkit.core.head import HeadSpec, option
+from benchkit.core.hookspecs import hookimpl
+from benchkit.core.task import TaskShape
+from benchkit.nn.blocks import BranchConfig, asked_loss, branches, sentences
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 

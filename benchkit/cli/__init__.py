@@ -7,24 +7,18 @@ import sys
 import click
 
 import benchkit
-from benchkit.cli.cache import cache
-from benchkit.cli.compare import compare
 from benchkit.cli.data import data
-from benchkit.cli.doctor import doctor
 from benchkit.cli.encoders import encoders
 from benchkit.cli.explain import explain
-from benchkit.cli.export import export
-from benchkit.cli.heads import heads
-from benchkit.cli.plan import plan
-from benchkit.cli.plugins import plugins
-from benchkit.cli.predict import predict
+from benchkit.cli.heads import heads, plugins
+from benchkit.cli.machine import cache, doctor
+from benchkit.cli.predict import export, predict
 from benchkit.cli.pretrain import pretrain
-from benchkit.cli.report import report
-from benchkit.cli.repro import repro
+from benchkit.cli.report import compare, plan, report, repro
 from benchkit.cli.run import run
 from benchkit.cli.speed import speed
 from benchkit.cli.tune import tune
-from benchkit.errors import UserError
+from benchkit.core.errors import UserError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

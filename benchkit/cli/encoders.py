@@ -15,8 +15,8 @@ def encoders() -> None:
 @encoders.command("list")
 def list_encoders() -> None:
     """List the encoders that --encoder finds by name, and a few that could be fetched."""
-    from benchkit.describe.encoders import available, render_list
-    from benchkit.plugins import load_plugins
+    from benchkit.core.plugins import load_plugins
+    from benchkit.inspect.encoders import available, render_list
 
     click.echo(render_list(available(load_plugins())))
 
@@ -33,8 +33,8 @@ def fetch(id: str, revision: str) -> None:
     recorded. Pickled weights are read as tensors alone and become safetensors. A download that was cut goes on where
     it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables are honoured.
     """
-    from benchkit.cli.fetching import FetchProgress
-    from benchkit.hub.models import encoders_root, fetch_encoder
+    from benchkit.cli.progress import FetchProgress
+    from benchkit.hub.encoders import encoders_root, fetch_encoder
 
     record = fetch_encoder(id, revision, FetchProgress())
     licence = record.licence or "not stated"
@@ -46,9 +46,9 @@ def fetch(id: str, revision: str) -> None:
 @click.argument("name", metavar="NAME|DIR|ID")
 def show(name: str) -> None:
     """Show an encoder's shape, parameters, memory, vocabulary, layers and pooling."""
-    from benchkit.describe.encoders import render_encoder
-    from benchkit.plugins import load_plugins
-    from benchkit.runner.encoders import find_folder, open_encoder
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.workspace import find_folder, open_encoder
+    from benchkit.inspect.encoders import render_encoder
 
     plugins = load_plugins()
     encoder = open_encoder(name, plugins)
@@ -63,9 +63,9 @@ def convert(name: str, folder: Path) -> None:
 
     From pickled weights, from a DistilBERT, or from a plugin's encoder; transformers reads the result too.
     """
-    from benchkit.hub.models import convert_encoder
-    from benchkit.plugins import load_plugins
-    from benchkit.runner.encoders import find_folder, open_encoder
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.workspace import find_folder, open_encoder
+    from benchkit.hub.encoders import convert_encoder
 
     plugins = load_plugins()
     encoder = open_encoder(name, plugins)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from benchkit.record import Record
+    from benchkit.core.record import Record
 
 
 @click.command(short_help="Say what a cell's key is made of, and why it is reused or run again.")
@@ -29,7 +29,7 @@ def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Pa
     now: its head, data, encoder and benchkit's own code are looked at again. For a run that is not stored yet,
     `benchkit run … --dry-run` says what sets each of its cells apart from the nearest one stored.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.store.find import find_cell, open_record
+    from benchkit.store.cells import find_cell, open_record
 
     folders = [find_cell(name, out) for name in (cell, other) if name is not None]
     records = [open_record(folder, _log) for folder in folders]
@@ -40,12 +40,12 @@ def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Pa
 
 
 def _alone(record: Record, folder: Path, head_files: tuple[Path, ...]) -> None:
-    from benchkit.identity import parts_of
-    from benchkit.plugins import load_plugins
-    from benchkit.report.explain import differences, headline, key_parts
-    from benchkit.runner.today import today
-    from benchkit.runner.workspace import Workspace
-    from benchkit.store.place import cache_root
+    from benchkit.analysis.notes import differences, headline, key_parts
+    from benchkit.core.identity import parts_of
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.explain import today
+    from benchkit.experiment.workspace import Workspace
+    from benchkit.store.files import cache_root
 
     click.echo(headline(record))
     click.echo(f"in {folder}\n")
@@ -71,8 +71,8 @@ def _verdict(record: Record, changed: bool, unknown: bool) -> str:
 
 def _neighbour(record: Record, folder: Path) -> None:
     """The nearest cell of the same head and seed in the same run, which is what a reader wonders about."""
-    from benchkit.identity import nearest, parts_of
-    from benchkit.report.explain import differences
+    from benchkit.analysis.notes import differences
+    from benchkit.core.identity import nearest, parts_of
     from benchkit.store.cells import CellStore
 
     store = CellStore(folder.parent, log=_log)
@@ -84,8 +84,8 @@ def _neighbour(record: Record, folder: Path) -> None:
 
 
 def _pair(a: Record, b: Record, folders: list[Path]) -> None:
-    from benchkit.identity import parts_of
-    from benchkit.report.explain import around, differences, headline
+    from benchkit.analysis.notes import around, differences, headline
+    from benchkit.core.identity import parts_of
 
     for record, folder in zip((a, b), folders, strict=True):
         click.echo(headline(record))

@@ -1,9 +1,10 @@
-"""`benchkit predict`."""
+"""`benchkit predict` and `benchkit export`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,91 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchkit.cli.trained import chosen, say
-
 if TYPE_CHECKING:
-    from benchkit.predict.model import Model, Question
-    from benchkit.predict.read import Asked
-    from benchkit.predict.write import Answered
+    from benchkit.core.plugins import Plugins
+    from benchkit.core.record import Record
+    from benchkit.predict.data import Answered, Asked
+    from benchkit.predict.model import Loader, Model, Question
+    from benchkit.store.cells import CellStore
+
+
+_OPTIONS = (
+    click.option("--run", type=click.Path(path_type=Path), metavar="DIR", help="What benchkit run --out wrote."),
+    click.option("--head", metavar="NAME", help="One of the heads of the run."),
+    click.option("--seed", type=click.IntRange(min=0), help="Default: the seed that is best on dev."),
+    click.option("--cell", metavar="KEY", help="A cell by its key, or the beginning of it, instead of head and seed."),
+    click.option("--encoder", metavar="NAME|DIR", help="Where the run's encoder is, if its name does not lead to it."),
+    click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+                 help="The Python file that the head, task or encoder came from; repeatable."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+)  # fmt: skip
+
+
+def chosen(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that name a trained head."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def say(line: str) -> None:
+    """Tell the user something that is no part of the answer."""
+    click.echo(line, err=True)
+
+
+@dataclass
+class Trained:
+    """The run that the options name."""
+
+    options: dict[str, Any]
+    plugins: Plugins
+    store: CellStore
+    loader: Loader
+
+    @staticmethod
+    def open(options: dict[str, Any]) -> Trained:
+        from benchkit.core.errors import UserError
+        from benchkit.core.plugins import load_plugins
+        from benchkit.experiment.config import choose_device
+        from benchkit.predict.model import Loader, open_run
+
+        if not options["run"]:
+            raise UserError("name a run's folder with --run: what benchkit run --out wrote")
+        if options["cell"] and (options["head"] or options["seed"] is not None):
+            raise UserError("--cell names head and seed already: leave out --head and --seed")
+        plugins = load_plugins(options["head_files"])
+        store = open_run(options["run"], say)
+        device = choose_device(options["device"])
+        return Trained(options, plugins, store, Loader(store, plugins, device, options["encoder"] or ""))
+
+    def one(self) -> Record:
+        from benchkit.predict.model import one
+
+        return one(self.store, self.options["head"] or "", self.options["seed"], self.options["cell"] or "")
+
+    def load(self, record: Record) -> Model:
+        return self.loader.load(record)
+
+    def all_seeds(self) -> list[Model]:
+        """One model a seed of the head; those without usable weights are named and left out."""
+        from benchkit.core.errors import UserError
+        from benchkit.predict.model import USABLE, of_head
+
+        if self.options["cell"] or self.options["seed"] is not None:
+            raise UserError("--average takes all seeds of a head: leave out --seed and --cell")
+        records = of_head(self.store, self.options["head"] or "")
+        for record in records:
+            if record.status not in USABLE:
+                say(f"left out: {record.head} seed {record.seed} {record.status}: {record.error}")
+        return [self.load(record) for record in records if record.status in USABLE]
+
+
+def open_exported(options: dict[str, Any]) -> Model:
+    """The model of the folder that `--model` names."""
+    from benchkit.predict.export import load_exported
+
+    return load_exported(options["model"], head_files=options["head_files"], device=options["device"])
+
 
 _CHUNK = 4096  # examples that are encoded together
 
@@ -57,9 +137,8 @@ def predict(texts: tuple[str, ...], **options: Any) -> None:
 
 
 def _submission(texts: tuple[str, ...], options: dict[str, Any]) -> None:
-    from benchkit.cli.trained import Trained
-    from benchkit.errors import UserError
-    from benchkit.predict.splits import Submission
+    from benchkit.core.errors import UserError
+    from benchkit.predict.data import Submission
 
     given = [name for name in ("task", "source", "average", "model") if options[name]]
     if texts or given:
@@ -75,8 +154,8 @@ def _submission(texts: tuple[str, ...], options: dict[str, Any]) -> None:
 
 
 def _answers(texts: tuple[str, ...], options: dict[str, Any]) -> None:
-    from benchkit.errors import UserError
-    from benchkit.predict.write import write, write_file
+    from benchkit.core.errors import UserError
+    from benchkit.predict.data import write, write_file
 
     if texts and options["source"]:
         raise UserError("texts come from arguments or from --input, not from both")
@@ -95,8 +174,7 @@ def _answers(texts: tuple[str, ...], options: dict[str, Any]) -> None:
 
 
 def _models(options: dict[str, Any]) -> list[Model]:
-    from benchkit.cli.trained import Trained, open_exported
-    from benchkit.errors import UserError
+    from benchkit.core.errors import UserError
 
     if options["model"]:
         names = ("run", "head", "seed", "cell", "average", "encoder")
@@ -114,7 +192,7 @@ def _models(options: dict[str, Any]) -> list[Model]:
 
 
 def _task(model: Model, name: str | None) -> str:
-    from benchkit.errors import UserError
+    from benchkit.core.errors import UserError
 
     if name:
         model.question(name)
@@ -125,7 +203,7 @@ def _task(model: Model, name: str | None) -> str:
 
 
 def _asked(texts: tuple[str, ...], source: Path | None, question: Question) -> Iterable[Asked]:
-    from benchkit.predict.read import from_arguments, from_file, from_lines
+    from benchkit.predict.data import from_arguments, from_file, from_lines
 
     if texts:
         return from_arguments(texts, question)
@@ -145,7 +223,7 @@ def _answered(models: list[Model], task: str, asked: Iterable[Asked]) -> Iterato
 
 
 def _kind(kind: str | None, out: Path | None) -> str:
-    from benchkit.errors import UserError
+    from benchkit.core.errors import UserError
 
     if kind:
         return kind
@@ -154,3 +232,41 @@ def _kind(kind: str | None, out: Path | None) -> str:
     if out.suffix not in (".csv", ".jsonl"):
         raise UserError(f"{out}: name it .csv or .jsonl, or say which with --format")
     return out.suffix.removeprefix(".")
+
+
+@click.command(short_help="Write a trained head and its encoder to a folder.")
+@chosen
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="A new folder.")
+@click.option("--onnx", is_flag=True, help="Also onnx/TASK.onnx, from word pieces to the answer.")
+def export(out: Path, onnx: bool, **options: Any) -> None:
+    """Write a folder with encoder, head, config and a loading example: safetensors and JSON, no pickle.
+
+    \b
+    benchkit export --run DIR --head cnn --out my-model
+    benchkit predict --model my-model --task sst "A gripping film."
+
+    In Python, benchkit.load_exported("my-model") gives the model back. The folder holds no code: the head's plugin
+    must be installed, or given with --head-file, where it is loaded; an ONNX file needs neither it nor benchkit.
+    """  # noqa: D301 - click reads \b as "do not rewrap"
+    from benchkit.predict.export import write_export
+
+    if onnx:
+        from benchkit.predict.onnx import check_installed
+
+        check_installed()
+    trained = Trained.open(options)
+    record = trained.one()
+    model = trained.load(record)
+    for note in model.notes:
+        say(note)
+    write_export(model, record, out, (lambda folder: _graphs(model, folder)) if onnx else None)
+    click.echo(f"{model.name} on {model.encoder.name} is in {out}")
+
+
+def _graphs(model: Model, folder: Path) -> None:
+    from benchkit.predict.onnx import write_onnx
+
+    for task, difference in write_onnx(model, folder / "onnx").items():
+        say(f"onnx/{task}.onnx: within {difference:.1g} of the model in fp32, on the texts it was tried on")
+    if model.settings.precision != "fp32":
+        say(f"the ONNX files compute in fp32: {model.name}, in {model.settings.precision}, differs by its rounding")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from benchkit.mlm.recipe import Recipe
+    from benchkit.pretraining.train import Recipe
+
 
 # What only a new encoder can be given.
 _SHAPE = ("layers", "hidden", "heads", "vocab_size", "cased", "dropout")
@@ -63,11 +64,11 @@ def pretrain(**options: Any) -> None:
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 
-    from benchkit.cli.pretrain_progress import PretrainProgress
-    from benchkit.mlm.session import pretrain as run
-    from benchkit.mlm.setup import Request
-    from benchkit.plugins import load_plugins
-    from benchkit.runner.request import split_names
+    from benchkit.cli.progress import PretrainProgress
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.config import split_names
+    from benchkit.pretraining.session import Request
+    from benchkit.pretraining.session import pretrain as run
 
     names = ("out", "files", "data", "tasks", "columns", "base", "half", "device", "precision", "threads")
     asked = {name: options.pop(name) for name in names}
@@ -87,9 +88,9 @@ def pretrain(**options: Any) -> None:
 
 
 def _recipe(given: dict[str, Any], base: str) -> Recipe:
-    from benchkit.errors import UserError
-    from benchkit.mlm.recipe import Recipe
-    from benchkit.settings import apply
+    from benchkit.core.errors import UserError
+    from benchkit.core.settings import apply
+    from benchkit.pretraining.train import Recipe
 
     fixed = [f"--{name.replace('_', '-')}" for name in _SHAPE if name in given]
     if base and fixed:

@@ -1,17 +1,105 @@
-"""`benchkit run`."""
+"""`benchkit run --from-study`."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from benchkit.runner.request import Request
-    from benchkit.runner.session import Session
+    from benchkit.cli.progress import Progress
+    from benchkit.core.record import Record
+    from benchkit.experiment.companions import Beside
+    from benchkit.experiment.config import Request
+    from benchkit.experiment.session import Outcome, Session
+
+
+# What a study has settled; --data and --encoder may say where these are on another machine.
+_SETTLED = ("heads", "tasks", "phases", "preset", "protocol", "settings", "precision", "dry_run",
+            "interference", "controls", "single_task")  # fmt: skip
+
+
+def run_study(study: str | None, storage: str | None, options: dict[str, Any]) -> None:
+    """Train a study's best config and its default, and print how they compare."""
+    from benchkit.cli.progress import Progress
+    from benchkit.core.errors import UserError
+    from benchkit.experiment.config import parse_seeds
+    from benchkit.tuning.final import run_again
+    from benchkit.tuning.tables import final_note, final_table
+
+    if study is None:
+        raise UserError("--storage says where a study is: name it with --from-study")
+    given = [f"--{name.replace('settings', 'set').replace('_', '-')}" for name in _SETTLED if options[name]]
+    if given:
+        raise UserError(f"--from-study takes everything from the study, so leave out {', '.join(given)}")
+    if options["at_once"] > 1:
+        raise UserError("--from-study trains in processes of its own: use --jobs instead of --at-once")
+    seeds = parse_seeds(options["seeds"]) if options["seeds"] is not None else ()
+    progress = Progress(jobs=options["jobs"] or 1)
+    try:
+        final, out = run_again(study, storage or "", seeds, options, progress)
+    except KeyboardInterrupt:
+        progress.close()
+        click.echo("benchkit: interrupted; the same command goes on from the last finished epoch", err=True)
+        sys.exit(130)
+    finally:
+        progress.close()
+    click.echo(f"\n{final_table(final)}")
+    for line in final_note(final):
+        click.echo(f"  {line}")
+    click.echo(f"\ncells are in {out}")
+    if not final.differences:
+        sys.exit(1)
+
+
+def sessions(session: Session, controls: bool, single_task: bool) -> tuple[dict[str, Session], dict[str, Session]]:
+    """Of the trained controls, by what is done, and of each task alone, by task; as far as they are asked for.
+
+    Raises:
+        UserError: there is only one task.
+    """
+    from benchkit.experiment.companions import alone, trained_controls
+
+    def opened(runs: Iterable[Beside]) -> dict[str, Session]:
+        return {each.name: session.beside(each.plan) for each in runs}
+
+    return (
+        opened(trained_controls(session.plan)) if controls else {},
+        opened(alone(session.plan)) if single_task else {},
+    )
+
+
+def run_all(runs: dict[str, Session], progress: Progress, what: str) -> dict[str, Outcome]:
+    """Each run to its end, its own tables written to its own folder."""
+    from benchkit.analysis.report import write_report
+
+    found = {}
+    for name, session in runs.items():
+        progress.say(f"{what.format(name)}: {len(session.cells)} cells")
+        outcome = session.run(progress)
+        progress.close()
+        phases = session.plan.protocol.phases
+        write_report(
+            session.plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, log=progress.say
+        )
+        found[name] = outcome
+    return found
+
+
+def echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alone: dict[str, Outcome]) -> None:
+    """The table `together − alone`."""
+    from benchkit.analysis.multitask import Run, gains, render_single_task
+
+    tasks = {name: Run.of(each.records, runs[name].store) for name, each in alone.items()}
+    click.echo(f"\n{render_single_task(gains(Run.of(outcome.records, session.store), tasks, outcome.tasks))}")
+
+
+def records_of(outcomes: Iterable[Outcome]) -> list[Record]:
+    return [record for outcome in outcomes for record in outcome.records]
 
 
 @click.command(short_help="Train heads on one encoder and compare them.")
@@ -95,15 +183,13 @@ def run(**options: Any) -> None:
     dry_run, study, storage = (options.pop(name) for name in ("dry_run", "from_study", "storage"))
     beside = {name: options.pop(name) for name in ("controls", "single_task")}
     if study is not None or storage is not None:
-        from benchkit.cli.from_study import run_study
-
         run_study(study, storage, {**options, **beside, "dry_run": dry_run})
         return
     request = _request(options)
 
     from benchkit.cli.progress import Progress
-    from benchkit.plugins import load_plugins
-    from benchkit.runner.session import Session
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.session import Session
 
     progress = Progress(jobs=1)
     try:
@@ -122,7 +208,7 @@ def run(**options: Any) -> None:
 
 
 def _request(options: dict[str, Any]) -> Request:
-    from benchkit.runner.request import Request, parse_seeds, split_names
+    from benchkit.experiment.config import Request, parse_seeds, split_names
 
     return Request(
         heads=split_names(options.pop("heads") or ""),
@@ -141,10 +227,10 @@ def _request(options: dict[str, Any]) -> Request:
 
 
 def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> None:
-    from benchkit.cli.run_beside import echo_gains, records_of, run_all, sessions
-    from benchkit.report import render, write_report
-    from benchkit.report.interference import render as render_interference
-    from benchkit.runner.eta import clock
+    from benchkit.analysis.multitask import render_interference
+    from benchkit.analysis.report import write_report
+    from benchkit.analysis.tables import render
+    from benchkit.experiment.estimate import clock
 
     started = time.monotonic()
     vain, alone = sessions(session, controls, single_task)
@@ -202,8 +288,7 @@ def _exit(records: Any) -> None:
 
 
 def _dry_run(session: Session, controls: bool, single_task: bool) -> None:
-    from benchkit.cli.run_beside import sessions
-    from benchkit.runner.estimate import describe
+    from benchkit.experiment.estimate import describe
 
     vain, alone = sessions(session, controls, single_task)
     for each in (session, *vain.values(), *alone.values()):

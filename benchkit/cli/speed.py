@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from benchkit.speed.ground import Ground
-    from benchkit.speed.row import Result
+    from benchkit.speed.request import Result
+    from benchkit.speed.setup import Ground
 
 
 @click.command(short_help="Time heads on an encoder: throughput, latency, memory, FLOPs.")
@@ -54,14 +54,13 @@ def speed(**options: Any) -> None:
     Inputs are made up and heads are untrained: neither changes how long a step takes. A batch is never made smaller;
     what does not fit has a row that says so. Exit code 1: some heads failed.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.plugins import load_plugins
-    from benchkit.runner.eta import clock
-    from benchkit.runner.request import Request, split_names
-    from benchkit.speed.ground import Ground
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.config import Request, split_names
+    from benchkit.experiment.estimate import clock
     from benchkit.speed.measure import estimate, measure
     from benchkit.speed.request import Limits, grid
-    from benchkit.speed.table import render
-    from benchkit.speed.write import write
+    from benchkit.speed.results import render, write
+    from benchkit.speed.setup import Ground
 
     request = Request(
         heads=split_names(options["heads"] or ""),

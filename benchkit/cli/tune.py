@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from benchkit.cli.tune_progress import Interrupt, TuneProgress
-    from benchkit.tune.search import Found, TuneRequest, Tuning
+    from benchkit.cli.progress import Interrupt, TuneProgress
+    from benchkit.tuning.search import Found, TuneRequest, Tuning
 
 
 @click.command(short_help="Search for a head's best config and rates.")
@@ -73,9 +73,9 @@ def tune(**options: Any) -> None:
     show = options.pop("show_space")
     request = _request(options)
 
-    from benchkit.cli.tune_progress import Interrupt, TuneProgress
-    from benchkit.plugins import load_plugins
-    from benchkit.tune.search import Tuning
+    from benchkit.cli.progress import Interrupt, TuneProgress
+    from benchkit.core.plugins import load_plugins
+    from benchkit.tuning.search import Tuning
 
     progress = TuneProgress()
     interrupt = Interrupt(progress)
@@ -95,8 +95,8 @@ def tune(**options: Any) -> None:
 
 
 def _request(options: dict[str, Any]) -> TuneRequest:
-    from benchkit.runner.request import Request, split_names
-    from benchkit.tune.search import TuneRequest
+    from benchkit.experiment.config import Request, split_names
+    from benchkit.tuning.search import TuneRequest
 
     own = {name: options.pop(name) for name in ("trials", "sampler", "sampler_seed", "objective", "final_seeds")}
     own |= {name: options.pop(name) or "" for name in ("pruner", "match_params", "study", "storage")}
@@ -110,15 +110,15 @@ def _request(options: dict[str, Any]) -> TuneRequest:
 
 
 def _show_spaces(tuning: Tuning) -> None:
-    from benchkit.tune.tables import space_table
+    from benchkit.tuning.tables import space_table
 
     for about in tuning.jobs:
         click.echo(space_table(about.job.cell.head, about.job.space) + "\n")
 
 
 def _tune(tuning: Tuning, progress: TuneProgress, interrupt: Interrupt) -> None:
-    from benchkit.tune.search import describe
-    from benchkit.tune.write import write_search, write_study
+    from benchkit.tuning.report import write_search, write_study
+    from benchkit.tuning.search import describe
 
     tuning.start(progress)
     found: list[Found] = []
@@ -151,7 +151,7 @@ def _stopped(found: Found) -> None:
 
 
 def _print(tuning: Tuning, found: list[Found]) -> None:
-    from benchkit.tune.tables import best_table, budget_table, final_note, final_table, front_table
+    from benchkit.tuning.tables import best_table, budget_table, final_note, final_table, front_table
 
     for each in found:
         click.echo(f"\n{best_table(each)}")

@@ -1,8 +1,8 @@
 """Data: reading the tasks' splits from a folder, drawing subsets, checking what a folder holds. No torch."""
 
 from benchkit.data.check import DataCheck, check_data, label_problems
-from benchkit.data.load import DEMO, load_data, present
-from benchkit.data.split import BrokenRow, Split, subsample
+from benchkit.data.readers import DEMO, load_data, present
+from benchkit.data.splits import BrokenRow, Split, subsample
 
 __all__ = [
     "DEMO",

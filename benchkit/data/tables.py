@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchkit.errors import UserError
+from benchkit.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,66 @@
-"""Hugging Face BERT checkpoints: reading and writing `config.json` and the weights."""
+"""Checkpoints in the Hugging Face layout: reading, checking and writing encoders."""
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchkit.encoder.config import BertConfig
-from benchkit.encoder.distilbert import SEGMENTS, as_bert_config, as_bert_name
-from benchkit.encoder.model import MiniBert
-from benchkit.encoder.tokenizer import read_json
-from benchkit.errors import UserError
+from benchkit.core.errors import UserError
+from benchkit.core.rng import generator
+from benchkit.encoder.bert import BertConfig, MiniBert
+from benchkit.encoder.encoder import Encoder
+from benchkit.encoder.tokenizer import load_tokenizer, read_json, wordpiece
+
+_CONFIG = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "activation": "hidden_act",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+_SAME = ("vocab_size", "max_position_embeddings", "initializer_range")
+_PARTS = {
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+_LAYER = re.compile(r"transformer\.layer\.(\d+)\.(.+)\.(weight|bias)")
+SEGMENTS = 2
+
+
+def as_bert_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of DistilBERT's `config.json` under BERT's names."""
+    config = {ours: values[theirs] for theirs, ours in _CONFIG.items() if theirs in values}
+    config |= {name: values[name] for name in _SAME if name in values}
+    return {"model_type": "bert", "type_vocab_size": SEGMENTS, "layer_norm_eps": 1e-12, **config}
+
+
+def as_bert_name(name: str) -> str:
+    """BERT's name of a tensor."""
+    name = name.removeprefix("distilbert.")
+    match = _LAYER.fullmatch(name)
+    if match is None or match[2] not in _PARTS:
+        return name
+    return f"encoder.layer.{match[1]}.{_PARTS[match[2]]}.{match[3]}"
+
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -138,3 +181,64 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         UserError: it cannot be read.
     """
     return {_canonical(name): tensor for name, tensor in _read(path).items()}
+
+
+def load_encoder(folder: Path | str) -> Encoder:
+    """An encoder from a folder in Hugging Face's layout; its name is the folder's.
+
+    The folder holds `config.json`, `model.safetensors` or `pytorch_model.bin`, and `tokenizer.json` or `vocab.txt`
+    (with `tokenizer_config.json` where casing is not the default).
+
+    Raises:
+        UserError: see `read_model` and `load_tokenizer`.
+    """
+    folder = Path(folder)
+    model = read_model(folder)
+    notes = () if model.pooler else ("the checkpoint has no pooler weights, so there is no pooling 'pooler'",)
+    return Encoder(folder.absolute().name, model, load_tokenizer(folder, model.config.vocab_size), notes)
+
+
+def save_encoder(encoder: Encoder, folder: Path | str) -> None:
+    """Write a folder that `load_encoder` and transformers read: config, float32 weights and `tokenizer.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(encoder.model, folder)
+    tokenizer = encoder.tokenizer
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def random_encoder(name: str, vocab: Sequence[str], config: BertConfig, seed: int) -> Encoder:
+    """An untrained encoder: BERT's initial weights from the seed, and a lower-casing WordPiece tokenizer.
+
+    Matrices and embeddings are normal with standard deviation `initializer_range`, biases zero (Devlin et al. 2018).
+
+    Raises:
+        UserError: `vocab` lacks a special piece, has one twice, or is not of `config.vocab_size` pieces.
+    """
+    if len(vocab) != config.vocab_size:
+        raise UserError(f"encoder {name!r}: {len(vocab)} word pieces, but vocab_size {config.vocab_size}")
+    tokenizer = wordpiece(vocab, f"encoder {name!r}")
+    model = MiniBert(config)
+    _initialise(model, seed)
+    return Encoder(name, model.eval(), tokenizer)
+
+
+def untrained(encoder: Encoder, seed: int = 0) -> Encoder:
+    """An encoder of the same architecture and tokenizer with BERT's initial weights instead of its own."""
+    model = copy.deepcopy(encoder.model)
+    _initialise(model, seed)
+    return Encoder(f"random:{encoder.name}", model.eval(), encoder.tokenizer, encoder.notes)
+
+
+def _initialise(model: MiniBert, seed: int) -> None:
+    for path, parameter in model.named_parameters():
+        with torch.no_grad():
+            if "norm" in path:
+                parameter.fill_(1.0 if path.endswith("weight") else 0.0)
+            elif path.endswith("bias"):
+                parameter.zero_()
+            else:
+                scale = model.config.initializer_range
+                parameter.normal_(0.0, scale, generator=generator(seed, "encoder", path))

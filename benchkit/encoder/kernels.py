@@ -7,7 +7,7 @@ back computes the scores again from the same, and a dropout's decisions from its
 
 Addition with norm. What it does is little beside the bytes that it moves, so it moves them once.
 
-Only to be imported where Triton is (see `benchkit.encoder.fused`).
+Only to be imported where Triton is (see `benchkit.encoder.attention`).
 """
 
 # mypy: ignore-errors

@@ -1,24 +1,75 @@
-"""A trained head on its encoder: texts in, answers out."""
+"""A finished cell as a model."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from benchkit.core.errors import UserError, unknown
+from benchkit.core.features import Pooled
+from benchkit.core.head import HeadSpec
+from benchkit.core.plugins import Plugins
+from benchkit.core.protocol import Protocol
+from benchkit.core.record import Record
+from benchkit.core.task import TaskShape
 from benchkit.encoder import Encoder
-from benchkit.errors import UserError, unknown
-from benchkit.features import Pooled
-from benchkit.predict.answers import Answer, answer
-from benchkit.runner.threads import threads
-from benchkit.store.features import FeatureSettings
-from benchkit.store.memory import encode_table
+from benchkit.experiment.environment import threads
+from benchkit.experiment.workspace import build_head, feature_settings, open_encoder
+from benchkit.store.cells import CellStore
+from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
-from benchkit.task import TaskShape
-from benchkit.train.evaluate import forward
+from benchkit.training.evaluation import forward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one sentence or pair.
+
+    Attributes:
+        value: class index, or a regression's score in the task's label range.
+        label: class name; "" for a regression.
+        probabilities: by class name, in label order; empty for a regression.
+    """
+
+    texts: tuple[str, ...]
+    value: float
+    label: str = ""
+    probabilities: Mapping[str, float] | None = None
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """JSON-ready; `names` are those of the texts. Numbers as short as float32 can be told apart by."""
+        texts = dict(zip(names, self.texts, strict=True))
+        if self.probabilities is None:
+            return {**texts, "score": short(self.value)}
+        shares = {name: short(share) for name, share in self.probabilities.items()}
+        return {**texts, "prediction": self.label, "label": int(self.value), "probabilities": shares}
+
+
+def answer(texts: tuple[str, ...], row: Tensor, classes: Sequence[str]) -> Answer:
+    """From one row of `Model.outputs`."""
+    if not classes:
+        return Answer(texts, float(row[0]))
+    best = int(row.argmax())
+    return Answer(texts, best, classes[best], dict(zip(classes, row.tolist(), strict=True)))
+
+
+def short(number: float) -> float:
+    """The float64 with the fewest digits that is the same float32."""
+    import numpy as np
+
+    return float(str(np.float32(number)))
+
 
 Texts = tuple[str, ...]
 
@@ -144,3 +195,216 @@ def number_inputs(texts: Sequence[Texts], joint: bool) -> tuple[list[Texts], Ten
     parts = [[each] if joint else [(text,) for text in each] for each in texts]
     rows = [[index.setdefault(each, len(index)) for each in part] for part in parts]
     return list(index), torch.tensor(rows, dtype=torch.int64)
+
+
+USABLE = ("ok", "collapsed")
+_SHOWN = 4
+
+
+def open_run(run: Path, log: Callable[[str], None]) -> CellStore:
+    """The cells of a folder that `benchkit run --out` wrote.
+
+    Raises:
+        UserError: there are none.
+    """
+    store = CellStore(run / "cells", log=log)
+    if not store.keys():
+        inside = sorted(each.parent for each in run.glob("*/cells") if run.is_dir())
+        hint = f"; did you mean {inside[0]}?" if inside else "; give the folder that benchkit run --out wrote"
+        raise UserError(f"no finished cells in {run}{hint}")
+    return store
+
+
+def one(store: CellStore, head: str, seed: int | None, key: str) -> Record:
+    """A cell by the beginning of its key; or of a head, by seed; without a seed the one that is best on dev.
+
+    Raises:
+        UserError: there is no such cell, it has no usable weights, or several kinds of the head are there.
+    """
+    if key:
+        return _by_key(store, key)
+    records = of_head(store, head)
+    if seed is not None:
+        found = [record for record in records if record.seed == seed]
+        if not found:
+            raise unknown("seed", str(seed), [str(record.seed) for record in records])
+        return _usable(found[0])
+    return max((record for record in records if record.status in USABLE), key=dev_mean)
+
+
+def of_head(store: CellStore, head: str) -> list[Record]:
+    """All cells of a head, by seed; at least one of them usable.
+
+    Raises:
+        UserError: no cell of the head, none that is usable, or cells that differ by more than their seeds.
+    """
+    keys = store.keys()
+    records = [record for key in keys if (record := store.load(key))]
+    if not head:
+        raise UserError(f"name a head with --head: {', '.join(sorted({record.head for record in records}))}")
+    found = sorted((each for each in records if each.head == head), key=lambda each: each.seed)
+    if not found:
+        raise unknown(f"head in {store.root.parent}", head, {record.head for record in records})
+    kinds = {_kind(record): record.key for record in found}
+    if len(kinds) > 1:
+        such = ", ".join(list(kinds.values())[:_SHOWN]) + (", …" if len(kinds) > _SHOWN else "")
+        raise UserError(
+            f"{store.root.parent} holds cells of {head} that differ in settings, data or code: "
+            f"name one with --cell KEY, such as {such}"
+        )
+    if not any(record.status in USABLE for record in found):
+        _usable(found[0])
+    return found
+
+
+def dev_mean(record: Record) -> float:
+    """What a cell's checkpoint was chosen by: the mean of the dev metrics of its last phase."""
+    values = [score.value for score in record.phases[-1].scores if score.split == "dev"]
+    return sum(values) / len(values)
+
+
+def _by_key(store: CellStore, key: str) -> Record:
+    known = store.keys()
+    keys = [each for each in known if each.startswith(key)]
+    if len(keys) > 1:
+        raise UserError(f"--cell {key} is the beginning of {len(keys)} keys: {', '.join(keys[:_SHOWN])}")
+    record = store.load(keys[0]) if keys else None
+    if record is None:
+        raise unknown("cell", key, known)
+    return _usable(record)
+
+
+def _usable(record: Record) -> Record:
+    if record.status not in USABLE:
+        raise UserError(
+            f"cell {record.key} ({record.head} seed {record.seed}) {record.status}, so it has no weights to predict "
+            f"with: {record.error}"
+        )
+    return record
+
+
+def _kind(record: Record) -> str:
+    """All of a cell's identity but the seed."""
+    return json.dumps({**record.identity, "seed": None}, sort_keys=True)
+
+
+@dataclass
+class Loader:
+    """Opens the cells of one run; cells with a frozen encoder share it.
+
+    Attributes:
+        encoder: where the encoder is, if not where its name leads.
+    """
+
+    store: CellStore
+    plugins: Plugins
+    device: torch.device
+    encoder: str = ""
+    _encoders: dict[str, Encoder] = field(default_factory=dict)
+
+    def load(self, record: Record) -> Model:
+        """The head as it was after its last phase, on the encoder as it was then.
+
+        Raises:
+            UserError: the head's plugin or the encoder is not here, or either is not what the cell was made with.
+        """
+        identity = record.identity
+        protocol = _protocol(identity["protocol"])
+        spec = self.plugins.head(record.head)
+        questions = questions_of(identity["tasks"], protocol, self.plugins)
+        tuned = "finetune" in protocol.phases
+        encoder = self._tuned(record) if tuned else self._frozen(record)
+        precision = identity["execution"]["precision"]
+        settings = feature_settings(protocol, spec, encoder, precision, self.device)
+        shapes = [question.shape for question in questions.values()]
+        config = spec.configure(identity["head"]["config"])
+        head = build_head(spec, config, encoder, settings, shapes)
+        fill_head(head, self.store.weights(record.key), spec)
+        return Model(
+            name=f"{record.head} seed {record.seed}",
+            encoder=encoder,
+            head=head.to(self.device).eval(),
+            questions=questions,
+            settings=settings,
+            joint=protocol.pair_input == "joint",
+            tuned=tuned,
+            threads=identity["execution"]["threads"],
+            notes=tuple(_notes(record, spec)),
+        )
+
+    def _frozen(self, record: Record) -> Encoder:
+        """The encoder that the cell was trained on, in `eval()`."""
+        name = self.encoder or record.encoder["name"]
+        if name not in self._encoders:
+            try:
+                self._encoders[name] = open_encoder(name, self.plugins).to(self.device).eval()
+            except UserError as error:
+                advice = "" if self.encoder else "; say where it is with --encoder DIR, or in BENCHKIT_WEIGHTS"
+                raise UserError(f"the run's encoder cannot be opened: {error}{advice}") from error
+        encoder = self._encoders[name]
+        if encoder.fingerprint != record.identity["encoder"]:
+            raise UserError(
+                f"encoder {name} is not the one that {record.head} seed {record.seed} was trained on, though it has "
+                "its name: give that one with --encoder DIR"
+            )
+        return encoder
+
+    def _tuned(self, record: Record) -> Encoder:
+        """A copy of that encoder with the weights that the cell gave it."""
+        if not self.store.has_encoder(record.key):
+            raise UserError(
+                f"{record.head} seed {record.seed} trained its encoder along, and that was not kept: give the same "
+                "benchkit run command again with --keep-encoder, which trains these cells anew"
+            )
+        encoder = copy.deepcopy(self._frozen(record))
+        encoder.model.load_state_dict(self.store.encoder_weights(record.key))
+        return encoder
+
+
+def questions_of(tasks: Sequence[Mapping[str, Any]], protocol: Protocol, plugins: Plugins) -> dict[str, Question]:
+    """What a record says of its tasks, with the names of their columns.
+
+    Raises:
+        UserError: a task's plugin is not here, or has changed its classes or range since.
+    """
+    questions = {}
+    for each in tasks:
+        task = plugins.task(each["name"])
+        if list(task.classes) != each["classes"] or [task.low, task.high] != each["range"]:
+            raise UserError(f"task {task.name!r} has other classes, or another range, than when the cell was run")
+        shape = task.shape(joint=protocol.pair_input == "joint")
+        questions[task.name] = Question(shape, task.texts, task.classes, dict(task.aliases))
+    return questions
+
+
+def fill_head(head: nn.Module, weights: Mapping[str, torch.Tensor], spec: HeadSpec) -> None:
+    """Put stored weights into a head that was just built.
+
+    Raises:
+        UserError: they do not fit: the head's source has changed.
+    """
+    try:
+        head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"the weights do not fit head {spec.name!r} as its plugin has it now: {reason}") from error
+
+
+def _protocol(values: Mapping[str, Any]) -> Protocol:
+    """What of a protocol decides how texts become features."""
+    return Protocol(
+        phases=tuple(values["phases"]),
+        pooling=values["pooling"],
+        layers=tuple(values["layers"]),
+        pair_input=values["pair_input"],
+        max_length=values["max_length"],
+    )
+
+
+def _notes(record: Record, spec: HeadSpec) -> list[str]:
+    notes = []
+    if spec.source() != record.identity["head"]["source"]:
+        notes.append(f"the source of head {spec.name!r} has changed since {record.key} was run: its numbers may differ")
+    if record.status == "collapsed":
+        notes.append(f"{record.head} seed {record.seed} collapsed in training: {record.error}")
+    return notes

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchkit.runner.environment import peak_memory
+from benchkit.experiment.environment import peak_memory
 
 _BYTES = {"kB": 1024}
 

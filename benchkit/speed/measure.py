@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchkit.speed.clock import Clock, clock_of
-from benchkit.speed.compare import ratio, repeatable
-from benchkit.speed.counts import count_work
-from benchkit.speed.ground import Ground
 from benchkit.speed.machine import Driver, Others, multiply_rate, synchronize, watch_memory
-from benchkit.speed.request import Limits, Point
-from benchkit.speed.row import Latency, Result, Row
-from benchkit.speed.timing import Run, Timed, describe_error, take_turns
-from benchkit.speed.work import Stage
+from benchkit.speed.request import Latency, Limits, Point, Result, Row, ratio, repeatable
+from benchkit.speed.setup import Ground, Stage, count_work
+from benchkit.speed.timing import Clock, Run, Timed, clock_of, describe_error, take_turns
 
 Say = Callable[[str], None]
 

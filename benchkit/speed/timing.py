@@ -1,15 +1,62 @@
-"""Several things timed in turns, A B … B A, again and again, so that whatever else happens falls on all of them."""
+"""Timing: clocks, repeats, captured steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import mean, median
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from benchkit.speed.clock import Clock
+import torch
+
+from benchkit.core.errors import UserError
 from benchkit.speed.request import Limits
+from benchkit.training.cuda_graphs import Program, aside, pool
+
+
+class Clock(Protocol):
+    """Moments are taken without waiting for the device, and turned into seconds afterwards."""
+
+    def moment(self) -> Any: ...
+
+    def between(self, moments: Sequence[Any]) -> list[float]:
+        """Seconds from each moment to the next; waits until all of them have come."""
+        ...
+
+
+class HostClock:
+    """A monotonic clock of the processor, on which everything has happened once a call returns."""
+
+    def moment(self) -> float:
+        return time.perf_counter()
+
+    def between(self, moments: Sequence[float]) -> list[float]:
+        return [after - before for before, after in itertools.pairwise(moments)]
+
+
+class DeviceClock:
+    """Events in a GPU's stream: what lies between two of them is its work, and its waiting for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.current_stream(device)
+
+    def moment(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self.stream)
+        return event
+
+    def between(self, moments: Sequence[torch.cuda.Event]) -> list[float]:
+        if moments:
+            moments[-1].synchronize()
+        return [before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(moments)]
+
+
+def clock_of(device: torch.device) -> Clock:
+    return DeviceClock(device) if device.type == "cuda" else HostClock()
+
 
 Mark = Callable[[str], None]
 Run = Callable[[Mark], None]
@@ -129,3 +176,33 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"out of memory: {text}".removesuffix(": ")
     return f"{kind}: {text}"
+
+
+class Captured:
+    """A `Run` without parts: what a graph is made of cannot be told apart while it is replayed.
+
+    Raises:
+        UserError: the step waits for the device somewhere, or does something else that no graph can hold.
+    """
+
+    def __init__(self, run: Run, device: torch.device, *, compiled: bool = False) -> None:
+        def step(row: torch.Tensor) -> torch.Tensor:
+            run(lambda name: None)
+            return row
+
+        self.refused: list[str] = []
+        self.device, self.row = device, torch.zeros(1, dtype=torch.int32, device=device)
+        # A compiled step is made in its first run, and is itself only from the second on.
+        warmups = 1 + compiled
+        self.program = Program(step, 1, device, pool(device), warmups, self.refused.append)
+        for _ in range(warmups + 1):
+            self.run()
+
+    def __call__(self, mark: Mark) -> None:
+        self.run()
+
+    def run(self) -> None:
+        with aside(self.device):
+            self.program.run(self.row)
+        if self.refused:
+            raise UserError(f"no CUDA graph can be made of it: {self.refused[0]}")

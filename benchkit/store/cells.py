@@ -1,31 +1,115 @@
-"""The cell store: a folder for each cell, finished when its `record.json` is there."""
+"""Per-example predictions as a Parquet file: a row for each task, split and example."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
-from benchkit.errors import UserError
-from benchkit.record import Record
-from benchkit.store.atomic import write_atomic, writing
-from benchkit.store.checkpoints import load_checkpoint, save_checkpoint
-from benchkit.store.locks import locked
-from benchkit.store.predictions import from_parquet, to_parquet
+from benchkit.core.errors import UserError
+from benchkit.core.record import Record
+from benchkit.store.files import locked, write_atomic, writing
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
     from torch import Tensor
+
+
+_WORD = pa.dictionary(pa.int8(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("task", _WORD),
+        ("split", _WORD),
+        ("id", pa.string()),
+        ("label", pa.float64()),  # null where the example has none
+        ("prediction", pa.float64()),
+        ("score", pa.float64()),
+    ]
+)
+
+
+def to_parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    """The columns of `SCHEMA`, of equal length, as a file; equal values give equal bytes.
+
+    Raises:
+        ValueError: other columns, or of unequal length.
+    """
+    if set(columns) != set(SCHEMA.names):
+        raise ValueError(f"predictions have the columns {SCHEMA.names}, not {sorted(columns)}")
+    # A NaN label is a missing one; a NaN prediction is what a diverged cell predicts, and stays.
+    arrays = [pa.array(columns[field.name], field.type, from_pandas=field.name == "label") for field in SCHEMA]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def from_parquet(content: bytes) -> pd.DataFrame:
+    """Inverse of `to_parquet`.
+
+    Raises:
+        ValueError: it is no Parquet file, or one with other columns.
+    """
+    table = pq.read_table(io.BytesIO(content))
+    if table.schema.names != SCHEMA.names:
+        raise ValueError(f"columns {table.schema.names}, expected {SCHEMA.names}")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+_SEAL = b"benchkit checkpoint 1\n"
+_SHA_BYTES = 32
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, atomically; not synced: only a machine that dies may lose them.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    content = buffer.getbuffer()
+
+    def write(file: BinaryIO) -> None:
+        file.write(_SEAL + hashlib.sha256(content).digest())
+        file.write(content)
+
+    write_atomic(path, write, durable=False)
+
+
+def load_checkpoint(
+    path: Path, log: Callable[[str], None], device: torch.device | str = "cpu"
+) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote; None if there is nothing, or nothing sound, which `log` is told."""
+    try:
+        content = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log(f"cannot read {path} ({error.strerror}): starting over")
+        return None
+    start = len(_SEAL) + _SHA_BYTES
+    if content[:start] != _SEAL + hashlib.sha256(content[start:]).digest():
+        log(f"{path} is damaged: starting over")
+        return None
+    state = torch.load(io.BytesIO(content[start:]), map_location=device, weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
 
 _LOG = logging.getLogger("benchkit")
 
@@ -71,7 +155,7 @@ class CellStore:
         """Store a finished cell, its record last, and drop its checkpoint; a failed one keeps it.
 
         Args:
-            predictions: columns of equal length, see `benchkit.store.predictions`.
+            predictions: columns of equal length, see `benchkit.store.cells`.
             encoder: weights of the encoder that was trained along, where they are to be kept.
 
         Returns:
@@ -145,7 +229,7 @@ class CellStore:
             raise UserError(f"cannot read {path}: {error}; run the cell again") from error
 
     def save_checkpoint(self, key: str, state: Mapping[str, Any]) -> None:
-        """Keep the state of a running cell; see `benchkit.store.checkpoints`."""
+        """Keep the state of a running cell; see `benchkit.store.cells`."""
         save_checkpoint(self._path(key, "checkpoint.pt"), state)
 
     def load_checkpoint(self, key: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
@@ -155,7 +239,7 @@ class CellStore:
     def lock(
         self, key: str, *, wait: bool = True, on_wait: Callable[[], None] | None = None
     ) -> AbstractContextManager[bool]:
-        """Hold a cell while it runs; see `benchkit.store.locks.locked`."""
+        """Hold a cell while it runs; see `benchkit.store.files.locked`."""
         return locked(self._path(key, "lock"), wait=wait, on_wait=on_wait)
 
     def _saving(self, key: str) -> AbstractContextManager[bool]:
@@ -176,3 +260,63 @@ class CellStore:
 
     def _path(self, key: str, name: str) -> Path:
         return self.root / key / name
+
+
+RUNS = Path("results/runs")
+"""Where `benchkit run` writes by default."""
+_SHOWN = 6
+
+
+def find_cell(text: str, out: Path | None = None) -> Path:
+    """A cell's folder: given as such, or the beginning of a key under `out`, or else under all of `RUNS`.
+
+    Raises:
+        UserError: there is no such cell, there are several, or it has no record yet.
+    """
+    if not text.strip():
+        raise UserError("a cell's name is empty: give its folder, or the beginning of its key")
+    path = Path(text).expanduser()
+    if path.name == "record.json":
+        path = path.parent
+    if path.is_dir():
+        return _checked(path)
+    root = out or RUNS
+    if out is not None and not out.is_dir():
+        raise UserError(f"no folder {out}: --out takes the folder of a run")
+    folders = [each for each in sorted(root.glob("**/cells/*")) if each.name.startswith(text) and each.is_dir()]
+    if not folders:
+        raise UserError(f"no cell {text!r} in {root}: give a cell's folder, or the beginning of its key and --out DIR")
+    if len(folders) > 1:
+        raise UserError(
+            f"{text!r} may be {_listed([str(each) for each in folders])}: give more of its key, or a folder"
+        )
+    return _checked(folders[0])
+
+
+def open_record(folder: Path, log: Callable[[str], None]) -> Record:
+    """The record of a cell's folder.
+
+    Raises:
+        UserError: it is damaged, or of a schema that this benchkit does not read; `log` is told which.
+    """
+    record = CellStore(folder.parent, log=log).load(folder.name)
+    if record is None:
+        raise UserError(f"the record in {folder} cannot be used; run the cell again")
+    return record
+
+
+def _checked(folder: Path) -> Path:
+    folder = folder.resolve()
+    if (folder / "record.json").is_file():
+        return folder
+    if (folder / "cells").is_dir():
+        keys = [each.parent.name for each in sorted(folder.glob("cells/*/record.json"))]
+        raise UserError(f"{folder} is the folder of a run; name one of its cells: {_listed(keys) or 'it has none'}")
+    if any((folder / name).exists() for name in ("checkpoint.pt", "lock")):
+        raise UserError(f"the cell in {folder} has no record yet: it runs, or it was stopped; the same run goes on")
+    raise UserError(f"{folder} is no cell: it has no record.json")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import logging
 import time
@@ -16,24 +15,33 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from benchkit.ahead import ahead, behind, directly
-from benchkit.encoder.fused import kernels
-from benchkit.encoder.stream import CHUNK_TOKENS
-from benchkit.errors import UserError
-from benchkit.features import Pooled, Tokens
-from benchkit.settings import plain
-from benchkit.store.atomic import write_atomic, writing
-from benchkit.store.locks import locked
-from benchkit.store.place import FEATURES, mark_used
-from benchkit.store.segments import BadSegment, Segment, digest, open_segment, write_segment
-from benchkit.store.table import FeatureTable, Report, assemble
+from benchkit.core.errors import UserError
+from benchkit.core.features import Pooled, Tokens
+from benchkit.core.prefetch import ahead, behind, directly
+from benchkit.core.settings import plain
+from benchkit.core.source import ENCODING, code_hash, numeric_versions, package_files
+from benchkit.encoder.attention import kernels
+from benchkit.encoder.encoder import CHUNK_TOKENS
+from benchkit.store.files import FEATURES, locked, mark_used, write_atomic, writing
+from benchkit.store.table import (
+    BadSegment,
+    FeatureTable,
+    Report,
+    ResidentTokens,
+    Segment,
+    assemble,
+    digest,
+    open_segment,
+    write_segment,
+)
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder
-    from benchkit.encoder.stream import EncodedChunk
+    from benchkit.encoder.encoder import EncodedChunk
     from benchkit.encoder.tokenizer import Tokenized
 
-FORMAT = 1
+
+FORMAT = 2
 CHUNK = 4096  # inputs a segment: what a killed process loses at most
 _TOKEN_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LOG = logging.getLogger("benchkit")
@@ -45,7 +53,7 @@ class FeatureSettings:
 
     Attributes:
         reads: `pooled`, `tokens` for word pieces as well, `layers` for pooled vectors of several layers kept apart.
-        pooling, layers: see `benchkit.protocol.Protocol`.
+        pooling, layers: see `benchkit.core.protocol.Protocol`.
         max_length: word pieces kept of an input.
         precision: as resolved, not `auto`.
         device: kind of device; its numbers differ in the last bits.
@@ -67,7 +75,7 @@ class FeatureSettings:
 class FeatureStore:
     """Features under `root/features/<key>/`: `settings.json` for people, and segments.
 
-    Segments (see `benchkit.store.segments`) are verified when opened, once a store object; a bad one is
+    Segments (see `benchkit.store.table`) are verified when opened, once a store object; a bad one is
     removed and its inputs are encoded again. `log` gets a line for each such event.
     """
 
@@ -215,7 +223,7 @@ class FeatureStore:
             path = folder / "settings.json"
             if path.exists():
                 self._log(f"{path} was damaged: written again")
-            text = json.dumps({**identity, "written_by": {"torch": torch.__version__, "encoder": name}}, indent=2)
+            text = json.dumps({**identity, "written_by": {"encoder": name}}, indent=2)
             write_atomic(path, text.encode() + b"\n")
 
     def _identity(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str) -> dict[str, Any]:
@@ -227,6 +235,7 @@ class FeatureStore:
             "encoder_source": encoder_source(),
             "settings": plain(settings),
             "kernels": kernels() if settings.device == "cuda" else "",
+            **numeric_versions(),
         }
 
     def _folder(self, key: str) -> Path:
@@ -240,14 +249,8 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 
 def encoder_source() -> str:
-    """Hash of the source of `benchkit.encoder`: other code may give other numbers."""
-    spec = importlib.util.find_spec("benchkit.encoder")
-    assert spec is not None
-    assert spec.origin is not None
-    sha = hashlib.sha256()
-    for file in sorted(Path(spec.origin).parent.rglob("*.py")):
-        sha.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return sha.hexdigest()
+    """Hash of the modules that compute features: other code may give other numbers."""
+    return code_hash(package_files(ENCODING))
 
 
 def _hash(identity: Mapping[str, Any]) -> str:
@@ -283,3 +286,29 @@ def _batches(inputs: Mapping[bytes, tuple[str, ...]], size: int) -> Iterator[lis
         room -= pieces
     if batch:
         yield batch
+
+
+def encode_table(encoder: Encoder, tokenized: Tokenized, settings: FeatureSettings) -> FeatureTable:
+    """The features of `tokenized` from the encoder as it is now, in memory, on the CPU."""
+    began, count = time.perf_counter(), len(tokenized)
+    reads = Tokens if settings.reads == "tokens" else Pooled
+    chunks = list(
+        encoder.encode_chunks(
+            tokenized,
+            reads=reads,
+            pooling=settings.pooling,
+            layers=settings.layers,
+            precision=settings.precision,
+        )
+    )
+    pooled = torch.empty((count, encoder.hidden * len(settings.layers)))
+    for chunk in chunks:
+        pooled[chunk.rows] = chunk.pooled.cpu()
+    tokens = None
+    if reads is Tokens:
+        rows, lengths = (torch.cat([getattr(chunk, name).cpu() for chunk in chunks]) for name in ("rows", "lengths"))
+        start, length = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
+        start[rows], length[rows] = lengths.cumsum(0) - lengths, lengths
+        pieces = torch.cat([chunk.tokens for chunk in chunks if chunk.tokens is not None])
+        tokens = ResidentTokens(pieces, start.to(pieces.device), length)
+    return FeatureTable(pooled, tokens, Report(0, count, time.perf_counter() - began), settings.apart)

@@ -1,17 +1,257 @@
-"""Features of a list of inputs, ready to be gathered batch by batch."""
+"""Feature tables: features of a list of inputs, gathered batch by batch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from benchkit.features import Layers, Pooled, Tokens
-from benchkit.store.segments import Segment
-from benchkit.store.tokens import MappedTokens, ResidentTokens, TokenPayload
+from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.store.files import write_atomic
+
+
+class TokenPayload(Protocol):
+    """The tokens of some rows; a row is one input."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `rows` (row): tokens (row, time, hidden), float32, zero in the padding; mask (row, time)."""
+        ...
+
+
+@dataclass(frozen=True)
+class MappedTokens:
+    """Tokens that stay on disk; a gather copies what it needs.
+
+    Attributes:
+        parts: one for each segment, (piece, hidden), float32 or bfloat16.
+        part: (row), int64: the part that holds the row.
+        start: (row), int64: the row's first piece in its part.
+        length: (row), int64.
+    """
+
+    parts: Sequence[Tensor]
+    part: Tensor
+    start: Tensor
+    length: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens of all rows: what `resident` takes."""
+        if not self.parts:
+            return 0
+        return int(self.length.sum()) * self.parts[0].shape[1] * self.parts[0].element_size()
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        rows = rows.cpu()
+        length = self.length[rows]
+        tokens, mask = _padding(length, self.parts[0])
+        picked = zip(self.part[rows].tolist(), self.start[rows].tolist(), length.tolist(), strict=True)
+        raw = _bits(tokens).numpy()
+        parts = {part: _bits(self.parts[part]).numpy() for part in set(self.part[rows].tolist())}
+        for i, (part, start, n) in enumerate(picked):  # slices of NumPy arrays cost a third of torch's
+            raw[i, :n] = parts[part][start : start + n]
+        return tokens.float(), mask
+
+    def resident(self, device: torch.device) -> ResidentTokens:
+        """All rows in the memory of `device`, copied one after the other."""
+        total, width = int(self.length.sum()), self.parts[0].shape[1]
+        tokens = torch.empty((total, width), dtype=self.parts[0].dtype, device=device)
+        start = self.length.cumsum(0) - self.length
+        for i, part in enumerate(self.parts):
+            (rows,) = torch.nonzero(self.part == i, as_tuple=True)
+            pieces = _ranges(self.start[rows], self.length[rows])
+            tokens[_ranges(start[rows], self.length[rows]).to(device)] = part[pieces].to(device)
+        return ResidentTokens(tokens, start.to(device), self.length)
+
+
+@dataclass(frozen=True)
+class ResidentTokens:
+    """Tokens in one piece, in the memory of a device.
+
+    Attributes:
+        tokens: (piece, hidden), float32 or bfloat16.
+        start: (row), int64, on the same device.
+        length: (row), int64, on the CPU: the longest of a batch is known without waiting for the device.
+    """
+
+    tokens: Tensor
+    start: Tensor
+    length: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.tokens.numel() * self.tokens.element_size()
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        length = self.length[rows.cpu()]
+        tokens, mask = _padding(length, self.tokens)
+        steps = torch.arange(mask.shape[1], device=mask.device)
+        pieces = self.start[rows.to(self.start.device), None] + steps
+        tokens[mask] = self.tokens[pieces[mask]]
+        return tokens.float(), mask
+
+    def gather_fixed(self, rows: Tensor, time: int) -> tuple[Tensor, Tensor]:
+        """As `gather`, of `rows` on the device, padded to `time`, which no row exceeds; waits for nothing."""
+        steps = torch.arange(time, device=rows.device)
+        mask = steps < self.length_there[rows, None]
+        pieces = (self.start[rows, None] + steps).clamp(max=len(self.tokens) - 1)
+        return self.tokens[pieces].float().masked_fill(~mask[..., None], 0.0), mask
+
+    @cached_property
+    def length_there(self) -> Tensor:
+        """`length` on the device."""
+        return self.length.to(self.start.device)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is on the device."""
+        return self.tokens, self.start, self.length_there
+
+
+def _padding(length: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros (row, time, hidden) of the type of `like`, and the mask (row, time) of `length` (row)."""
+    time = int(length.max()) if len(length) else 0
+    mask = torch.arange(time) < length[:, None]
+    return like.new_zeros((len(length), time, like.shape[1])), mask.to(like.device)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """NumPy knows no bfloat16: the same memory as integers."""
+    return tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor
+
+
+def _ranges(start: Tensor, length: Tensor) -> Tensor:
+    """start[0], start[0] + 1, … (length[0] of them), start[1], …"""
+    first = length.cumsum(0) - length
+    return torch.arange(int(length.sum())) + torch.repeat_interleave(start - first, length)
+
+
+DIGEST_BYTES = 16
+_DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}
+_ORDER = (torch.int64, torch.float32, torch.bfloat16, torch.uint8)  # wide to narrow keeps each tensor aligned
+
+
+class BadSegment(Exception):
+    """A segment that must not be served; the message says why."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A verified segment; its tensors are views of the mapped file, read from disk when they are touched.
+
+    Attributes:
+        digests: one for each input, `DIGEST_BYTES` long.
+        pooled: (input, hidden), float32.
+        offsets: (input + 1), int64: input i owns `tokens[offsets[i]:offsets[i + 1]]`; None without tokens.
+        tokens: (piece, hidden), float32 or bfloat16; None without tokens.
+    """
+
+    path: Path
+    digests: list[bytes]
+    pooled: Tensor
+    offsets: Tensor | None
+    tokens: Tensor | None
+
+
+def digest(texts: tuple[str, ...]) -> bytes:
+    """Names an input, a sentence or a joint pair; where one text ends and the next begins is part of it."""
+    framed = "\0".join([*map(str, map(len, texts)), *texts]).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(framed, digest_size=DIGEST_BYTES).digest()
+
+
+def write_segment(
+    folder: Path, key: str, digests: Iterable[bytes], pooled: Tensor, tokens: Tensor | None, lengths: Tensor
+) -> Path:
+    """Append a segment to the store `key` in `folder`.
+
+    Args:
+        pooled: (input, hidden), float32.
+        tokens: (piece, hidden), float32 or bfloat16, or None.
+        lengths: (input), int64: word pieces of each input.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    names = torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES).copy())
+    tensors = {"digests": names, "pooled": pooled}
+    if tokens is not None:
+        offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
+        offsets[1:] = lengths.cumsum(0)
+        tensors |= {"offsets": offsets, "tokens": tokens}
+    blocks = safetensors_blocks(tensors, {"store": key})
+    sha = hashlib.sha256()
+    for block in blocks:
+        sha.update(block)
+    path = folder / f"{sha.hexdigest()}.safetensors"
+
+    def write(file: BinaryIO) -> None:
+        for block in blocks:
+            file.write(block)
+
+    write_atomic(path, write)
+    return path
+
+
+def open_segment(path: Path, key: str, *, verify: bool = True) -> Segment:
+    """Map a segment.
+
+    Args:
+        verify: also compare the sha256 of the whole file with its name.
+
+    Raises:
+        BadSegment: it is not what its name or `key` says.
+        OSError: it cannot be read.
+    """
+    if verify:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != path.stem:
+                raise BadSegment("its content is not what its name says")
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("store") != key:
+                raise BadSegment("it belongs to another store")
+            names = set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise BadSegment(f"not a safetensors file: {error}") from error
+    if not {"digests", "pooled"} <= names:
+        raise BadSegment("it holds no features")
+    raw = tensors["digests"].numpy().tobytes()
+    digests = [raw[i : i + DIGEST_BYTES] for i in range(0, len(raw), DIGEST_BYTES)]
+    return Segment(path, digests, tensors["pooled"], tensors.get("offsets"), tensors.get("tokens"))
+
+
+def safetensors_blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
+    """The bytes of a safetensors file, tensors by reference: hashed and written without a copy."""
+    if sys.byteorder != "little":
+        raise RuntimeError("safetensors files are little-endian, this machine is not")
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    blocks, end = [], 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: _ORDER.index(item[1].dtype)):
+        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        start, end = end, end + flat.numel()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        blocks.append(flat.numpy().data)
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *blocks]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,22 @@ without it. Each check is also here under its own name, `shapes` and so on: `sha
 `shapes.function.__doc__` says in full what is asked.
 """
 
-from benchkit.testing.configs import config, described, search
+from benchkit.testing.behaviour import (
+    company,
+    gradients,
+    padding,
+    reaches,
+    reads,
+    seed,
+    segments,
+    state,
+    symmetric,
+    trunk,
+    untouched,
+)
+from benchkit.testing.checks import alone, bf16, compiles, config, described, imports, scores, search, shapes
 from benchkit.testing.contract import CHECKS, HeadContract, check_head
-from benchkit.testing.importing import imports
-from benchkit.testing.inputs import company, padding, reaches, reads, segments, symmetric, untouched
-from benchkit.testing.outputs import alone, scores, shapes
-from benchkit.testing.precision import bf16, compiles
-from benchkit.testing.samples import TASKS, build, features
-from benchkit.testing.training import gradients, seed, state, trunk
-from benchkit.testing.verdict import Check, Failed, Skipped, Verdict, check
+from benchkit.testing.verdict import TASKS, Check, Failed, Skipped, Verdict, build, check, features
 
 __all__ = [
     "CHECKS",

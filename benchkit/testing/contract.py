@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from benchkit.head import HeadSpec
-from benchkit.testing import configs, importing, inputs, outputs, precision, training
+from benchkit.core.head import HeadSpec
+from benchkit.testing import behaviour as inputs
+from benchkit.testing import behaviour as training
+from benchkit.testing import checks as configs
+from benchkit.testing import checks as importing
+from benchkit.testing import checks as outputs
+from benchkit.testing import checks as precision
 from benchkit.testing.verdict import Check, Skipped, Verdict
 
 CHECKS: tuple[Check, ...] = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchkit import HeadSpec, TaskShape, Tokens, hookimpl, option
-from benchkit.blocks import finish, joined
+from benchkit.nn.blocks import finish, joined
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import TYPE_CHECKING
 
-from benchkit.hookspecs import hookimpl
+from benchkit.core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder, EncoderSpec
@@ -22,7 +22,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 def demo_vocabulary() -> list[str]:
     """Special pieces first, then characters and their continuations, then words; distinct."""
-    from benchkit.data.demo import demo_words
+    from benchkit_demo.grammar import demo_words
 
     characters = [*ascii_lowercase, *digits]
     pieces = (*SPECIAL, *characters, *(f"##{each}" for each in characters), *"'\"!:;()-&", *demo_words())

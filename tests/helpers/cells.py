@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from benchkit.plugins import load_plugins
-from benchkit.record import PhaseResult, Record, Score, Status
-from benchkit.runner.cell import key_of
+from benchkit.core.plugins import load_plugins
+from benchkit.core.record import PhaseResult, Record, Score, Status
+from benchkit.core.task import TaskSpec
+from benchkit.experiment.cell import key_of
 from benchkit.store.cells import CellStore
-from benchkit.task import TaskSpec
 
 TASKS = ("sst", "quora", "sts")
 SIZES = {"dev": 60, "test": 120}

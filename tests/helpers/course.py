@@ -12,8 +12,8 @@ import pytest
 
 import benchkit
 from benchkit.cli import main
+from benchkit.core.plugins import load_plugins
 from benchkit.data import Split, load_data
-from benchkit.plugins import load_plugins
 
 _FILES = {"sst": ("ids-sst", "sentiment"), "quora": ("quora", "is_duplicate"), "sts": ("sts", "similarity")}
 _SIZES = {"train": 96, "dev": 60, "test": 60}

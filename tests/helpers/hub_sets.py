@@ -1,4 +1,4 @@
-"""Small repositories laid out as those of `benchkit.hub.sources`."""
+"""Small repositories laid out as those of `benchkit.hub.datasets`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchkit.hub.checksum import RemoteFile
-from benchkit.hub.sources import QUORA, SOURCES, SST, STS, Source
+from benchkit.hub.datasets import QUORA, SOURCES, SST, STS, Source
+from benchkit.hub.record import RemoteFile
 from helpers.hub import COMMIT, etag
 
 WORDS = ("films", "boats", "songs", "roads", "birds", "games", "books", "trees")

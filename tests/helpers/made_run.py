@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from benchkit_cs224n import benchkit_tasks
 
+from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
+from benchkit.core.task import SPLITS, TaskSpec
 from benchkit.data import Split, load_data
-from benchkit.record import CurvePoint, PhaseResult, Record, Score, Status
 from benchkit.store.cells import CellStore
-from benchkit.task import SPLITS, TaskSpec
 
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in benchkit_tasks()}
 Data = Mapping[str, Mapping[str, Split]]

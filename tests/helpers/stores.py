@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchkit.core.features import Pooled, Tokens
 from benchkit.encoder import BertConfig, Encoder, random_encoder
-from benchkit.features import Pooled, Tokens
 from benchkit.store.features import FeatureSettings, FeatureStore
 
 WORDS = ["a", "bad", "big", "cat", "dog", "film", "good", "of", "old", "saw", "the", "tree", "was", "young"]

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchkit.blocks import finish, joined
-from benchkit.features import Pooled
-from benchkit.losses import cross_entropy, mse
-from benchkit.metrics import accuracy, pearson
-from benchkit.protocol import Phase
-from benchkit.rng import global_stream
-from benchkit.task import TaskSpec
-from benchkit.train.corpus import Corpus, Part
-from benchkit.train.loop import State, train_phase
-from benchkit.train.order import Order
-from benchkit.train.work import Work
+from benchkit.core.features import Pooled
+from benchkit.core.protocol import Phase
+from benchkit.core.rng import global_stream
+from benchkit.core.task import TaskSpec
+from benchkit.nn.blocks import finish, joined
+from benchkit.nn.losses import cross_entropy, mse
+from benchkit.nn.metrics import accuracy, pearson
+from benchkit.training.batches import Corpus, Order, Part
+from benchkit.training.evaluation import Work
+from benchkit.training.loop import State, train_phase
 
 WIDTH = 8
 

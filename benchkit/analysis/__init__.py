@@ -1,0 +1,1 @@
+"""From records to tables, verdicts, curves, pages. Trains nothing."""

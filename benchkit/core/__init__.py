@@ -1,0 +1,1 @@
+"""The small frozen types that all other packages speak, hooks and plugins."""

@@ -1,0 +1,162 @@
+"""Heads as frozen data: a name, a module class, its config, what it reads, how its config is searched."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchkit.core.errors import UserError
+from benchkit.core.features import Layers, Pooled
+from benchkit.core.settings import apply
+from benchkit.core.source import code_hash
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from benchkit.core.task import TaskShape
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number searched between `low` and `high`, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values; also the values a user may set."""
+
+    values: tuple[Any, ...]
+
+
+def option(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    choices: Sequence[Any] = (),
+    help: str = "",
+) -> Any:
+    """A config field with its search range: `dropout: float = option(0.3, low=0.0, high=0.6)`.
+
+    Raises:
+        TypeError: both a range and choices, or half a range, were given.
+    """
+    if (low is None) != (high is None) or (choices and low is not None):
+        raise TypeError("option() takes low and high together, or choices, or neither")
+    if low is not None and high is not None and not (low < high and (low > 0 or not log)):
+        raise TypeError(f"option() searches from low to a higher high, above 0 if log, not from {low} to {high}")
+    if choices and default not in choices:
+        raise TypeError(f"option(): the default {default!r} is not one of the choices {tuple(choices)}")
+    search: Range | Choice | None = None
+    if low is not None and high is not None:
+        search = Range(low, high, log)
+    elif choices:
+        search = Choice(tuple(choices))
+    return dataclasses.field(default=default, metadata={"search": search, "help": help})
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """A multitask architecture: a trunk shared by all tasks and one branch a task.
+
+    Attributes:
+        cls: `cls(config, hidden, tasks)` builds an `nn.Module` whose `forward(features, task)` returns
+            (batch, out): logits for a classification, a score in the task's own label range for a regression.
+            `hidden` is the width of a feature vector, `tasks` a tuple of `TaskShape`. A head that reads `Layers` is
+            also told how many: `cls(config, hidden, tasks, layers=7)`.
+        config: a frozen dataclass, every field with a default; its field names are what `--set` shows.
+        reads: the features it needs: `Pooled`, `Tokens` or `Layers`.
+        trunk: attribute of the module that the tasks share, for parameter counts; "" if there is none.
+        symmetric: whether a pair's sentences may change places without a change of the output; checked by
+            `benchkit heads check`.
+        loss: `loss(config, shape)` names the loss that the head asks for, one of the task's; "" leaves it to the task.
+            A loss that the protocol names goes before it.
+    """
+
+    name: str
+    summary: str
+    cls: type[nn.Module]
+    config: type[Any]
+    reads: type[Pooled] = Pooled
+    trunk: str = "trunk"
+    symmetric: bool = False
+    loss: Callable[[Any, TaskShape], str] | None = None
+
+    def configure(self, values: Mapping[str, Any]) -> Any:
+        """A config with `values` over the defaults.
+
+        Raises:
+            UserError: a field is unknown, or a value has the wrong type or is refused by the config.
+        """
+        try:
+            config = apply(self.config(), values, where=self.name)
+        except ValueError as error:
+            raise UserError(f"head {self.name!r}: {error}") from error
+        for field in dataclasses.fields(config):
+            search = field.metadata.get("search")
+            value = getattr(config, field.name)
+            if isinstance(search, Choice) and value not in search.values:
+                raise UserError(
+                    f"{self.name}.{field.name} is one of {', '.join(map(str, search.values))}, not {value!r}"
+                )
+        return config
+
+    def build(self, config: Any, hidden: int, tasks: Sequence[TaskShape], layers: int = 1) -> nn.Module:
+        """A module with fresh weights from torch's global generator.
+
+        Args:
+            hidden: width of a vector of the features that the head reads.
+            layers: how many layers `Layers` has; of no interest to other heads.
+        """
+        if issubclass(self.reads, Layers):
+            return self.cls(config, hidden, tuple(tasks), layers=layers)
+        return self.cls(config, hidden, tuple(tasks))
+
+    def source(self) -> str:
+        """Hash of what the head's source computes: its module, or all modules of the package it lives in."""
+        return code_hash(self.files())
+
+    def files(self) -> dict[str, Path]:
+        """The files of the head's source, by name.
+
+        Raises:
+            UserError: the class has no source file.
+        """
+        try:
+            file = inspect.getsourcefile(self.cls)
+        except (TypeError, OSError):
+            file = None
+        if file is None:
+            raise UserError(
+                f"head {self.name!r}: {self.cls.__module__} has no source file, so its results could not be keyed"
+            )
+        path = Path(file)
+        depth = self.cls.__module__.count(".") + (path.name == "__init__.py") - 1
+        root = path.parents[depth] if depth >= 0 else path.parent
+        files = sorted(root.rglob("*.py")) if depth >= 0 else [path]
+        return {each.relative_to(root).as_posix(): each for each in files}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def parameter_counts(head: nn.Module, trunk: str) -> dict[str, int]:
+    """Parameters of the head, of the part that its tasks share, and of the rest of it.
+
+    Args:
+        trunk: attribute of the head, as in `HeadSpec.trunk`; counts as 0 where the head has no such module.
+    """
+    total = count(head)
+    module = dict(head.named_modules(remove_duplicate=False)).get(trunk) if trunk else None
+    shared = count(module) if module is not None else 0
+    return {"head": total, "trunk": shared, "branches": total - shared}

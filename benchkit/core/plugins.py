@@ -1,0 +1,293 @@
+"""Finding plugins: entry points of the group `benchkit`, loaded one by one, each guarded.
+
+Built-in heads, tasks and encoders come through the same entry points as anyone's. A plugin that fails to load is kept
+as broken, with its error, and takes nothing else down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from benchkit.core import hookspecs
+from benchkit.core.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from benchkit.core.head import HeadSpec
+    from benchkit.core.task import TaskSpec
+    from benchkit.encoder import EncoderSpec
+
+
+GROUP = "benchkit"
+_Spec = TypeVar("_Spec")
+_KINDS = ("head", "task", "encoder")
+# Methods and attributes of `nn.ModuleDict` that are also plausible names of a task.
+_MODULE_NAMES = (
+    *("type", "train", "eval", "keys", "values", "items", "pop", "clear", "update"),
+    *("training", "half", "float"),
+)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point, or one file.
+
+    Attributes:
+        distribution: `name version`; "" for a file.
+        module: as the entry point names it; a file's path.
+        path: of the module's source; "" where it has none, or is nowhere to be found.
+        hooks: names of the hooks it implements.
+        heads, tasks, encoders: names of what it offers.
+        error: what broke it, or whom it clashes with; "" if it works.
+    """
+
+    name: str
+    distribution: str
+    module: str
+    path: str = ""
+    hooks: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass
+class Plugins:
+    """What is installed: specs by name, and the state of each plugin."""
+
+    manager: pluggy.PluginManager
+    plugins: list[Plugin] = field(default_factory=list)
+    heads: dict[str, HeadSpec] = field(default_factory=dict)
+    tasks: dict[str, TaskSpec] = field(default_factory=dict)
+    encoders: dict[str, EncoderSpec] = field(default_factory=dict)
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()  # installed, but not named by BENCHKIT_PLUGINS
+
+    def head(self, name: str) -> HeadSpec:
+        return self._get("head", self.heads, name)
+
+    def task(self, name: str) -> TaskSpec:
+        return self._get("task", self.tasks, name)
+
+    def _get(self, kind: str, specs: dict[str, _Spec], name: str) -> _Spec:
+        if name in specs:
+            return specs[name]
+        error = unknown(kind, name, specs)
+        if self.broken:
+            broken = (f"{plugin.name} ({plugin.error})" for plugin in self.broken)
+            error = UserError(f"{error}; plugins that did not load: {', '.join(broken)}")
+        raise error
+
+    @property
+    def broken(self) -> list[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.error]
+
+    def observe(self, record: Any) -> list[str]:
+        """Call the `benchkit_record` hooks; a plugin that fails there is named and does not stop the run."""
+        errors = []
+        for impl in self.manager.hook.benchkit_record.get_hookimpls():
+            try:
+                impl.function(record) if impl.argnames else impl.function()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - an observer must not take the run down
+                errors.append(f"plugin {impl.plugin_name}: benchkit_record failed: {_line(error)}")
+        return errors
+
+
+def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
+    """Load every plugin named by an entry point, and modules from `files` beside them.
+
+    `BENCHKIT_PLUGINS=a,b` restricts the entry points to those names; empty loads none.
+
+    Args:
+        strict: whether a clash, a misspelt hook or a broken file stops everything; otherwise it is the `error` of its
+            plugin, and a name stays with whoever had it first. For lists of what is there: never to run anything.
+
+    Raises:
+        UserError: two plugins claim one name, a plugin implements a hook that does not exist, or a file that was asked
+            for does not load; `BENCHKIT_PLUGINS` names something that is not installed.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    found = Plugins(manager)
+    entries = sorted(entry_points(group=GROUP), key=lambda each: each.name)
+    wanted = _wanted([entry.name for entry in entries])
+    found.left_out = tuple(entry.name for entry in entries if entry.name not in wanted)
+    for entry in entries:
+        if entry.name in wanted:
+            _register(found, entry.name, _distribution(entry), entry.value, entry.load, strict)
+    for path in files:
+        error = _register(found, path.stem, "", str(path), partial(_load_file, path), strict)
+        if error and strict:
+            raise UserError(f"{path} does not load as a plugin: {error}")
+    return found
+
+
+def _wanted(installed: list[str]) -> set[str]:
+    """The names of the entry points to load."""
+    setting = os.environ.get("BENCHKIT_PLUGINS")
+    if setting is None:
+        return set(installed)
+    names = {name.strip() for name in setting.split(",")} - {""}
+    if names - set(installed):
+        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(names - set(installed)), installed)}")
+    return names
+
+
+def _load_file(path: Path) -> Any:
+    """The module in a file; it is entered in `sys.modules`, where dataclasses and `inspect` look for it."""
+    if not path.is_file():
+        raise UserError(f"no head file at {path}")
+    name = f"benchkit_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise UserError(f"head file {path} is not a Python file: its name must end in .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _register(found: Plugins, name: str, distribution: str, module: str, load: Callable[[], Any], strict: bool) -> str:
+    """Load one plugin and collect its specs, or note why it is broken and return that."""
+    label = f"{distribution}:{name}" if distribution else module
+    owner = distribution or module
+    error, specs, plugin = "", [], None
+    try:
+        plugin = load()
+        if found.manager.is_registered(plugin):
+            return ""
+        found.manager.register(plugin, label)
+        specs = _collect(found.manager, plugin)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as caught:  # noqa: BLE001 - whatever a stranger's module raises, SystemExit too
+        error, specs = _line(caught), []
+        if plugin is not None and found.manager.is_registered(plugin):
+            found.manager.unregister(plugin)
+    else:
+        error = _mistakes(found, plugin, specs, owner, strict)
+    found.plugins.append(
+        Plugin(
+            name=name,
+            distribution=distribution,
+            module=module,
+            path=str(getattr(plugin, "__file__", None) or _origin(module)),
+            hooks=_hooks(found.manager, plugin),
+            **{f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS},
+            error=error,
+        )
+    )
+    return error
+
+
+def _mistakes(found: Plugins, plugin: Any, specs: list[tuple[str, Any]], owner: str, strict: bool) -> str:
+    """Enter a plugin's specs; what must stop the program if it is strict, else as one line."""
+    errors = []
+    for step in (
+        partial(_check_hooks, found.manager, plugin, owner),
+        *(partial(_add, found, kind, spec, owner) for kind, spec in specs),
+    ):
+        try:
+            step()
+        except UserError as error:
+            if strict:
+                raise
+            errors.append(str(error))
+    return "; ".join(errors)
+
+
+def _origin(module: str) -> str:
+    """Where the source of a module that does not load is, as far as that can be told without loading it."""
+    if module.endswith(".py"):
+        return str(Path(module).resolve())
+    try:
+        spec = find_spec(module.partition(":")[0].partition(".")[0])
+    except (ImportError, ValueError):
+        return ""
+    return spec.origin or "" if spec else ""
+
+
+def _add(found: Plugins, kind: str, spec: Any, owner: str) -> None:
+    """Enter a spec under its name; heads and tasks share the names of `--set` tables, so they share one space."""
+    for other in ("head", "task") if kind != "encoder" else ("encoder",):
+        if (other, spec.name) in found.owners:
+            first = found.owners[other, spec.name]
+            both = f"{kind} {spec.name!r}" if other == kind else f"the name {spec.name!r}, a {kind} and a {other},"
+            raise UserError(f"{both} comes from both {first} and {owner}: uninstall one, or set BENCHKIT_PLUGINS")
+    found.owners[kind, spec.name] = owner
+    registries: dict[str, dict[str, Any]] = {"head": found.heads, "task": found.tasks, "encoder": found.encoders}
+    registries[kind][spec.name] = spec
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None:
+    known = [hook for hook in dir(hookspecs) if hook.startswith("benchkit_")]
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        hook = (options.get("specname") or name) if options is not None else name
+        if options is not None and hook not in known:
+            raise UserError(f"plugin {owner}: {unknown('hook', hook, known)}")
+
+
+def _hooks(manager: pluggy.PluginManager, plugin: Any) -> tuple[str, ...]:
+    """The hooks that a registered plugin implements; none for one that did not load."""
+    callers = manager.get_hookcallers(plugin) if plugin is not None else None
+    return tuple(sorted(caller.name for caller in callers or ()))
+
+
+def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]]:
+    """What a plugin offers, as (kind, spec).
+
+    Raises:
+        TypeError, ValueError: it offers something else, or under a name that cannot be used.
+    """
+    from benchkit.core.head import HeadSpec
+    from benchkit.core.task import TaskSpec
+
+    specs: list[tuple[str, Any]] = []
+    for kind in _KINDS:
+        hook = f"benchkit_{kind}s"
+        for impl in getattr(manager.hook, hook).get_hookimpls():
+            for spec in impl.function() if impl.plugin is plugin else ():
+                wanted = {"head": (HeadSpec,), "task": (TaskSpec,)}.get(kind)
+                # The type of an encoder's spec is not asked for: its module would import torch.
+                right = isinstance(spec, wanted) if wanted else type(spec).__name__ == "EncoderSpec"
+                if not right:
+                    raise TypeError(f"{hook} returned {spec!r:.60}, not a {kind.capitalize()}Spec")
+                _check_name(kind, spec.name)
+                if kind == "head":
+                    spec.configure({})
+                elif kind == "task":
+                    spec.check()
+                specs.append((kind, spec))
+    return specs
+
+
+def _check_name(kind: str, name: str) -> None:
+    """A task's name becomes a key of `nn.ModuleDict` in most heads, which refuses dots and its own attributes."""
+    reserved = {"pretrain", "finetune", "mean", *(_MODULE_NAMES if kind == "task" else ())}
+    if not name or not name.replace("-", "_").isidentifier() or name in reserved:
+        raise ValueError(
+            f"{kind} name {name!r} cannot be used: letters, digits, _ and -, none of {', '.join(sorted(reserved))}"
+        )
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

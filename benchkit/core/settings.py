@@ -1,0 +1,108 @@
+"""Typed overrides of frozen dataclasses: the one place where `--set`, TOML and Python values are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from benchkit.core.errors import UserError, unknown
+
+T = TypeVar("T")
+
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+def apply(settings: T, values: Mapping[str, Any], where: str) -> T:
+    """A copy of a dataclass instance with `values` set; strings are read as the field's type.
+
+    Args:
+        where: prefix of the fields in messages, such as `pretrain` in `pretrain.epochs`; may be "".
+
+    Raises:
+        UserError: unknown field (with the nearest), or a value that is not of the field's type.
+        ValueError: the dataclass's own `__post_init__` refused the values.
+    """
+    hints = typing.get_type_hints(type(settings))
+    known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    changes = {}
+    for name, value in values.items():
+        if name not in known:
+            raise unknown("field", f"{where}.{name}".lstrip("."), [f"{where}.{k}".lstrip(".") for k in known])
+        changes[name] = coerce(value, hints[name], f"{where}.{name}".lstrip("."))
+    return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
+
+
+def coerce(value: Any, kind: Any, name: str) -> Any:
+    """`value` as `kind` (bool, int, float, str, a tuple of one of them, or an optional one).
+
+    Raises:
+        UserError: it is something else.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        options = [arg for arg in get_args(kind) if arg is not type(None)]
+        if value is None or (isinstance(value, str) and value.lower() in ("", "none")):
+            return None
+        return coerce(value, options[0], name)
+    if origin is tuple:
+        inner = get_args(kind)[0]
+        parts = value.strip("[]()").split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            parts = [parts]
+        return tuple(coerce(p.strip() if isinstance(p, str) else p, inner, name) for p in parts if p != "")
+    if origin is typing.Literal:
+        choices = get_args(kind)
+        value = next((each for each in choices if isinstance(value, str) and str(each) == value), value)
+        if value not in choices:
+            raise UserError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
+        return value
+    try:
+        return _scalar(value, kind)
+    except (TypeError, ValueError, OverflowError):
+        article = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}.get(
+            kind, str(kind)
+        )
+        raise UserError(f"{name} takes {article}, not {value!r}") from None
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        word = str(value).lower()
+        if word in _TRUE | _FALSE:
+            return word in _TRUE
+        raise ValueError
+    if isinstance(value, bool):
+        raise TypeError
+    if kind is int:
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        return int(value)
+    if kind is float:
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as JSON-ready data, tuples as lists."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: walk(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [walk(each) for each in value]
+        return value
+
+    result = walk(dataclasses.asdict(settings))
+    assert isinstance(result, dict)
+    return result

@@ -1,0 +1,105 @@
+"""What a file of source code computes: a hash of its syntax tree, without what cannot change a number.
+
+Keys of cells and features are made of these hashes. Comments, docstrings, formatting, type-checking imports, and the
+texts of log lines and exceptions are left out, so that editing them reruns nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+NUMERICS = 1
+"""Version of the numbers, to be raised when they change though no hashed file does (a kernel of another library)."""
+
+ENCODING = (
+    *("encoder/attention.py", "encoder/bert.py", "encoder/compiled_op.py", "encoder/encoder.py"),
+    *("encoder/kernels.py", "encoder/packing.py", "encoder/tokenizer.py"),
+)
+"""The modules that compute features, relative to the package."""
+
+TRAINING = (
+    *("core/features.py", "core/rng.py", "core/task.py"),
+    *("nn/blocks.py", "nn/losses.py", "nn/metrics.py", *ENCODING),
+    *("store/table.py", "training/batches.py", "training/cuda_graphs.py", "training/evaluation.py"),
+    *("training/fast_cpu.py", "training/loop.py", "training/optimizer.py", "training/readers.py"),
+    *("training/static_batches.py", "training/steps.py", "experiment/run_cell.py", "experiment/workspace.py"),
+)
+"""The modules that compute a cell's numbers, relative to the package."""
+
+_SHORT = 12
+# Calls of these names with a text only tell somebody something.
+_TELLING = frozenset({"log", "_log", "warn", "warning", "say"})
+
+
+def package_files(names: tuple[str, ...], root: Path | None = None) -> dict[str, Path]:
+    """Files of the package by name; `root` is a copy of the package, for tests."""
+    root = root or Path(__file__).parents[1]
+    return {name: root / name for name in names}
+
+
+def code_hash(files: Mapping[str, Path]) -> str:
+    """Hash of what several files compute, by name, in their order."""
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\0{file_hash(path)}\0".encode())
+    return digest.hexdigest()
+
+
+def short_hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """A short hash of what each file computes, so that a change can be named."""
+    return {name: file_hash(path)[:_SHORT] for name, path in files.items()}
+
+
+def file_hash(path: Path) -> str:
+    """Hash of what a file of Python computes."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache
+def _file_hash(path: Path, modified: int, size: int) -> str:
+    return hashlib.sha256("\n".join(_lines(ast.parse(path.read_bytes()))).encode()).hexdigest()
+
+
+def numeric_versions() -> dict[str, Any]:
+    """The versions that features and cells are keyed with."""
+    return {"numerics": NUMERICS, "torch": version("torch"), "tokenizers": version("tokenizers")}
+
+
+def _lines(node: ast.AST) -> Iterator[str]:
+    """A node and what is below it, the same in every version of Python: empty fields are left out."""
+    if _is_silent(node):
+        return
+    yield type(node).__name__
+    for name, value in ast.iter_fields(node):
+        if isinstance(node, ast.Raise) and isinstance(value, ast.Call):
+            value = value.func  # the exception's type matters, its text does not
+        if isinstance(node, ast.Call) and name != "func" and _tells(node):
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, ast.AST):
+                yield f".{name}"
+                yield from _lines(each)
+            elif each is not None and name not in ("type_comment", "kind"):
+                yield f".{name}={each!r}"
+    yield "end"
+
+
+def _is_silent(node: ast.AST) -> bool:
+    """A docstring, another string that stands alone, or what is imported for type checkers only."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def _tells(node: ast.Call) -> bool:
+    name = getattr(node.func, "attr", "") or getattr(node.func, "id", "")
+    text = node.args[0] if node.args else None
+    is_text = isinstance(text, ast.JoinedStr) or (isinstance(text, ast.Constant) and isinstance(text.value, str))
+    return name in _TELLING and is_text

@@ -1,0 +1,304 @@
+"""miniBERT: its configuration, the model and its poolings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchkit.core.errors import UserError
+from benchkit.encoder import attention as fused
+from benchkit.encoder.attention import Layout, attend_packed, usable
+
+# How activations are called in configs, and which function each name means.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """A BERT's shape. Field names and defaults are those of Hugging Face's `config.json` (bert-base-uncased).
+
+    Raises:
+        ValueError: a size that is not a positive whole number, heads that do not divide the hidden size, a dropout
+            outside [0, 1), or an activation that is not known.
+    """
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{field.name} must be a whole number, at least 1, not {value!r}")
+            if field.type == "float" and (not isinstance(value, int | float) or not 0 <= value < 1):
+                raise ValueError(f"{field.name} must be a number from 0 to below 1, not {value!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> BertConfig:
+        """From the content of a `config.json`; `where` names it in messages.
+
+        Raises:
+            UserError: it describes something else than a BERT encoder, or a size is missing or impossible.
+        """
+        kind = values.get("model_type", "bert")
+        if kind != "bert":
+            why = f" ({_OTHERS[kind]})" if kind in _OTHERS else ""
+            raise UserError(f"{where}: model_type is {kind!r}{why}; only 'bert' and 'distilbert' can be loaded")
+        position = values.get("position_embedding_type", "absolute")
+        if position != "absolute":
+            raise UserError(f"{where}: position_embedding_type is {position!r}; only 'absolute' can be loaded")
+        for flag in ("is_decoder", "add_cross_attention"):
+            if values.get(flag):
+                raise UserError(f"{where}: {flag} is set; only encoders can be loaded")
+        missing = [name for name in _SIZES if name not in values]
+        if missing:
+            raise UserError(f"{where}: {', '.join(missing)} missing; is this the config.json of a BERT?")
+        try:
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+# What people try most, and why it is not a BERT.
+_OTHERS = {
+    "mpnet": "its attention has a relative position bias",
+    "roberta": "its word pieces and positions are counted in another way",
+    "xlm-roberta": "its word pieces and positions are counted in another way",
+    "albert": "its layers share their weights",
+    "electra": "its embeddings are projected",
+    "deberta": "its attention has relative positions",
+    "deberta-v2": "its attention has relative positions",
+    "modernbert": "its positions are rotary",
+    "nomic_bert": "its positions are rotary",
+    "new": "its positions are rotary",
+    "t5": "it is not an encoder alone",
+}
+
+# What a config.json must say itself: a default here would only surface later, as a shape that does not fit.
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+
+
+class MiniBert(nn.Module):
+    """Embeddings, then `num_hidden_layers` post-norm transformer layers, then (where it exists) the pooler.
+
+    Its weights are to be read or drawn by whoever makes one.
+    """
+
+    def __init__(self, config: BertConfig, pooler: bool = True) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.config = config
+        self.word = _embedding(config.vocab_size, hidden)
+        self.position = _embedding(config.max_position_embeddings, hidden)
+        self.segment = _embedding(config.type_vocab_size, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.pooler = nn.Linear(hidden, hidden) if pooler else None
+        self.train_layer: Callable[..., Tensor] = Layer.__call__
+
+    def compile_layers(self) -> None:
+        """Train all layers on fixed layouts by one function of `torch.compile`, made at the first step."""
+        self.train_layer = torch.compile(Layer.forward, dynamic=True, fullgraph=True)
+
+    def forward(
+        self, ids: Tensor, segments: Tensor, layout: Layout, keep: Collection[int], first_only: bool = False
+    ) -> dict[int, Tensor]:
+        """Hidden states by layer: 0 is the embeddings, 1 the first layer's output, and so on.
+
+        Args:
+            ids, segments: (total,) integers, on the layout's device.
+            keep: layers to return; those above the highest are not computed.
+            first_only: of the highest layer return `[CLS]` alone, (rows, hidden): only its query is computed.
+
+        Returns:
+            (total, hidden) each, but for the highest if `first_only`.
+        """
+        top = max(keep)
+        x = self.dropout(self.norm(self.word(ids) + self.position(layout.positions) + self.segment(segments)))
+        kept = {0: x} if 0 in keep else {}
+        for number, layer in enumerate(self.layers[:top], start=1):
+            run = self.train_layer if self.training and layout.fixed else Layer.__call__
+            x = run(layer, x, layout, first_only and number == top)
+            if number in keep:
+                kept[number] = x
+        if first_only and top == 0:
+            kept[0] = x[layout.starts]
+        return kept
+
+
+def _embedding(count: int, hidden: int) -> nn.Embedding:
+    """One yet to be filled. Torch would fill it, and on the meta device loads its compiler for that: a second."""
+    found: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(count, hidden), freeze=False)  # type: ignore[no-untyped-call]
+    return found
+
+
+class Layer(nn.Module):
+    """Attention, add & norm, feed-forward, add & norm."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.heads = config.num_attention_heads
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+        self.norm1 = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.up = nn.Linear(hidden, inner)
+        self.down = nn.Linear(inner, hidden)
+        self.norm2 = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.attention_dropout = config.attention_probs_dropout_prob
+
+    def forward(self, x: Tensor, layout: Layout, first_only: bool) -> Tensor:
+        """(total, hidden) to (total, hidden), or to (rows, hidden) if `first_only`."""
+        dropout = self.attention_dropout if self.training else 0.0
+        if first_only:
+            hidden = x.shape[1]
+            keys = F.linear(x, self.qkv.weight[hidden:], self.qkv.bias[hidden:])
+            x = x[layout.starts]
+            queries = F.linear(x, self.qkv.weight[:hidden], self.qkv.bias[:hidden])
+            mixed = attend_first(queries, keys, layout, self.heads, dropout)
+        else:
+            mixed = attend(self.qkv(x), layout, self.heads, dropout)
+        x = _normed(x, self.dropout(self.out(mixed)), self.norm1)
+        return _normed(x, self.dropout(self.down(activate(self.up(x), self.activation))), self.norm2)
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """One of the functions of `ACTIVATIONS`."""
+    if activation == "relu":
+        return F.relu(x)
+    if activation == "silu":
+        return F.silu(x)
+    # In place where nobody needs the old value: one third of GELU's time is fresh memory.
+    gelu = F.gelu if torch.is_grad_enabled() else torch.ops.aten.gelu_
+    return gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
+    """Self-attention within each sentence: (total, 3 * hidden) to (total, hidden)."""
+    total, hidden = len(qkv), qkv.shape[1] // 3
+    qkv = qkv.view(total, 3, heads, -1)
+    if layout.short and qkv.shape[-1] <= 128:
+        return fused.attend_rows(qkv, layout.spans[0], layout.spans[1], layout.longest, dropout).flatten(1)
+    if layout.padded and not layout.fixed and usable(qkv, dropout):
+        return attend_packed(qkv, layout).flatten(1)
+    if layout.padded:
+        q, k, v = layout.pad(qkv).permute(2, 0, 3, 1, 4)  # rows heads time dim
+        mixed = F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout)
+        return layout.unpad(mixed.transpose(1, 2)).view(total, hidden)
+    parts = []
+    for group in layout.groups:
+        view = qkv[group.token_slice].view(group.rows, group.time, 3, heads, -1)
+        q, k, v = view.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        parts.append(mixed.transpose(1, 2).reshape(-1, hidden))
+    return _join(parts)
+
+
+def attend_first(q: Tensor, kv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
+    """Attention of each sentence's first piece to all of it: (rows, hidden), (total, 2 * hidden) to (rows, hidden)."""
+    q = q.view(layout.rows, heads, 1, -1)
+    kv = kv.view(layout.total, 2, heads, -1)
+    if layout.padded:
+        k, v = layout.pad(kv).permute(2, 0, 3, 1, 4)  # rows heads time dim
+        return F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout).flatten(1)
+    parts = []
+    for group in layout.groups:
+        view = kv[group.token_slice].view(group.rows, group.time, 2, heads, -1)
+        k, v = view.permute(2, 0, 3, 1, 4)
+        parts.append(F.scaled_dot_product_attention(q[group.row_slice], k, v, dropout_p=dropout).flatten(1))
+    return _join(parts)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _normed(x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
+    if change.dtype == x.dtype == norm.weight.dtype and fused.inferring(x):
+        return fused.add_norm(x, change, norm)
+    normed: Tensor = norm(_add(change, x))
+    return normed
+
+
+def _add(change: Tensor, x: Tensor) -> Tensor:
+    # In place where nobody needs the old value; autocast's mixed types must widen instead.
+    if torch.is_grad_enabled() or change.dtype != x.dtype:
+        return x + change
+    return change.add_(x)
+
+
+POOLINGS = ("cls", "mean", "max", "pooler")
+
+
+def resolve_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """Layer numbers from 0 (embeddings) to `count`; negative ones count from the last, -1.
+
+    Raises:
+        UserError: none given, or one out of range.
+    """
+    if not layers:
+        raise UserError("layers is empty; name at least one, such as -1 for the last")
+    for layer in layers:
+        if not -count - 1 <= layer <= count:
+            raise UserError(f"layer {layer} does not exist; this encoder has 0 (embeddings) to {count} (last)")
+    return tuple(layer % (count + 1) for layer in layers)
+
+
+def check_pooling(pooling: str, layers: tuple[int, ...], model: MiniBert) -> None:
+    """Refuse what cannot be pooled; `layers` as from `resolve_layers`.
+
+    Raises:
+        UserError: an unknown pooling, or `pooler` without its weights or on another layer than the last.
+    """
+    if pooling not in POOLINGS:
+        raise UserError(f"pooling is one of {', '.join(POOLINGS)}, not {pooling!r}")
+    if pooling == "pooler" and model.pooler is None:
+        raise UserError("pooling 'pooler' needs pooler weights, and this checkpoint has none; use cls or mean")
+    if pooling == "pooler" and layers != (len(model.layers),):
+        raise UserError("pooling 'pooler' reads the last layer only; use layers (-1,)")
+
+
+def pool(states: Tensor, layout: Layout, pooling: str) -> Tensor:
+    """(total, hidden) to (rows, hidden); `mean` and `max` go over all word pieces, `[CLS]` and `[SEP]` included."""
+    if pooling in ("cls", "pooler"):
+        return states[layout.starts]
+    if layout.padded:
+        padded = layout.pad(states)  # rows time hidden, zero on padding
+        if pooling == "max":
+            return padded.masked_fill(~layout.mask[..., None], float("-inf")).amax(1)
+        return padded.sum(1) / layout.lengths_there[:, None]
+    parts = []
+    for group in layout.groups:
+        view = states[group.token_slice].view(group.rows, group.time, -1)
+        parts.append(view.amax(1) if pooling == "max" else view.mean(1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

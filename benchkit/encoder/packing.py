@@ -1,0 +1,161 @@
+"""Packed batches: word pieces of many inputs in one row, without padding; and batches of fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from benchkit.encoder.attention import Layout, send, short
+from benchkit.encoder.bert import MiniBert, pool
+from benchkit.encoder.tokenizer import Tokenized
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs laid end to end: `ids` and `segments` (total,), on the layout's device."""
+
+    ids: Tensor
+    segments: Tensor
+    layout: Layout
+
+
+def gather(tokenized: Tokenized, rows: Tensor, device: torch.device, padded: bool) -> Batch:
+    """The inputs `rows` (batch,) int64, in that order; equal lengths should be neighbours."""
+    lengths = tokenized.lengths[rows]
+    ends = lengths.cumsum(0)
+    shift = (tokenized.offsets[rows] - ends + lengths).repeat_interleave(lengths)
+    where = shift + torch.arange(len(shift))
+    both = send(torch.stack([tokenized.ids[where], tokenized.segments[where].int()]), device)
+    return Batch(both[0], both[1], Layout(lengths, device, padded))
+
+
+def compute(
+    model: MiniBert,
+    batch: Batch,
+    pooling: str,
+    layers: tuple[int, ...],
+    tokens: bool,
+    weights: Mapping[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Pooled vectors (rows, width) and, if asked for, those of the word pieces (total, width), both float32.
+
+    Args:
+        layers: as from `resolve_layers`; their vectors are put side by side, so width = hidden * len(layers).
+        weights: in place of the model's own of these names.
+    """
+    layout, top = batch.layout, max(layers)
+    first_only = not tokens and pooling in ("cls", "pooler")
+    given = (batch.ids, batch.segments, layout, set(layers), first_only)
+    states = functional_call(model, dict(weights), given) if weights else model(*given)
+    pooled = []
+    for layer in layers:
+        done = first_only and layer == top
+        vector = states[layer] if done else pool(states[layer].float(), layout, pooling)
+        pooled.append(vector.float())
+    if pooling == "pooler":
+        assert model.pooler is not None  # see check_pooling
+        first = pooled[0].to(model.pooler.weight.dtype)
+        pooled = [model.pooler(first).tanh().float()]
+    if not tokens:
+        return _side_by_side(pooled), None
+    return _side_by_side(pooled), _side_by_side([states[layer].float() for layer in layers])
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True, order=True)
+class Size:
+    """Room for a pass: `total` word pieces in `rows` sentences of at most `time` each."""
+
+    rows: int
+    time: int
+    total: int
+
+
+class FixedLayout(Layout):
+    """A padded layout of tensors that are on the device already.
+
+    Args:
+        positions, slots: (total,) int; the slot of a word piece of no row is `rows * time`.
+        starts, lengths: (rows,) int.
+    """
+
+    fixed = True
+
+    def __init__(self, positions: Tensor, slots: Tensor, starts: Tensor, lengths: Tensor, time: int) -> None:
+        self.lengths = self.lengths_there = lengths
+        self.device, self.padded = positions.device, True
+        self.rows, self.total, self.longest = len(starts), len(positions), time
+        self.positions, self.starts = positions, starts
+        self.short = short(time, self.device)
+        self.slots = slots.long()
+        self.back = self.slots.clamp(max=self.rows * time - 1)
+        _ = self.bias, self.spans  # made now, with the mask: a compiled layer does not make them
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """As `Layout.pad`; word pieces of no row go to one more place, which is cut off."""
+        end = self.rows * self.longest
+        flat = packed.new_zeros(end + 1, *packed.shape[1:])
+        return flat.index_copy(0, self.slots, packed)[:end].view(self.rows, self.longest, *packed.shape[1:])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """As `Layout.unpad`; what a word piece of no row gets does not matter."""
+        return padded.flatten(0, 1).index_select(0, self.back)
+
+
+def room(lengths: np.ndarray, positions: int) -> Size:
+    """The room that sentences of these lengths (rows,) are given: a few sizes, so that few graphs are needed.
+
+    Args:
+        positions: the longest sentence that the encoder takes.
+    """
+    time, total = int(lengths.max()), int(lengths.sum())
+    return Size(len(lengths), min(_up(time, 16, 4), positions), _up(total, 128, 8))
+
+
+def _up(number: int, least: int, parts: int) -> int:
+    """The next multiple of `least`, or, from `parts` times that on, of a step that doubles as the number does."""
+    step = max(least, (1 << number.bit_length()) // parts)
+    return -(-number // step) * step
+
+
+def arrange(tokenized: Tokenized, rows: np.ndarray, size: Size) -> dict[str, np.ndarray]:
+    """Inputs of many passes of one size: `rows` (pass, rows) to int32 arrays (pass, total) and (pass, rows) by name."""
+    lengths = tokenized.lengths.numpy()[rows]
+    ends = lengths.cumsum(1)
+    starts = ends - lengths
+    flat = lengths.ravel()
+    within = np.arange(flat.sum()) - np.repeat(flat.cumsum() - flat, flat)
+    number = np.repeat(np.arange(rows.size) // size.rows, flat)
+    place = np.repeat(starts.ravel(), flat) + within
+    source = np.repeat(tokenized.offsets.numpy()[rows].ravel(), flat) + within
+    row = np.repeat(np.tile(np.arange(size.rows), len(rows)), flat)
+    found = {name: np.zeros((len(rows), size.total), np.int32) for name in ("ids", "segments", "positions")}
+    found["slots"] = np.full((len(rows), size.total), size.rows * size.time, np.int32)
+    for name, values in (
+        ("ids", tokenized.ids.numpy()[source]),
+        ("segments", tokenized.segments.numpy()[source]),
+        ("positions", within),
+        ("slots", row * size.time + within),
+    ):
+        found[name][number, place] = values
+    return {**found, "starts": starts.astype(np.int32), "lengths": lengths.astype(np.int32)}
+
+
+def widths(size: Size) -> dict[str, int]:
+    """How many numbers a pass has of each array of `arrange`."""
+    pieces = dict.fromkeys(("ids", "segments", "positions", "slots"), size.total)
+    return {**pieces, "starts": size.rows, "lengths": size.rows}
+
+
+def batch_of(fields: Mapping[str, Tensor], size: Size) -> Batch:
+    """One pass of `arrange`, its arrays as tensors on the device."""
+    layout = FixedLayout(fields["positions"], fields["slots"], fields["starts"], fields["lengths"], size.time)
+    return Batch(fields["ids"], fields["segments"], layout)

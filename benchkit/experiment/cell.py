@@ -1,0 +1,237 @@
+"""A cell: one (head config, protocol, encoder, data, seed). The unit of running, caching, resuming and comparing.
+
+A cell is plain data, so that it can be carried to another process or machine and run there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchkit.core.errors import UserError, unknown
+from benchkit.core.head import HeadSpec
+from benchkit.core.protocol import Protocol
+from benchkit.core.record import Record
+from benchkit.core.settings import plain
+from benchkit.core.source import TRAINING, code_hash, numeric_versions, package_files, short_hashes
+from benchkit.core.task import SPLITS, TaskSpec
+from benchkit.data import Split
+
+# The splits of a cell that is blind to test.
+BLIND = ("train", "dev")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a cell runs, as far as it can change a number in its last bits.
+
+    Attributes:
+        cuda_graph: steps of fixed shapes, captured once and replayed (`benchkit.training.cuda_graphs`).
+        compiled: the encoder's layers by `torch.compile`, where it is trained.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+    feature_cache: bool = True
+    cuda_graph: bool = False
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run, self-contained.
+
+    Attributes:
+        key: the first 16 hex digits of the hash of `identity`.
+        encoder, data: names or folders, as the process that runs the cell can open them.
+        head_files: files with heads that are not installed.
+        identity: everything that can change the numbers, by part; what `key` is the hash of.
+        keep_encoder: store the encoder that a fine-tuning cell trained along; of no consequence for its numbers.
+        splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
+            without `test` cannot be scored on it.
+        interference: measure it on the way; no part of the key, since it changes no number.
+        sources: see `sources_of`; no part of the key, it names what the key's hashes are made of.
+    """
+
+    key: str
+    head: str
+    config: Mapping[str, Any]
+    seed: int
+    protocol: Protocol
+    encoder: str
+    data: str
+    execution: Execution
+    head_files: tuple[str, ...]
+    identity: Mapping[str, Any]
+    splits: tuple[str, ...] = SPLITS
+    keep_encoder: bool = False
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    interference: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Cell:
+        values = json.loads(text)
+        return Cell(
+            **{
+                **values,
+                "protocol": Protocol.from_dict(values["protocol"]),
+                "execution": Execution(**values["execution"]),
+                "head_files": tuple(values["head_files"]),
+                "splits": tuple(values["splits"]),
+            }
+        )
+
+    @property
+    def keeps_encoder(self) -> bool:
+        """Whether there will be an encoder to keep, and it is to be kept."""
+        return self.keep_encoder and "finetune" in self.protocol.phases
+
+    @property
+    def label(self) -> str:
+        return f"{self.head} seed {self.seed}"
+
+    def answered(self, record: Record | None) -> bool:
+        """Whether a stored record has all that is asked for. Failed cells are tried again."""
+        if record is None or record.status == "failed":
+            return False
+        return not self.interference or all(phase.interference is not None for phase in record.phases)
+
+    def trial(self, config: Mapping[str, Any], protocol: Protocol) -> Cell:
+        """The same cell with another config and protocol, and blind to test: what a search tries out."""
+        changes = {"base": self.key, "config": dict(config), "protocol": plain(protocol), "splits": list(BLIND)}
+        identity = {"encoder": self.identity["encoder"], **changes}
+        return dataclasses.replace(
+            self, key=key_of(identity), config=config, protocol=protocol, identity=identity, splits=BLIND
+        )
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity_of(
+    spec: HeadSpec,
+    config: Any,
+    seed: int,
+    protocol: Protocol,
+    tasks: Sequence[TaskSpec],
+    data: Mapping[str, Mapping[str, Split]],
+    encoder_fingerprint: str,
+    execution: Execution,
+) -> dict[str, Any]:
+    """The parts of a cell's key. A change in any of them makes another cell."""
+    return {
+        "head": head_part(spec, config),
+        "protocol": protocol_part(protocol),
+        "tasks": tasks_part(spec, config, tasks, protocol),
+        "data": data_part(tasks, data),
+        "encoder": encoder_fingerprint,
+        "seed": seed,
+        "engine": engine_part(),
+        "execution": dataclasses.asdict(execution),
+    }
+
+
+def head_part(spec: HeadSpec, config: Any) -> dict[str, Any]:
+    return {"name": spec.name, "config": plain(config), "source": spec.source()}
+
+
+def tasks_part(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> list[dict[str, Any]]:
+    """A list: their order decides that of batches and of initial weights."""
+    return [{"name": task.name, **_task(task, loss_name(spec, config, task, protocol))} for task in tasks]
+
+
+def data_part(tasks: Sequence[TaskSpec], data: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
+    return {task.name: {name: split.digest() for name, split in data[task.name].items()} for task in tasks}
+
+
+def engine_part() -> dict[str, str]:
+    from benchkit.encoder.attention import kernels
+
+    return {"source": code_hash(package_files(TRAINING)), "kernels": kernels(), **numeric_versions()}
+
+
+def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, dict[str, str]]:
+    """A short hash of each file that the hashes of a cell's identity are made of, so that a change can be named."""
+    files = {"head": spec.files(), "engine": package_files(TRAINING)}
+    files |= {f"tasks.{task.name}": _task_files(task, loss_name(spec, config, task, protocol)) for task in tasks}
+    return {part: short_hashes(each) for part, each in files.items()}
+
+
+def protocol_part(protocol: Protocol) -> dict[str, Any]:
+    """The protocol without what does not change a cell's numbers: names, other heads, phases that are not run."""
+    values = plain(protocol)
+    for name in (
+        "name",
+        "summary",
+        "encoder",
+        "data",
+        "heads",
+        "tasks",
+        "seeds",
+        "head_options",
+        "task_options",
+        "precision",
+    ):
+        del values[name]
+    for phase in ("pretrain", "finetune"):
+        if phase not in protocol.phases:
+            del values[phase]
+    return values
+
+
+def loss_name(spec: HeadSpec, config: Any, task: TaskSpec, protocol: Protocol) -> str:
+    """The loss that a head is trained with on a task: the protocol's, else what the head asks for, else the task's.
+
+    Raises:
+        UserError: the head asks for a loss that the task does not have.
+    """
+    asked = spec.loss(config, task.shape(joint=protocol.pair_input == "joint")) if spec.loss else ""
+    if asked and asked not in task.losses:
+        raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)
+    return protocol.options(task.name).loss or asked or next(iter(task.losses))
+
+
+def _task(task: TaskSpec, loss: str) -> dict[str, Any]:
+    return {
+        "classes": list(task.classes),
+        "range": [task.low, task.high],
+        "loss": loss,
+        "metric": task.metric.name,
+        "source": code_hash(_task_files(task, loss)),
+    }
+
+
+def _task_files(task: TaskSpec, loss: str) -> dict[str, Path]:
+    """The files of a task's loss and metric, by what is in them.
+
+    Raises:
+        UserError: one of the two has no source file.
+    """
+    files = {"loss": _file_of(task.losses[loss], task), "metric": _file_of(task.metric.score, task)}
+    return {f"{part} in {file.name}": file for part, file in files.items()}
+
+
+def _file_of(function: Any, task: TaskSpec) -> Path:
+    """The source file of a loss or metric; of what a partial wraps, or of a callable object's class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    try:
+        file = inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
+    except TypeError:
+        file = None
+    if file is None:
+        raise UserError(f"task {task.name!r}: {function!r} has no source file, so its results could not be keyed")
+    return Path(file)

@@ -1,0 +1,157 @@
+"""What a run is compared with: constant predictions, each task alone, heads that cannot have learnt from the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchkit.core.errors import UserError, unknown
+from benchkit.data.splits import SHUFFLED
+from benchkit.experiment.config import Plan
+from benchkit.experiment.workspace import RANDOM
+
+if TYPE_CHECKING:
+    from benchkit.core.task import TaskSpec
+    from benchkit.data import Split
+
+
+# Losses may be quadratic in the batch, and a split can have hundreds of thousands of rows.
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Control:
+    """One constant prediction, learnt on train, on one split of one task.
+
+    Attributes:
+        name: `majority class`, or `mean score` for a regression.
+        value: the task's metric.
+        loss: of the constant outputs that `baseline_loss` describes.
+    """
+
+    name: str
+    task: str
+    split: str
+    metric: str
+    value: float
+    loss: float
+
+
+def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> list[Control]:
+    """The control of a task on each labelled split. Of equally frequent classes the first is predicted.
+
+    Args:
+        splits: by name; `train` must be there and labelled.
+        loss: name of the task's loss; "" is the default one.
+
+    Raises:
+        UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
+        ValueError: train has no label.
+    """
+    outputs = _outputs(task, splits["train"].labels)
+    prediction = int(outputs.argmax()) if task.classes else float(outputs)
+    name = "majority class" if task.classes else "mean score"
+    found = []
+    for split, data in splits.items():
+        if len(data) and data.labelled:
+            value = _metric(task, data.labels, np.full(len(data), prediction))
+            cost = _loss(task, loss, outputs, data.labels)
+            found.append(Control(name, task.name, split, task.metric.name, value, cost))
+    return found
+
+
+def _metric(task: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The metric of constant predictions, which is where a stranger's metric divides by zero."""
+    where = f"task {task.name!r}: metric {task.metric.name!r} of constant predictions"
+    try:
+        value = float(task.metric.score(labels, predictions))
+    except Exception as error:
+        raise UserError(f"{where} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not np.isfinite(value):
+        raise UserError(f"{where} is {value}: return a number there, such as 0.0")
+    return value
+
+
+def baseline_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> float:
+    """Training loss of constant outputs: the log class frequencies, or the mean score.
+
+    A class without an example counts as half a one, so that its logit is finite.
+
+    Args:
+        loss_name: "" is the task's default loss.
+        train_labels: (n,), class indices or scores.
+
+    Raises:
+        UserError: the task has no loss of that name.
+        ValueError: there is no label.
+    """
+    return _loss(task, loss_name, _outputs(task, train_labels), train_labels)
+
+
+def _outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
+    """The constant outputs (out,), fp32, that fit labels (n,) best."""
+    if not len(labels) or np.isnan(labels).any():
+        raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
+    if not task.classes:
+        return torch.tensor([labels.mean()], dtype=torch.float32)
+    counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
+    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
+
+
+def _loss(task: TaskSpec, name: str, outputs: Tensor, labels: np.ndarray) -> float:
+    """Mean loss of constant outputs (out,) over labels (n,)."""
+    if name and name not in task.losses:
+        raise unknown(f"loss of task {task.name!r},", name, task.losses)
+    loss = task.losses[name or next(iter(task.losses))]
+    targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
+    total = 0.0
+    for start in range(0, len(targets), _BATCH):
+        part = targets[start : start + _BATCH]
+        total += float(loss(outputs.expand(len(part), -1), part, task.shape())) * len(part)
+    return total / len(labels)
+
+
+ALONE, CONTROLS = "alone", "controls"
+"""Folders of a run."""
+SHUFFLED_LABELS, RANDOM_ENCODER = "shuffled labels", "random encoder"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A run beside another: what sets it apart, and its plan."""
+
+    name: str
+    plan: Plan
+
+
+def alone(plan: Plan) -> Iterator[Beside]:
+    """The same heads and seeds on one task at a time, all else equal.
+
+    Raises:
+        UserError: there is only one task.
+    """
+    tasks = plan.protocol.tasks
+    if len(tasks) < 2:
+        raise UserError(f"--single-task compares training on all tasks with each alone; {', '.join(tasks)} is alone")
+    for task in tasks:
+        protocol = replace(plan.protocol, tasks=(task,))
+        yield Beside(task, replace(plan, protocol=protocol, out=plan.out / ALONE / task, interference=False))
+
+
+def trained_controls(plan: Plan) -> Iterator[Beside]:
+    """The same heads and seeds with train's labels shuffled, and on an encoder with untrained weights."""
+    folder, calm = plan.out / CONTROLS, replace(plan, interference=False)
+    changes = {
+        SHUFFLED_LABELS: replace(calm, data=SHUFFLED + plan.data),
+        RANDOM_ENCODER: replace(calm, encoder=RANDOM + plan.encoder),
+    }
+    yield from (Beside(name, replace(each, out=folder / folder_of(name))) for name, each in changes.items())
+
+
+def folder_of(control: str) -> str:
+    return control.replace(" ", "-")

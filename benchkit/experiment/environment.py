@@ -1,0 +1,86 @@
+"""What explains a number but was not asked for: versions, device, threads, git state."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import benchkit
+from benchkit.experiment.cell import Execution
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads; as many as before, after."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def environment(execution: Execution) -> dict[str, Any]:
+    packages = ("torch", "numpy", "tokenizers", "safetensors")
+    return {
+        "benchkit": benchkit.__version__,
+        "git": _git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": _device_name(execution.device),
+        "packages": {name: _version(name) for name in packages},
+        **dataclasses.asdict(execution),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: allocated on a GPU, resident in the process on a CPU; over the whole process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+@functools.cache
+def _git() -> str:
+    """Commit of the benchkit that runs, `-dirty` when changed; "" for an installed release."""
+    root = Path(benchkit.__file__).parent.parent
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

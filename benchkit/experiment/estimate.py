@@ -1,0 +1,229 @@
+"""How long a run will take: from a short probe before it starts, and from its epochs while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchkit.core.identity import Parts, changes, nearest, parts_of, tell
+from benchkit.core.rng import global_stream
+from benchkit.experiment.cell import Cell, loss_name
+from benchkit.experiment.environment import threads
+from benchkit.experiment.session import Session
+from benchkit.experiment.workspace import build_head, feature_settings
+from benchkit.store.features import FeatureSettings, encode_table
+from benchkit.store.table import FeatureTable
+from benchkit.training.batches import Order
+from benchkit.training.cuda_graphs import make_steps
+from benchkit.training.evaluation import Reader, Work
+from benchkit.training.optimizer import AdamW
+from benchkit.training.readers import LiveReader
+
+
+@dataclass
+class Eta:
+    """Follows a run's events.
+
+    Attributes:
+        cells: by key, `{"head", "phases": {name: epochs}, "done"}` as a `plan` event lists them.
+        jobs: cells that run at once.
+    """
+
+    cells: Mapping[str, Mapping[str, Any]]
+    jobs: int
+    _epochs: dict[tuple[str, str], int] = field(default_factory=dict)
+    _seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
+
+    def epoch(self, key: str, phase: str, epoch: int, seconds: float) -> None:
+        """A cell has finished an epoch; `seconds` is what the phase took so far."""
+        for earlier, epochs in self.cells[key]["phases"].items():  # a resumed cell does not report those again
+            if earlier == phase:
+                break
+            self._epochs[key, earlier] = epochs
+        self._epochs[key, phase] = epoch
+        self._seconds.setdefault((self.cells[key]["head"], phase), []).append(seconds / epoch)
+
+    def end(self, key: str) -> None:
+        self._ended.add(key)
+
+    def left(self) -> tuple[float, bool]:
+        """Seconds left, and whether every part of it is known; parts of which nothing has run yet count as nothing."""
+        each, known = [0.0], True
+        for key, cell in self.cells.items():
+            if cell["done"] or key in self._ended:
+                continue
+            seconds = 0.0
+            for phase, epochs in cell["phases"].items():
+                one = self._per_epoch(cell["head"], phase)
+                remaining = epochs - self._epochs.get((key, phase), 0)
+                known = known and (one is not None or not remaining)
+                seconds += remaining * (one or 0.0)
+            each.append(seconds)
+        return max(sum(each) / self.jobs, max(each)), known
+
+    def _per_epoch(self, head: str, phase: str) -> float | None:
+        """Mean seconds of this head's epochs in a phase; of all heads' where it has had none."""
+        own = self._seconds.get((head, phase))
+        others = [value for (_, name), values in self._seconds.items() if name == phase for value in values]
+        return mean(own) if own else mean(others) if others else None
+
+
+def clock(seconds: float) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 07 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def total_epochs(cells: Sequence[Mapping[str, Any]]) -> int:
+    return sum(sum(cell["phases"].values()) for cell in cells if not cell["done"])
+
+
+_TEXTS = 256
+_SHOWN = 3  # differences between a cell and one that is stored
+_STEPS = 6  # timed a head and phase, after as many to warm up; fewer where an epoch has fewer
+
+
+def describe(session: Session) -> Iterator[str]:
+    """Lines that say which cells there are, what is done and cached, and the time the rest would take."""
+    plan, done = session.plan, session.finished()
+    pending = [cell for cell in session.cells if cell.key not in done]
+    yield f"{len(session.cells)} cells in {plan.out}: {len(done)} finished, {len(pending)} to run"
+    for cell in session.cells:
+        state = f"finished ({done[cell.key].status})" if cell.key in done else "to run"
+        yield f"  {cell.key}  {cell.label:<24} {state}"
+        if cell.key not in done:
+            yield from _apart(cell, session)
+    if not pending:
+        yield "nothing to do: the run would print its table at once"
+        return
+    encode = 0.0
+    corpus = session.workspace.corpus(plan.data, plan.protocol)
+    for settings in session.feature_settings(pending):
+        missing = session.workspace.missing(plan.encoder, corpus, settings)
+        encode += missing * _encode_seconds(session, settings) if missing else 0.0
+        total = len(corpus.inputs)
+        yield f"features ({settings.reads}): {total - missing:,} of {total:,} texts are stored"
+    jobs = min(plan.jobs, len(pending))
+    try:
+        train = sum(_cell_seconds(session, cell) for cell in pending) / jobs
+    except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
+        yield f"no estimate of the time to train: a step raised {type(error).__name__}: {' '.join(str(error).split())}"
+        return
+    how = f"{jobs} cells at once"
+    if plan.at_once > 1:
+        how = f"less where a GPU computes for {min(plan.at_once, len(pending))} cells at once"
+    yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {how}"
+
+
+def _apart(cell: Cell, session: Session) -> Iterator[str]:
+    """Why a cell is to run though one like it is stored: what sets the two apart."""
+    stored = session.workspace.once(("stored", session.store.root), session.stored)
+    parts = Parts(cell.identity, cell.sources)
+    near = nearest(parts, stored)
+    if near is not None and near.key != cell.key:
+        found = [tell(change, parts_of(near), parts) for change in changes(near.identity, cell.identity)]
+        yield f"      unlike the stored {near.key} in {'; '.join(found[:_SHOWN])}"
+        if len(found) > _SHOWN:
+            yield f"      and {len(found) - _SHOWN} more fields: benchkit explain {near.key}"
+
+
+def _encode_seconds(session: Session, settings: FeatureSettings) -> float:
+    """Seconds a text, measured on an even sample of the corpus."""
+    plan = session.plan
+    encoder, corpus = (
+        session.workspace.encoder(plan.encoder),
+        session.workspace.corpus(plan.data, plan.protocol),
+    )
+    sample = corpus.inputs[:: max(1, len(corpus.inputs) // _TEXTS)]
+    tokenized = encoder.tokenize(sample, plan.protocol.max_length)
+    encode_table(encoder, tokenized, settings)
+    started = time.perf_counter()
+    encode_table(encoder, encoder.tokenize(sample, plan.protocol.max_length), settings)
+    return (time.perf_counter() - started) / len(sample)
+
+
+def _cell_seconds(session: Session, cell: Cell) -> float:
+    return sum(_phase_seconds(session, cell, name) for name in cell.protocol.phases)
+
+
+def _phase_seconds(session: Session, cell: Cell, phase: str) -> float:
+    """A phase's steps, and its evaluations, at the speed of a few steps."""
+    key = ("probe", cell.head, phase)
+    settings = cell.protocol.phase(phase)
+    corpus = session.workspace.corpus(cell.data, cell.protocol)
+    sizes = {name: len(corpus.parts[name, "train"]) for name in cell.protocol.tasks}
+    sampling = cell.protocol.sampling
+    order = Order(sizes, settings.batch_size, sampling, cell.seed, phase, settings.epochs, settings.step)
+    step = session.workspace.once(key, lambda: _probe(session, cell, phase, order))
+    evaluated = sum(len(part) for (_, split), part in corpus.parts.items() if split == "dev") * settings.epochs
+    evaluated += sum(len(part) for part in corpus.parts.values())
+    batch = step * order.steps() / order.batches()
+    # Evaluation is a forward without gradients, about a third of a step's work an example.
+    return step * order.steps() * settings.epochs + batch * evaluated / settings.batch_size / 3
+
+
+def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
+    """Median seconds of a training step, taken as the cell takes them, on weights that are thrown away."""
+    workspace, protocol, execution = session.workspace, cell.protocol, cell.execution
+    device, tuned = torch.device(execution.device), phase == "finetune"
+    spec = workspace.plugins.head(cell.head)
+    tasks = {task.name: task for task in workspace.tasks(protocol)}
+    shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
+    corpus, encoder = workspace.corpus(cell.data, protocol), workspace.encoder(cell.encoder).to(device)
+    if tuned:
+        encoder = encoder.copy()
+    config = spec.configure(cell.config)
+    settings = feature_settings(protocol, spec, encoder, execution.precision, device)
+    with global_stream(cell.seed, "init"):
+        head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
+    rounds = list(islice(order.rounds(list(order.epoch(1))), 2 * _STEPS))
+    tokenized = workspace.tokenized(cell.encoder, corpus, protocol.max_length)
+
+    def make_table(rows: Tensor) -> FeatureTable:
+        return encode_table(encoder, tokenized.select(rows), settings).to(device)
+
+    reader: Reader = LiveReader(encoder, tokenized, settings, spec.reads, tuned, make_table)
+    if not tuned and execution.feature_cache:
+        used = [corpus.parts[task, "train"].rows[each].flatten() for batches in rounds for task, each in batches]
+        reader = reader.snapshot(torch.unique(torch.cat(used)))
+    modules = nn.ModuleDict({"head": head, "encoder": encoder.model} if tuned else {"head": head}).train()
+    work = Work(
+        phase=phase,
+        settings=protocol.phase(phase),
+        tasks=tasks,
+        shapes=shapes,
+        losses={name: task.losses[loss_name(spec, config, task, protocol)] for name, task in tasks.items()},
+        constant_losses={},
+        corpus=corpus,
+        order=order,
+        seed=cell.seed,
+        device=device,
+        autocast=tuned and execution.precision == "bf16",
+        fixed=execution.cuda_graph,
+        graphs=execution.cuda_graph,
+    )
+    steps = make_steps(work, modules, reader, AdamW(modules.parameters(), weight_decay=0.0))
+    # A graph is captured in a second pass over the same steps; one by one, each step tells what the next will take.
+    passes = [rounds] * 4 if work.graphs else [[together] for together in rounds]
+    seconds = []
+    with threads(execution.threads):
+        for few in passes:
+            started = time.perf_counter()
+            steps.epoch(few, [0.0] * len(few))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append((time.perf_counter() - started) / len(few))
+    steps.close()
+    return median(seconds[len(seconds) // 2 :])

@@ -1,0 +1,170 @@
+"""One run from request to result: plan, encode once, run the cells that are not done, collect the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchkit.core.plugins import Plugins
+from benchkit.core.record import Record
+from benchkit.core.task import TaskSpec
+from benchkit.data import label_problems
+from benchkit.experiment.cell import Cell
+from benchkit.experiment.companions import Control, controls
+from benchkit.experiment.config import Plan, Request, make_cells, resolve
+from benchkit.experiment.executors import Executor, InProcess, LocalProcesses, Together
+from benchkit.experiment.run_cell import Emit, Event, result_of
+from benchkit.experiment.workspace import Workspace, feature_settings
+from benchkit.store.cells import CellStore
+from benchkit.store.features import FeatureSettings
+from benchkit.store.files import cache_root
+
+_SHOWN = 5  # broken rows of a split
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: its records in the order of the heads as named, then of seeds."""
+
+    plan: Plan
+    tasks: dict[str, TaskSpec]
+    records: tuple[Record, ...]
+    controls: tuple[Control, ...]
+    reused: int
+
+
+@dataclass
+class Session:
+    """A resolved request with what it has loaded."""
+
+    plan: Plan
+    workspace: Workspace
+    store: CellStore
+    cells: list[Cell]
+    controls: tuple[Control, ...]
+    errors: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def open(request: Request, plugins: Plugins, emit: Emit) -> Session:
+        """Plan the cells.
+
+        Raises:
+            UserError: see `resolve`; also data, a metric or an encoder that cannot be used.
+        """
+
+        def log(line: str) -> None:
+            emit({"event": "log", "line": line})
+
+        def progress(done: int, total: int) -> None:
+            emit({"event": "encode", "done": done, "total": total})
+
+        plan = resolve(request, plugins)
+        workspace = Workspace(plugins, cache_root(), log, progress)
+        cells = make_cells(plan, workspace)
+        for line in _remarks(plan, workspace):
+            log(line)
+        store = CellStore(plan.out / "cells", log=log)
+        return Session(plan, workspace, store, cells, _controls(plan, workspace))
+
+    def beside(self, plan: Plan) -> Session:
+        """A session of another plan with what this one has loaded."""
+        store = CellStore(plan.out / "cells", log=self.workspace.log)
+        return Session(plan, self.workspace, store, make_cells(plan, self.workspace), _controls(plan, self.workspace))
+
+    def finished(self) -> dict[str, Record]:
+        """Records of the cells that need not run, by key. Failed cells are tried again."""
+        found = {cell.key: result_of(cell, self.store) for cell in self.cells}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def stored(self) -> list[Record]:
+        """Every sound record of the run's folder, whatever request it came from."""
+        return [record for key in self.store.keys() if (record := self.store.load(key))]  # noqa: SIM118
+
+    def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
+        """Run what is not done; every cell has a record afterwards. Without an executor the plan decides how."""
+        done = self.finished()
+        pending = [cell for cell in self.cells if cell.key not in done]
+        emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
+        if pending:
+            self.encode(pending)
+            (executor or self._executor(len(pending))).run(
+                pending, self.store, lambda event: self._pass_on(event, emit)
+            )
+        records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
+        tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
+        return Outcome(
+            plan=self.plan,
+            tasks=tasks,
+            records=tuple(records),
+            controls=self.controls,
+            reused=len(done),
+        )
+
+    def _pass_on(self, event: Event, emit: Emit) -> None:
+        """Show a finished cell's record to the plugins that observe records."""
+        emit(event)
+        if event["event"] == "cell":
+            self.errors[event["key"]] = event["error"]
+        record = self.store.load(event["key"]) if event["event"] == "cell" else None
+        for line in self.workspace.plugins.observe(record) if record else []:
+            emit({"event": "log", "line": line})
+
+    def _lost(self, cell: Cell) -> Record:
+        """A row for a cell whose record could not even be stored."""
+        error = self.errors.get(cell.key) or f"its record in {self.store.root} is gone; run the command again"
+        return Record(cell.key, cell.head, cell.seed, "failed", cell.identity, error=error)
+
+    def encode(self, cells: Sequence[Cell]) -> None:
+        """Encode each distinct text that the frozen phase needs, once for all heads and seeds."""
+        for settings in self.feature_settings(cells):
+            corpus = self.workspace.corpus(self.plan.data, self.plan.protocol)
+            self.workspace.table(self.plan.encoder, corpus, settings)
+
+    def feature_settings(self, cells: Sequence[Cell]) -> list[FeatureSettings]:
+        """The distinct kinds of stored features that cells read."""
+        plan = self.plan
+        if "pretrain" not in plan.protocol.phases or not plan.execution.feature_cache:
+            return []
+        device = torch.device(plan.execution.device)
+        encoder, precision = self.workspace.encoder(plan.encoder), plan.execution.precision
+        specs = [self.workspace.plugins.head(name) for name in dict.fromkeys(cell.head for cell in cells)]
+        found = [feature_settings(plan.protocol, spec, encoder, precision, device) for spec in specs]
+        return list(dict.fromkeys(found))
+
+    def _executor(self, pending: int) -> Executor:
+        if min(self.plan.at_once, pending) > 1:
+            return Together(self.workspace, self.plan.at_once)
+        if min(self.plan.jobs, pending) == 1:
+            return InProcess(self.workspace)
+        return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))
+
+
+def _controls(plan: Plan, workspace: Workspace) -> tuple[Control, ...]:
+    """The constant predictions of every task; made before anything is trained, since a bad metric shows here."""
+    data, options = workspace.data(plan.data, plan.protocol), plan.protocol.options
+    return tuple(
+        row
+        for task in workspace.tasks(plan.protocol)
+        for row in controls(task, data[task.name], options(task.name).loss)
+    )
+
+
+def _remarks(plan: Plan, workspace: Workspace) -> Iterator[str]:
+    """What a user should know of encoder and data before trusting a number, a line each."""
+    encoder = workspace.encoder(plan.encoder)
+    yield from (f"encoder {encoder.name}: {note}" for note in encoder.notes)
+    for task in workspace.tasks(plan.protocol):
+        for split in workspace.data(plan.data, plan.protocol)[task.name].values():
+            yield from label_problems(split, task)
+            yield from (f"left out {row.file}:{row.line}: {row.reason}" for row in split.broken[:_SHOWN])
+            if len(split.broken) > _SHOWN:
+                more = len(split.broken) - _SHOWN
+                yield f"left out {more} more rows of {task.name} {split.name}: see benchkit data check"
+
+
+def _describe(cell: Cell, done: bool) -> dict[str, object]:
+    phases = {name: cell.protocol.phase(name).epochs for name in cell.protocol.phases}
+    return {"key": cell.key, "head": cell.head, "seed": cell.seed, "phases": phases, "done": done}

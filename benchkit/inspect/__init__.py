@@ -1,0 +1,1 @@
+"""What is there to look at: plugins, heads, encoders, this machine."""

@@ -1,0 +1,447 @@
+"""A head as a diagram: SVG or Mermaid."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from xml.sax.saxutils import escape, quoteattr
+
+from benchkit.core.task import TaskShape
+from benchkit.inspect.structure import Branch, Layer, Structure
+
+SHARED = "*"  # no task is called so
+_Node = tuple[str, int]  # a group, and the number of a layer in its branches
+_Nodes = dict[_Node, tuple[Layer, tuple[_Node, ...]]]
+_WIDE = 30  # letters of a line in a box
+
+
+@dataclass(frozen=True)
+class Box:
+    """One or several layers, drawn as one.
+
+    Attributes:
+        kind: `encoder`, `feature`, `trunk`, `branch` or `output`.
+        title: what it is; `more`: what else is done to its result.
+        group: `SHARED`, or the task it belongs to; "" for encoder and features.
+        inputs: ids of the boxes that an arrow comes from.
+    """
+
+    id: str
+    kind: str
+    title: str
+    more: tuple[str, ...]
+    shape: str
+    group: str
+    inputs: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is written in it."""
+        return (self.title, *textwrap.wrap(" · ".join(self.more), _WIDE), *([self.shape] if self.shape else []))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Boxes from the encoder to the outputs, each after its inputs.
+
+    Attributes:
+        titles: of each group: its name, and how many parameters it has.
+    """
+
+    name: str
+    boxes: tuple[Box, ...]
+    titles: dict[str, tuple[str, str]]
+
+
+def figure(found: Structure, encoder: str, about: str) -> Figure:
+    """The figure of a head on an encoder of this name, about which there is something to add."""
+    nodes, ends = _nodes(found)
+    boxes, home = _boxes(_used(nodes, ends))
+    boxes.insert(0, Box("encoder", "encoder", encoder, (about,), "", "", ()))
+    for number, branch in enumerate(found.branches):
+        task = branch.task
+        inputs = tuple(dict.fromkeys(home[node] for node in ends[task.name]))
+        shape = f"(batch, {task.out})"
+        boxes.append(Box(f"output{number}", "output", task.name, (meaning(task),), shape, task.name, inputs))
+    titles = {SHARED: ("shared by all tasks" if len(found.branches) > 1 else "trunk", _count(found.common))}
+    titles |= {each.task.name: (f"{each.task.name} branch", _count(each.parameters)) for each in found.branches}
+    groups = {box.group for box in boxes}
+    return Figure(found.head, tuple(boxes), {name: title for name, title in titles.items() if name in groups})
+
+
+def meaning(task: TaskShape) -> str:
+    return f"{task.classes} classes" if task.classes else f"score {task.low:g} to {task.high:g}"
+
+
+def label(layer: Layer) -> str:
+    """What a layer is; a function also by the parameters that it uses."""
+    if layer.parameters and layer.is_function:
+        return f"{layer.kind} {'with' if layer.inputs else 'of'} {layer.path}"
+    return f"{layer.kind} {layer.detail}".strip()
+
+
+def axes(layer: Layer) -> str:
+    """The shape of its result, as `(batch, segment, hidden)`."""
+    return f"({', '.join(layer.shape)}{',' if len(layer.shape) == 1 else ''})"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters:,} parameters" if parameters else "no parameters"
+
+
+def _nodes(found: Structure) -> tuple[_Nodes, dict[str, list[_Node]]]:
+    """All layers with the nodes they read, those that branches share once; and the ends of each branch."""
+    widest = max(found.branches, key=lambda branch: branch.task.segments)  # its axes are named best
+    nodes: _Nodes = {}
+    ends = {}
+    for group, branch in ((SHARED, widest), *((each.task.name, each) for each in found.branches)):
+        start, stop = (0, found.shared) if group == SHARED else (found.shared, len(branch.layers))
+        for number, layer in list(enumerate(branch.layers))[start:stop]:
+            nodes[group, number] = (layer, tuple(_place(found, branch, group, i) for i in layer.inputs))
+    for branch in found.branches:
+        ends[branch.task.name] = [_place(found, branch, branch.task.name, i) for i in branch.ends]
+    return nodes, ends
+
+
+def _place(found: Structure, branch: Branch, group: str, number: int) -> _Node:
+    return (SHARED if number < found.shared else group, number)
+
+
+def _used(nodes: _Nodes, ends: dict[str, list[_Node]]) -> _Nodes:
+    """Only what leads to an output."""
+    wanted = {node for each in ends.values() for node in each}
+    for node, (_, inputs) in reversed(nodes.items()):
+        if node in wanted:
+            wanted.update(inputs)
+    return {node: value for node, value in nodes.items() if node in wanted}
+
+
+def _boxes(nodes: _Nodes) -> tuple[list[Box], dict[_Node, str]]:
+    """Boxes, and which box each layer went into. What keeps a shape joins the box whose result it alone takes."""
+    readers = {node: sum(node in inputs for _, inputs in nodes.values()) for node in nodes}
+    boxes: dict[str, Box] = {}
+    home: dict[_Node, str] = {}
+    for node, (layer, inputs) in nodes.items():
+        group = node[0]
+        last = boxes[home[inputs[0]]] if len(inputs) == 1 and readers[inputs[0]] == 1 else None
+        if last and _joins(layer) and last.group == group and last.kind != "feature":
+            boxes[last.id] = replace(last, more=(*last.more, label(layer)), shape=axes(layer))
+            home[node] = last.id
+            continue
+        kind = "feature" if layer.is_feature else "trunk" if group == SHARED or layer.trunk else "branch"
+        sources = ("encoder",) if layer.is_feature else tuple(dict.fromkeys(home[each] for each in inputs))
+        place = "" if layer.is_feature else group
+        box = Box(f"box{len(boxes)}", kind, label(layer), (), axes(layer), place, sources)
+        boxes[box.id], home[node] = box, box.id
+    return list(boxes.values()), home
+
+
+def _joins(layer: Layer) -> bool:
+    """Activations, dropout, norms."""
+    return layer.keeps_shape and (not layer.parameters or "Norm" in layer.kind)
+
+
+TITLE, TEXT = 13, 11  # font sizes
+LINE = 16  # from one line of text to the next
+GAP_X, GAP_Y = 18, 30  # between boxes
+PAD = 14  # inside a panel
+CAPTION = LINE + 10  # room for a branch's title
+_APART = 60  # at most, between branches
+_ALIKE = 1.3  # columns become equally wide where that makes the whole no wider than by this
+_LANE = 10  # width of an arrow that passes a row
+_WIDTHS = {**dict.fromkeys("iljtfrI.,:;|'()[] ·", 0.4), **dict.fromkeys("mwMW→%", 0.95)}
+
+
+def text_width(text: str, size: float) -> float:
+    """An upper estimate that holds for the wider sans-serif fonts."""
+    return size * sum(_WIDTHS.get(each, 0.72 if each.isupper() else 0.63) for each in text)
+
+
+@dataclass
+class Slot:
+    """A place in a row: of a box, or of an arrow on its way to a higher row."""
+
+    box: Box | None
+    row: int
+    column: str
+    below: list[Slot] = field(default_factory=list)
+    x: float = 0.0  # the middle
+    bottom: float = 0.0
+    ceiling: float = 0.0  # the top of the highest slot of its row
+
+    @property
+    def width(self) -> float:
+        if self.box is None:
+            return _LANE
+        title, *others = self.box.lines
+        return max(110, text_width(title, TITLE), *(text_width(line, TEXT) for line in others)) + 20
+
+    @property
+    def height(self) -> float:
+        return LINE * len(self.box.lines) + 12 if self.box else 0
+
+    @property
+    def top(self) -> float:
+        return self.bottom - self.height if self.box else self.ceiling
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Slots with their places; y grows downwards, as in SVG.
+
+    Attributes:
+        panels: of each group: x, y, width, height.
+    """
+
+    slots: list[Slot]
+    panels: dict[str, tuple[float, float, float, float]]
+    width: float
+    height: float
+
+
+def lay_out(drawn: Figure) -> Layout:
+    slots = _slots(drawn)
+    columns = [box.group for box in drawn.boxes if box.kind == "output"]
+    widths = _widths(drawn, slots, columns)
+    total = max(sum(widths[name] for name in columns) + GAP_X * (len(columns) - 1), widths[""])
+    lefts = _lefts([widths[name] for name in columns], total)
+    middles = {"": total / 2, **{name: left + widths[name] / 2 for name, left in zip(columns, lefts, strict=True)}}
+    for row in range(max(slot.row for slot in slots) + 1):
+        for name, middle in middles.items():
+            _spread([slot for slot in slots if (slot.row, slot.column) == (row, name)], middle)
+    height = _stack(slots)
+    panels = {}
+    for name in drawn.titles:
+        inside = [slot for slot in slots if slot.box and slot.box.group == name]
+        top = min(slot.top for slot in inside) - (PAD if name == SHARED else CAPTION)
+        left, width = (0.0, total) if name == SHARED else (middles[name] - widths[name] / 2, widths[name])
+        panels[name] = (left, top, width, max(slot.bottom for slot in inside) + PAD - top)
+    return Layout(slots, panels, total, height)
+
+
+def _widths(drawn: Figure, slots: Sequence[Slot], columns: Sequence[str]) -> dict[str, float]:
+    """Of each column's panel; "" is what is shared, whose title stands beside its highest row."""
+    found = {name: max(_wide(slots, name), text_width(caption(drawn, name)[0], TEXT)) + 2 * PAD for name in columns}
+    if max(found.values()) * len(found) < _ALIKE * sum(found.values()):
+        found = dict.fromkeys(found, max(found.values()))
+    title = max((text_width(line, TITLE) for line in caption(drawn, SHARED)), default=0.0)
+    top = max((slot.row for slot in slots if slot.box and slot.box.group == SHARED), default=0)
+    highest = _wide([slot for slot in slots if slot.row == top], "")
+    return {**found, "": max(_wide(slots, "") + 2 * PAD, highest + 2 * (title + 2 * PAD))}
+
+
+def caption(drawn: Figure, group: str) -> tuple[str, ...]:
+    """The lines of a panel's title: the output says of which task a branch is."""
+    name, count = drawn.titles.get(group, ("", ""))
+    return (name, count) if group == SHARED else (f"branch: {count}",)
+
+
+def _lefts(widths: Sequence[float], total: float) -> list[float]:
+    """Where each column begins: centred, spare room between them as far as that looks well."""
+    spare = total - sum(widths)
+    gap = min(_APART, spare / (len(widths) - 1)) if len(widths) > 1 else 0.0
+    lefts, x = [], (spare - gap * (len(widths) - 1)) / 2
+    for width in widths:
+        lefts.append(x)
+        x += width + gap
+    return lefts
+
+
+def _wide(slots: Sequence[Slot], column: str) -> float:
+    rows: dict[int, list[float]] = {}
+    for slot in slots:
+        if slot.column == column:
+            rows.setdefault(slot.row, []).append(slot.width)
+    return max((sum(row) + GAP_X * (len(row) - 1) for row in rows.values()), default=0.0)
+
+
+def _spread(row: list[Slot], middle: float) -> None:
+    """Side by side about the middle, in the order of what is below them."""
+    row.sort(key=lambda slot: sum(each.x for each in slot.below) / len(slot.below) if slot.below else 0.0)
+    x = middle - (sum(slot.width for slot in row) + GAP_X * (len(row) - 1)) / 2
+    for slot in row:
+        slot.x = x + slot.width / 2
+        x += slot.width + GAP_X
+
+
+def _stack(slots: Sequence[Slot]) -> float:
+    """Set where each row is; returns the height of the whole."""
+    rows = range(max(slot.row for slot in slots) + 1)
+    heights = [max(slot.height for slot in slots if slot.row == row) for row in rows]
+    borders = [row for row in rows[1:] if len({s.column == "" for s in slots if s.row in (row - 1, row)}) > 1]
+    gaps = [GAP_Y + (2 * PAD if row in borders else PAD if row == 2 else 0) if row else 0 for row in rows]
+    height = sum(heights) + sum(gaps) + CAPTION
+    y = height
+    for row in rows:
+        y -= gaps[row]
+        for slot in slots:
+            if slot.row == row:
+                slot.bottom, slot.ceiling = y, y - heights[row]
+        y -= heights[row]
+    return height
+
+
+def _slots(drawn: Figure) -> list[Slot]:
+    """A slot a box, and a slot in every row that an arrow passes on its way."""
+    rows = _rows(drawn)
+    top_shared = max(rows[box.id] for box in drawn.boxes if box.group in ("", SHARED))
+    slots = {box.id: Slot(box, rows[box.id], "" if box.group == SHARED else box.group) for box in drawn.boxes}
+    lanes: dict[tuple[str, str, int], Slot] = {}
+    for box in drawn.boxes:
+        for source in box.inputs:
+            last = slots[source]
+            for row in range(rows[source] + 1, rows[box.id]):
+                column = "" if row <= top_shared else slots[box.id].column
+                lane = lanes.setdefault((source, column, row), Slot(None, row, column, [last]))
+                last = lane
+            slots[box.id].below.append(last)
+    return [*slots.values(), *lanes.values()]
+
+
+def _rows(drawn: Figure) -> dict[str, int]:
+    """Encoder and features first, what is shared above them, then the branches, all outputs in the last row."""
+    rows: dict[str, int] = {}
+    floor = 0
+    for box in drawn.boxes:
+        if box.group not in ("", SHARED):
+            floor = floor or max(rows.values())
+        rows[box.id] = 1 + max((rows[each] for each in box.inputs), default=1 if box.kind != "encoder" else -1)
+        rows[box.id] = max(rows[box.id], floor + 1 if floor else 0)
+    for box in drawn.boxes:  # what reads no features, such as a learned weight, goes below the first that needs it
+        if not box.inputs and box.kind != "encoder":
+            rows[box.id] = max(rows[box.id], min(_readers(drawn, box, rows)) - 1)
+    last = max(rows.values())
+    return {box.id: last if box.kind == "output" else rows[box.id] for box in drawn.boxes}
+
+
+def _readers(drawn: Figure, box: Box, rows: dict[str, int]) -> Iterator[int]:
+    yield from (rows[each.id] for each in drawn.boxes if box.id in each.inputs)
+
+
+# Fill, border; the text is dark on all of them, so that they can be read on a dark page too.
+COLOURS = {
+    "encoder": ("#e4e7eb", "#6b7682"),
+    "feature": ("#e4e7eb", "#6b7682"),
+    "trunk": ("#d4e5f7", "#2f6fae"),
+    "branch": ("#fde6c8", "#b8700f"),
+    "output": ("#d3eedd", "#1f8554"),
+}
+INK = "#16191d"
+
+
+def mermaid(drawn: Figure) -> str:
+    """The encoder below, a column a task above it."""
+    lines = ["flowchart BT", *(f"  {_node(box)}" for box in drawn.boxes if not box.group)]
+    for number, (group, (name, count)) in enumerate(drawn.titles.items()):
+        lines += [f'  subgraph group{number}["{_text(name)}<br/>{_text(count)}"]', "    direction BT"]
+        lines += [f"    {_node(box)}" for box in drawn.boxes if box.group == group]
+        lines += ["  end"]
+    lines += [f"  {source} --> {box.id}" for box in drawn.boxes for source in box.inputs]
+    lines += [f"  classDef {kind} fill:{fill},stroke:{border},color:{INK}" for kind, (fill, border) in COLOURS.items()]
+    return "\n".join(lines)
+
+
+def _node(box: Box) -> str:
+    return f'{box.id}["{"<br/>".join(map(_text, box.lines))}"]:::{box.kind}'
+
+
+def _text(line: str) -> str:
+    return line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+
+
+_GREY = "#76808b"  # arrows and captions, which lie on the page itself
+_MARGIN = 12
+_CORNER = 6
+_STAGGER = 6
+
+
+def svg(drawn: Figure) -> str:
+    """The encoder below, what tasks share above it, then a column a task, its output on top."""
+    layout = lay_out(drawn)
+    width, height = ceil(layout.width) + 2 * _MARGIN, ceil(layout.height) + 2 * _MARGIN
+    size = f'width="{width}" height="{height}" viewBox="{-_MARGIN} {-_MARGIN} {width} {height}"'
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label={quoteattr(f"head {drawn.name}")}>',
+        f"<title>{escape(f'head {drawn.name}')}</title>",
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
+        f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.5 L8 4 L0 7.5 Z" fill="{_GREY}"/></marker></defs>',
+        f'<g font-family="sans-serif" font-size="{TEXT}" text-anchor="middle">',
+        *_panels(drawn, layout),
+        *(line for slot in layout.slots if slot.box for line in _arrows(slot)),
+        *(line for slot in layout.slots if slot.box for line in _box(slot)),
+        "</g>",
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _panels(drawn: Figure, layout: Layout) -> Iterator[str]:
+    """A tinted ground for each group, with its title: at the left of what is shared, on top of a branch."""
+    for group, (x, y, width, height) in layout.panels.items():
+        _, colour = COLOURS["trunk" if group == SHARED else "branch"]
+        yield (
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="8" '
+            f'fill="{colour}" fill-opacity="0.09" stroke="{colour}" stroke-opacity="0.35"/>'
+        )
+        left, anchor = (x + PAD, "start") if group == SHARED else (x + width / 2, "middle")
+        lines = caption(drawn, group)
+        for number, line in enumerate(lines):
+            weight = f'font-size="{TITLE}" font-weight="600"' if number < len(lines) - 1 else ""
+            yield (
+                f'<text x="{left:.1f}" y="{y + LINE * (number + 1) + 2:.1f}" text-anchor="{anchor}" fill="{_GREY}" '
+                f"{weight}>{escape(line)}</text>"
+            )
+
+
+def _box(slot: Slot) -> Iterator[str]:
+    assert slot.box is not None
+    fill, border = COLOURS[slot.box.kind]
+    yield (
+        f'<rect x="{slot.x - slot.width / 2:.1f}" y="{slot.top:.1f}" width="{slot.width:.1f}" '
+        f'height="{slot.height:.1f}" rx="5" fill="{fill}" stroke="{border}"/>'
+    )
+    for number, line in enumerate(slot.box.lines):
+        look = f'font-size="{TITLE}" font-weight="600"' if not number else ""
+        look += ' font-style="italic"' if line == slot.box.shape else ""
+        y = slot.top + 6 + LINE * (number + 0.75)
+        yield f'<text x="{slot.x:.1f}" y="{y:.1f}" fill="{INK}" {look}>{escape(line)}</text>'
+
+
+def _arrows(slot: Slot) -> Iterator[str]:
+    """The arrows into a box, next to each other where there are several."""
+    sources = sorted(slot.below, key=lambda each: each.x)
+    for number, source in enumerate(sources):
+        x = slot.x + (number - (len(sources) - 1) / 2) * min(24, slot.width / (len(sources) + 1))
+        x = source.x if abs(x - source.x) < _CORNER else x
+        # The nearer a source on one side, the lower its turn, so that arrows neither cross nor lie on each other.
+        side = [each for each in sources if (each.x > slot.x) == (source.x > slot.x)]
+        nearer = sum(abs(each.x - slot.x) < abs(source.x - slot.x) for each in side)
+        lower = ((len(side) - 1) / 2 - nearer) * _STAGGER
+        yield (
+            f'<path d="{_line(source, x, slot.bottom, lower)}" fill="none" stroke="{_GREY}" marker-end="url(#arrow)"/>'
+        )
+
+
+def _line(source: Slot, x: float, y: float, lower: float) -> str:
+    """From a box up to (x, y), through the lanes that lead there."""
+    path = f" L{x:.1f} {y:.1f}"
+    while True:
+        path = _turn(source, x, (source.ceiling + y) / 2 + lower) + path
+        if source.box:
+            return f"M{source.x:.1f} {source.top:.1f}" + path
+        path = f" L{source.x:.1f} {source.bottom:.1f}" + path
+        source, x, y, lower = source.below[0], source.x, source.bottom, 0.0
+
+
+def _turn(source: Slot, x: float, y: float) -> str:
+    """At height y across to x, with rounded corners."""
+    if abs(x - source.x) < 1:
+        return ""
+    side = 1 if x > source.x else -1
+    r = min(_CORNER, abs(x - source.x) / 2)
+    return (
+        f" L{source.x:.1f} {y + r:.1f} Q{source.x:.1f} {y:.1f} {source.x + side * r:.1f} {y:.1f}"
+        f" L{x - side * r:.1f} {y:.1f} Q{x:.1f} {y:.1f} {x:.1f} {y - r:.1f}"
+    )

@@ -1,0 +1,330 @@
+"""What this machine has and lacks. What could crash is tried in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import benchkit
+from benchkit.store.files import FEATURES, cache_root
+
+State = Literal["ok", "note", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        section: what it is listed under.
+        state: `note` for what is missing but not needed; `broken` for what is needed.
+        advice: what to do; "" where there is nothing to do.
+    """
+
+    section: str
+    name: str
+    value: str
+    state: State = "ok"
+    advice: str = ""
+
+
+_SECONDS = 120
+
+# What an extra is for; those that developers need are not listed.
+EXTRAS = {
+    "plots": "pictures of curves and studies",
+    "tune": "the samplers cmaes and gp",
+    "postgres": "studies in PostgreSQL",
+    "bench": "speed next to transformers and sentence-transformers",
+    "onnx": "benchkit export --onnx",
+}
+
+
+def examine() -> list[Finding]:
+    """All findings, by section."""
+    found = [*versions(), *probed(), *extras(), *cache()]
+    order = list(dict.fromkeys(finding.section for finding in found))
+    return sorted(found, key=lambda finding: order.index(finding.section))
+
+
+def versions() -> Iterator[Finding]:
+    yield Finding("system", "benchkit", f"{benchkit.__version__} in {Path(benchkit.__file__).parent}")
+    yield Finding("system", "python", f"{platform.python_version()}, {sys.executable}")
+    yield Finding("system", "platform", platform.platform())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    named = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
+    yield Finding("system", "cores", ", ".join([f"{cores} for this process", *named]))
+    if memory := _memory():
+        yield Finding("system", "memory", f"{memory / 2**30:.1f} GiB")
+
+
+def probed() -> Iterator[Finding]:
+    """What the probe printed, and where it died if it did."""
+    command = [sys.executable, "-m", "benchkit.inspect.doctor"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        output, code = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode("utf-8", "replace")
+        code = None
+    part = "packages"
+    for line in output.splitlines():
+        values = _json(line)
+        if values.keys() == {"part"}:
+            part = values["part"]
+        elif values.keys() == Finding.__dataclass_fields__.keys():
+            yield Finding(**values)
+    if code != 0:
+        yield Finding(part, part, _end(code), "broken", "reinstall the package that was being loaded, torch first")
+
+
+def extras() -> Iterator[Finding]:
+    """The optional parts of benchkit, and what is not possible without those that are missing."""
+    offered = metadata("benchkit").get_all("Provides-Extra") or []
+    for name, purpose in EXTRAS.items():
+        if name not in offered:
+            continue
+        missing = [package for package, version in required(name).items() if not version]
+        if missing:
+            value = f"{purpose}: {', '.join(missing)} not installed"
+            yield Finding("extras", name, value, "note", f"pip install 'benchkit[{name}]'")
+        else:
+            yield Finding("extras", name, purpose)
+
+
+def cache() -> Iterator[Finding]:
+    """Where features are kept, whether there is room, and how much is there."""
+    root = cache_root()
+    there = next(path for path in (root, *root.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield Finding("cache", "root", f"{root} cannot be written", "broken", "set BENCHKIT_CACHE to another folder")
+        return
+    free = shutil.disk_usage(there).free
+    yield Finding("cache", "root", str(root))
+    low = free < 1e9
+    advice = "benchkit cache clear, or set BENCHKIT_CACHE" if low else ""
+    yield Finding("cache", "free space", f"{free / 1e9:.1f} GB", "note" if low else "ok", advice)
+    files = [path for path in (root / FEATURES).glob("*/*.safetensors") if path.is_file()]
+    stores = len({path.parent for path in files})
+    size = sum(path.stat().st_size for path in files)
+    yield Finding("cache", "features", f"{size / 1e6:.1f} MB in {stores} stores: benchkit cache list")
+
+
+def _json(line: str) -> dict[str, Any]:
+    """A line of the probe; what a library prints among them is passed over."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _end(code: int | None) -> str:
+    if code is None:
+        return f"took longer than {_SECONDS} s and was stopped"
+    if code < 0:
+        return f"killed the process that tried it: {signal.Signals(-code).name}"
+    return f"ended the process that tried it, with exit code {code}"
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+# Where a distribution's module has another name.
+_MODULES = {"scikit-learn": "sklearn"}
+
+
+def main() -> None:
+    """Run every part; a part that fails is itself a finding."""
+    for name, part in PARTS.items():
+        print(json.dumps({"part": name}), flush=True)  # noqa: T201
+        try:
+            for finding in part():
+                print(json.dumps(dataclasses.asdict(finding)), flush=True)  # noqa: T201
+        except BaseException as error:  # noqa: BLE001 - the point of this module
+            broken = Finding(name, name, one_line(error), "broken", "see the line above")
+            print(json.dumps(dataclasses.asdict(broken)), flush=True)  # noqa: T201
+
+
+def one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}".removesuffix(": ")
+
+
+def packages() -> Iterator[Finding]:
+    """Every package that benchkit needs: its version, and whether it loads."""
+    for name, version in sorted(required().items()):
+        try:
+            importlib.import_module(_MODULES.get(name, name.replace("-", "_")))
+        except BaseException as error:  # noqa: BLE001
+            advice = f"pip install --force-reinstall {name}" if version else f"pip install {name}"
+            yield Finding("packages", name, f"{version} does not load: {one_line(error)}".strip(), "broken", advice)
+        else:
+            yield Finding("packages", name, version)
+
+
+def required(extra: str = "") -> dict[str, str]:
+    """Distribution -> installed version, "" where there is none: what benchkit needs, or one of its extras does."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    found = {}
+    for line in requires("benchkit") or ():
+        needs, _, marker = line.partition(";")
+        named = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
+        name = re.split(r"[\s\[<>=!~;(]", needs.strip(), maxsplit=1)[0].lower()
+        if (named[1] if named else "") != extra or name == "benchkit":
+            continue
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def devices() -> Iterator[Finding]:
+    """The CPU and GPUs as torch sees them."""
+    import torch
+
+    from benchkit.encoder.encoder import resolve_precision
+
+    kind = torch.backends.cpu.get_cpu_capability()
+    native = resolve_precision("auto", "cpu") == "bf16"
+    yield Finding("devices", "cpu", f"{kind}; bf16 {_native(native)}; torch threads: {torch.get_num_threads()}")
+    flags = _cpu_flags()
+    if flags:
+        yield Finding("devices", "cpu features", ", ".join(flags))
+    if not torch.cuda.is_available():
+        yield Finding("devices", "cuda", f"none that torch {torch.__version__} can use", "note")
+        return
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        native = resolve_precision("auto", f"cuda:{number}") == "bf16"
+        memory, ability = about.total_memory / 2**30, f"{about.major}.{about.minor}"
+        value = f"{about.name}, {memory:.0f} GiB, compute capability {ability}; bf16 {_native(native)}"
+        yield Finding("devices", f"cuda:{number}", value)
+
+
+def _native(native: bool) -> str:
+    return "native, so precision auto is bf16" if native else "emulated, so precision auto is fp32"
+
+
+def _cpu_flags() -> list[str]:
+    """Of the vector and matrix units, those that Linux tells of."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return []
+    line = next((each for each in text.splitlines() if each.startswith("flags")), "")
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
+    return [flag for flag in wanted if flag in line.split()]
+
+
+def plugins() -> Iterator[Finding]:
+    """Every plugin that an entry point names."""
+    from benchkit.core.plugins import load_plugins
+
+    found = load_plugins(strict=False)
+    for plugin in found.plugins:
+        offers = ", ".join([*plugin.heads, *plugin.tasks, *plugin.encoders])
+        if plugin.error:
+            home = plugin.distribution.partition(" ")[0] or plugin.module
+            yield Finding("plugins", plugin.name, plugin.error, "broken", f"repair or uninstall {home}")
+        else:
+            yield Finding("plugins", plugin.name, f"{plugin.distribution}: {offers}")
+    for name in found.left_out:
+        yield Finding("plugins", name, "not named by BENCHKIT_PLUGINS", "note")
+
+
+def data() -> Iterator[Finding]:
+    """The tasks found in the folder that BENCHKIT_DATA names, and in those just inside it."""
+    from benchkit.core.errors import UserError
+    from benchkit.core.plugins import load_plugins
+    from benchkit.data import present
+
+    root = _named("BENCHKIT_DATA")
+    if not isinstance(root, Path):
+        yield root or Finding("data", "BENCHKIT_DATA", "not set", "note", "or name a folder with --data")
+        return
+    tasks = [task for task in load_plugins(strict=False).tasks.values() if task.files]
+    yield Finding("data", "BENCHKIT_DATA", str(root))
+    found = False
+    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        try:
+            names = present(folder, tasks)
+        except UserError:
+            continue
+        found = True
+        yield Finding("data", folder.name, f"--data {folder} has {', '.join(names)}")
+    if not found:
+        advice = "benchkit data check DIR says where a task is looked for"
+        yield Finding("data", root.name, "no task's files in it or in the folders inside", "note", advice)
+
+
+def weights() -> Iterator[Finding]:
+    """The encoders found in the folder that BENCHKIT_WEIGHTS names."""
+    root = _named("BENCHKIT_WEIGHTS")
+    if not isinstance(root, Path):
+        yield root or Finding("weights", "BENCHKIT_WEIGHTS", "not set", "note", "or name a folder with --encoder")
+        return
+    yield Finding("weights", "BENCHKIT_WEIGHTS", str(root))
+    for folder in sorted(path for path in root.iterdir() if (path / "config.json").is_file()):
+        yield _encoder(folder)
+
+
+def _encoder(folder: Path) -> Finding:
+    """Read from its config alone: weights are large."""
+    from benchkit.core.errors import UserError
+    from benchkit.encoder.bert import BertConfig
+    from benchkit.encoder.checkpoint import WEIGHTS
+    from benchkit.encoder.tokenizer import read_json
+
+    try:
+        config = BertConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+    except UserError as error:
+        return Finding("weights", folder.name, str(error), "note")
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        return Finding("weights", folder.name, f"no {' and no '.join(WEIGHTS)}", "note", "fetch them again")
+    size = file.stat().st_size / 1e6
+    return Finding("weights", folder.name, f"{config.num_hidden_layers} × {config.hidden_size}, {size:.0f} MB")
+
+
+def _named(variable: str) -> Path | Finding | None:
+    """The folder that a variable names; None where it is not set, a finding where it names none."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if path.is_dir():
+        return path
+    section = variable.rpartition("_")[2].lower()
+    return Finding(section, variable, f"{value} is no folder", "broken", f"correct {variable}, or unset it")
+
+
+PARTS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "packages": packages,
+    "devices": devices,
+    "plugins": plugins,
+    "data": data,
+    "weights": weights,
+}
+
+
+if __name__ == "__main__":
+    main()

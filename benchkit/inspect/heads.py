@@ -1,0 +1,372 @@
+"""Plugins and heads as lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchkit.core.errors import UserError
+from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.core.head import Choice, HeadSpec, Range, parameter_counts
+from benchkit.core.plugins import Plugin, Plugins
+from benchkit.core.protocol import Protocol
+from benchkit.core.task import TaskShape
+from benchkit.encoder import Encoder, encoder_macs
+from benchkit.experiment.cell import loss_name
+from benchkit.experiment.config import Plan, Request, resolve
+from benchkit.experiment.workspace import Workspace, build_head, feature_settings
+from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, mermaid, svg
+from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
+from benchkit.store.features import FeatureSettings
+from benchkit.store.files import cache_root
+
+WIDTH = 100
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
+    """A table with a rule below its header; the last column is wrapped to what `WIDTH` leaves for it.
+
+    Args:
+        right: names of the columns that are aligned right.
+    """
+    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
+    room = max(20, WIDTH - sum(widths) - 2 * len(widths))
+    lines = []
+    for *cells, last in (header, *rows):
+        fitted = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, cells, widths, strict=False)
+        ]
+        for number, part in enumerate(textwrap.wrap(last, room, break_on_hyphens=False) or [""]):
+            before = fitted if not number else [" " * width for width in widths]
+            lines.append("  ".join([*before, part]).rstrip())
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def paragraph(text: str, indent: str = "  ") -> str:
+    """Wrapped to `WIDTH`, with a hanging indent; long words, such as paths, are left whole."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def as_data(found: Plugins) -> list[dict[str, Any]]:
+    """One JSON-ready object a plugin, with its `state`."""
+    return [{**dataclasses.asdict(plugin), "state": state(plugin)} for plugin in found.plugins]
+
+
+def state(plugin: Plugin) -> str:
+    return "broken" if plugin.error else "ok"
+
+
+def render(found: Plugins) -> str:
+    """A table, then what is wrong, then where each plugin's file is."""
+    if not found.plugins:
+        return "\n\n".join(["no plugin is loaded", *_left_out(found)])
+    rows = [(each.name, _home(each), state(each), ", ".join(each.hooks), _offers(each)) for each in found.plugins]
+    errors = [f"{each.name} ({_home(each)}): {each.error}" for each in found.broken]
+    parts = [columns(("plugin", "distribution", "state", "hooks", "offers"), rows)]
+    parts += ["Broken\n" + "\n".join(f"  {paragraph(line, '    ')}" for line in errors)] if errors else []
+    parts += ["Files\n" + _files(found), *_left_out(found)]
+    return "\n\n".join(parts)
+
+
+def short_path(path: str) -> str:
+    """Relative to where the user is, or to their home, where that is shorter."""
+    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
+        if Path(path).is_relative_to(base) and base != Path(base.root):
+            return prefix + str(Path(path).relative_to(base))
+    return path
+
+
+def _home(plugin: Plugin) -> str:
+    return plugin.distribution or "a file"
+
+
+def _offers(plugin: Plugin) -> str:
+    kinds = {"head": plugin.heads, "task": plugin.tasks, "encoder": plugin.encoders}
+    return "; ".join(
+        f"{kind if len(names) == 1 else kind + 's'} {', '.join(names)}" for kind, names in kinds.items() if names
+    )
+
+
+def _files(found: Plugins) -> str:
+    """A line each, never wrapped, so that a path can be copied."""
+    width = max(len(plugin.name) for plugin in found.plugins)
+    return "\n".join(f"  {each.name:<{width}}  {short_path(each.path) or 'none found'}" for each in found.plugins)
+
+
+def _left_out(found: Plugins) -> list[str]:
+    names = ", ".join(found.left_out)
+    return [paragraph(f"BENCHKIT_PLUGINS leaves out: {names}")] if names else []
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one task, and whether it is the head that asks for it."""
+
+    task: str
+    name: str
+    asked: bool
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A head in the list; `parameters` is None where it cannot be built, `error` says why."""
+
+    spec: HeadSpec
+    owner: str
+    parameters: int | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Everything about one head.
+
+    Attributes:
+        plugin: where it comes from.
+        about: the encoder's size, and how its states become features.
+    """
+
+    spec: HeadSpec
+    config: Any
+    plugin: Plugin
+    encoder: Encoder
+    about: str
+    losses: tuple[Loss, ...]
+    structure: Structure
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An encoder and tasks that heads are looked at on."""
+
+    plan: Plan
+    plugins: Plugins
+    workspace: Workspace
+    encoder: Encoder
+    shapes: tuple[TaskShape, ...]
+
+    @staticmethod
+    def open(request: Request, plugins: Plugins) -> Setting:
+        """Raises: UserError: as `resolve` does, or the encoder cannot be used."""
+        plan = resolve(request, plugins)
+        workspace = Workspace(plugins, cache_root(), lambda line: None)
+        joint = plan.protocol.pair_input == "joint"
+        shapes = tuple(task.shape(joint=joint) for task in workspace.tasks(plan.protocol))
+        return Setting(plan, plugins, workspace, workspace.encoder(plan.encoder), shapes)
+
+    def listed(self, name: str) -> Listed:
+        """How many parameters a head has here; a head that cannot be built takes no other down."""
+        spec, owner = self.plugins.head(name), self.plugins.owners["head", name]
+        try:
+            with torch.device("meta"):
+                head = build_head(spec, self.plan.configs[name], self.encoder, self._settings(spec), self.shapes)
+        except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
+            return Listed(spec, owner, None, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Listed(spec, owner, parameter_counts(head, spec.trunk)["head"])
+
+    def shown(self, name: str) -> Shown:
+        """A head, looked through.
+
+        Raises:
+            UserError: it cannot be built, does not run, or reads what the encoder does not have.
+        """
+        spec, config = self.plugins.head(name), self.plan.configs[name]
+        settings = self._settings(spec)
+        self.encoder.check(settings.pooling, settings.layers)
+        width = self.encoder.hidden * (1 if settings.apart else len(settings.layers))
+        tasks, protocol = self.workspace.tasks(self.plan.protocol), self.plan.protocol
+        losses = tuple(
+            Loss(task.name, loss_name(spec, config, task, protocol), bool(spec.loss and spec.loss(config, shape)))
+            for task, shape in zip(tasks, self.shapes, strict=True)
+        )
+        found = structure(spec, config, width, self.shapes, len(settings.layers))
+        plugin = next(each for each in self.plugins.plugins if name in each.heads)
+        return Shown(spec, config, plugin, self.encoder, _about(self.encoder, spec, protocol), losses, found)
+
+    def _settings(self, spec: HeadSpec) -> FeatureSettings:
+        return feature_settings(self.plan.protocol, spec, self.encoder, "fp32", torch.device("cpu"))
+
+
+def check_names(names: Sequence[str], plugins: Plugins) -> None:
+    """Raises: UserError: a head is unknown, or there is none."""
+    if not names:
+        raise UserError("there is no head: see benchkit plugins")
+    for name in names:
+        plugins.head(name)
+
+
+def _about(encoder: Encoder, spec: HeadSpec, protocol: Protocol) -> str:
+    size = f"{encoder.config.num_hidden_layers} layers of {encoder.hidden}"
+    if issubclass(spec.reads, Layers):
+        return f"{size} · {protocol.pooling} pooling of each"
+    where = "" if protocol.layers == (-1,) else f" of {', '.join(map(str, protocol.layers))} side by side"
+    return f"{size} · {protocol.pooling} pooling{where}"
+
+
+def as_mermaid(shown: Shown) -> str:
+    return mermaid(_figure(shown))
+
+
+def as_svg(shown: Shown) -> str:
+    return svg(_figure(shown))
+
+
+def write_svg(shown: Shown, path: Path) -> None:
+    """Raises: UserError: the file cannot be written."""
+    try:
+        path.write_text(as_svg(shown), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _figure(shown: Shown) -> Figure:
+    return figure(shown.structure, f"encoder {shown.encoder.name}", shown.about)
+
+
+def render_list(found: Sequence[Listed], setting: Setting) -> str:
+    """A line a head, then what is wrong with some."""
+    rows = [
+        (each.spec.name, _reads(each.spec.reads), _number(each.parameters), each.owner, each.spec.summary)
+        for each in found
+    ]
+    tasks = ", ".join(shape.name for shape in setting.shapes)
+    where = f"Parameters on encoder {setting.encoder.name} (hidden {setting.encoder.hidden}) for the tasks {tasks}."
+    notes = [f"{each.spec.name} ({each.owner}) cannot be built: {each.error}" for each in found if each.error]
+    notes += [f"plugin {each.name} is broken: {each.error}" for each in setting.plugins.broken]
+    table = columns(("head", "reads", "parameters", "plugin", "summary"), rows, right=("parameters",))
+    return "\n\n".join([table, "\n".join(paragraph(line) for line in (where, *notes))])
+
+
+def render_head(shown: Shown) -> str:
+    parts = (_facts(shown), _layers(shown), _parameters(shown), _work(shown), _config(shown.spec, shown.config))
+    return "\n\n".join(parts)
+
+
+def _facts(shown: Shown) -> str:
+    spec, found = shown.spec, shown.structure
+    pairs = ", ".join(branch.task.name for branch in found.branches if branch.task.segments == 2)
+    home = f"{shown.plugin.distribution}, " if shown.plugin.distribution else ""
+    facts = {
+        "from": home + short_path(shown.plugin.path),
+        "encoder": f"{shown.encoder.name}, {shown.about.replace(' · ', ', ')}",
+        "reads": f"{_reads(spec.reads)}; hidden is {found.width}"
+        + (f", segment is 2 for the pairs of {pairs}" if pairs else ""),
+        "symmetric": "yes: a pair's sentences may change places" if spec.symmetric else "not declared",
+        "loss": "; ".join(f"{each.name} for {each.task}{' (asked for)' * each.asked}" for each in shown.losses),
+    }
+    lines = [paragraph(f"{name:<11}{text}", " " * 11) for name, text in facts.items()]
+    return "\n".join([paragraph(f"{spec.name}: {spec.summary}"), "", *lines])
+
+
+def _layers(shown: Shown) -> str:
+    """All layers in order, those that tasks share once; by number what each takes, if not simply the one before."""
+    found = shown.structure
+    widest = max(found.branches, key=lambda branch: branch.task.segments)
+    title = "shared by all tasks" if len(found.branches) > 1 else "trunk"
+    shared = [(number, layer) for number, layer in enumerate(widest.layers[: found.shared]) if not layer.is_feature]
+    rows: list[tuple[str, ...]] = [(title, "", "", "", "")] if shared else []
+    rows += [_row(widest, number, layer, "") for number, layer in shared]
+    for branch in found.branches:
+        rows.append((f"{branch.task.name}: {_kind(branch.task)}", "", "", "", ""))
+        rows += [
+            _row(branch, number, layer, "")
+            for number, layer in enumerate(branch.layers)
+            if number >= found.shared and not layer.is_feature
+        ]
+    return columns(("layer", "output", "parameters", "MACs", "in the head"), rows, right=("parameters", "MACs"))
+
+
+def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, ...]:
+    before = max((i for i in range(number) if not branch.layers[i].is_feature), default=None)
+    takes = [branch.layers[i] for i in layer.inputs]
+    plain = layer.inputs == (before,) or (before is None and all(each.is_feature for each in takes))
+    source = "" if plain else f"  ← {', '.join(_short(branch, i) for i in layer.inputs) or 'nothing'}"
+    path = "" if layer.is_function else layer.path
+    return (
+        f"  {number:>2} {label(layer)}{source}",
+        axes(layer),
+        f"{layer.parameters:,}" if layer.parameters else "",
+        _short_number(layer.macs) if layer.macs else "",
+        path,
+    )
+
+
+def _short(branch: Branch, number: int) -> str:
+    layer = branch.layers[number]
+    return layer.kind if layer.is_feature else str(number)
+
+
+def _kind(task: TaskShape) -> str:
+    return f"{'a pair' if task.segments == 2 else 'one input'}, {meaning(task)}"
+
+
+def _parameters(shown: Shown) -> str:
+    found = shown.structure
+    counts = found.parameters
+    parts = [f"{counts['trunk']:,} in the trunk"] if shown.spec.trunk else []
+    parts += [f"{branch.parameters:,} for {branch.task.name} alone" for branch in found.branches]
+    more = found.common - counts["trunk"]
+    parts += [f"{more:,} for several tasks outside the trunk"] if more > 0 else []
+    parts += [f"{found.idle:,} that no task uses"] if found.idle else []
+    total = f"{counts['head']:,} parameters: {', '.join(parts)}; the encoder has {shown.encoder.parameters:,}"
+    return paragraph(total)
+
+
+def _work(shown: Shown) -> str:
+    """Multiply-accumulates of one example, and of the encoder for one sentence."""
+    parts, unknown = [], set[str]()
+    for branch in shown.structure.branches:
+        if branch.macs is None:
+            parts.append(f"not known for {branch.task.name}, since it takes no single example")
+            continue
+        trunk = f" ({branch.macs.trunk:,} of them in the trunk)" if branch.macs.trunk else ""
+        parts.append(f"{branch.macs.total:,} for {branch.task.name}{trunk}")
+        unknown.update(branch.macs.unknown)
+    encoder = encoder_macs(shown.encoder.config, [LENGTH])
+    pair = any(branch.task.segments == 2 for branch in shown.structure.branches)
+    text = (
+        f"MACs (1 MAC is 2 FLOPs) of one example with sentences of {LENGTH} word pieces: {', '.join(parts)}; the "
+        f"encoder takes {encoder:,} a sentence{'; above, what tasks share is counted for a pair' * pair}"
+    )
+    missing = f"; not counted: {', '.join(sorted(unknown))}" if unknown else ""
+    return paragraph(text + missing)
+
+
+def _config(spec: HeadSpec, config: Any) -> str:
+    rows = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        text = f"{value}" if value == field.default else f"{value} (default {field.default})"
+        rows.append(
+            (f"{spec.name}.{field.name}", text, _search(field.metadata.get("search")), field.metadata.get("help", ""))
+        )
+    return columns(("setting", "value", "search", "meaning"), rows) if rows else "no settings"
+
+
+def _search(search: Range | Choice | None) -> str:
+    if isinstance(search, Range):
+        return f"{search.low:g} to {search.high:g}{', log' * search.log}"
+    return f"one of {', '.join(map(str, search.values))}" if search else "fixed"
+
+
+def _reads(kind: type[Pooled]) -> str:
+    return "tokens" if issubclass(kind, Tokens) else "layers" if issubclass(kind, Layers) else "pooled"
+
+
+def _short_number(value: int) -> str:
+    """Three digits: `8.19k`, `262k`, `3.15M`."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= unit:
+            return f"{value / unit:#.3g}".rstrip(".") + name
+    return str(value)
+
+
+def _number(value: int | None) -> str:
+    return "—" if value is None else f"{value:,}"

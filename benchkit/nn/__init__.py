@@ -1,0 +1,1 @@
+"""For authors of heads: blocks, losses, metrics."""

@@ -1,0 +1,404 @@
+"""What is timed: a head on an encoder, with inputs of real lengths, and what it counts."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.core.head import count
+from benchkit.core.plugins import Plugins
+from benchkit.core.rng import generator, global_stream
+from benchkit.core.task import Loss, TaskShape, TaskSpec
+from benchkit.encoder import Encoder, Tokenized, encoder_macs
+from benchkit.encoder.packing import Batch, arrange, batch_of, room
+from benchkit.experiment.cell import loss_name
+from benchkit.experiment.config import Plan, Request, resolve
+from benchkit.experiment.workspace import Workspace, build_head, feature_settings
+from benchkit.inspect.flops import counting, head_macs
+from benchkit.speed.request import MIXED, Point, Work
+from benchkit.speed.timing import Captured, Mark, Run
+from benchkit.store.features import FeatureSettings, encode_table
+from benchkit.store.files import cache_root
+from benchkit.store.table import FeatureTable, ResidentTokens
+from benchkit.training.evaluation import forward
+from benchkit.training.optimizer import AdamW
+from benchkit.training.readers import part_of
+
+# Word pieces of a sentence in the report's data are near to log-normal: median 13, the 95th percentile at 28.
+_MEDIAN, _SPREAD = 13.0, 0.46
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch of every task.
+
+    Attributes:
+        rows: by task, (batch, segment) int64, into `tokenized`; no row twice.
+        labels: by task, (batch,), int64 classes or float32 scores.
+    """
+
+    tokenized: Tokenized
+    rows: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+
+    @property
+    def examples(self) -> int:
+        return sum(len(rows) for rows in self.rows.values())
+
+    @property
+    def sentences(self) -> int:
+        return len(self.tokenized)
+
+    @property
+    def tokens(self) -> int:
+        """Word pieces, nothing padded."""
+        return int(self.tokenized.offsets[-1])
+
+    def lengths(self, task: str) -> Tensor:
+        """(batch, segment) int64, in word pieces."""
+        return self.tokenized.lengths[self.rows[task]]
+
+
+def make_inputs(encoder: Encoder, shapes: Sequence[TaskShape], point: Point) -> Inputs:
+    """Sentences of the point's lengths, of random words between `[CLS]` and `[SEP]`."""
+    random = generator(0, "speed", str(point.batch), point.length)
+    ends = [point.batch * sum(shape.segments for shape in shapes[:i]) for i in range(len(shapes) + 1)]
+    lengths = _lengths(point, ends[-1], encoder.config.max_position_embeddings, random)
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    vocab = encoder.tokenizer.get_vocab()
+    words = torch.tensor(sorted(number for piece, number in vocab.items() if not piece.startswith("[")))
+    ids = words[torch.randint(len(words), (int(offsets[-1]),), generator=random)].int()
+    ids[offsets[:-1]], ids[offsets[1:] - 1] = vocab["[CLS]"], vocab["[SEP]"]
+    rows = {
+        shape.name: torch.arange(start, end).view(point.batch, shape.segments)
+        for shape, start, end in zip(shapes, ends, ends[1:], strict=False)
+    }
+    labels = {shape.name: make_labels(shape, point.batch, random) for shape in shapes}
+    return Inputs(Tokenized(ids, torch.zeros_like(ids, dtype=torch.uint8), offsets, 0), rows, labels)
+
+
+def make_labels(shape: TaskShape, count: int, random: torch.Generator) -> Tensor:
+    """(count,) classes or scores."""
+    if shape.classes:
+        return torch.randint(shape.classes, (count,), generator=random)
+    return shape.low + (shape.high - shape.low) * torch.rand(count, generator=random)
+
+
+def _lengths(point: Point, count: int, longest: int, random: torch.Generator) -> Tensor:
+    if point.length != MIXED:
+        return torch.full((count,), int(point.length))
+    drawn = _MEDIAN * (_SPREAD * torch.randn(count, generator=random)).exp()
+    return drawn.round().long().clamp(3, longest)
+
+
+def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int) -> Pooled:
+    """Random features of sentences with these lengths, (batch, segment), for a head that is only counted."""
+    random = torch.Generator().manual_seed(0)
+    if issubclass(reads, Layers):
+        return Layers.split(torch.randn(*lengths.shape, layers * width, generator=random), layers)
+    pooled = torch.randn(*lengths.shape, width, generator=random)
+    if not issubclass(reads, Tokens):
+        return Pooled(pooled)
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    tokens = torch.randn(*mask.shape, width, generator=random)
+    return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A request of `benchkit run`, resolved and loaded as far as speed needs it: there are no data."""
+
+    plan: Plan
+    plugins: Plugins
+    encoder: Encoder
+    tasks: tuple[TaskSpec, ...]
+    shapes: tuple[TaskShape, ...]
+
+    @staticmethod
+    def open(request: Request, plugins: Plugins) -> Ground:
+        """Raises: UserError: as `resolve` does, or a head or the encoder cannot be used."""
+        plan = resolve(request, plugins)
+        workspace = Workspace(plugins, cache_root(), lambda line: None)
+        tasks = tuple(workspace.tasks(plan.protocol))
+        shapes = tuple(task.shape(joint=plan.protocol.pair_input == "joint") for task in tasks)
+        encoder = workspace.encoder(plan.encoder).to(plan.execution.device).eval()
+        ground = Ground(plan, plugins, encoder, tasks, shapes)
+        for head in plan.heads:
+            settings = ground.settings(head, "fp32")
+            encoder.check(settings.pooling, settings.layers)
+        return ground
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.plan.execution.device)
+
+    def settings(self, head: str, precision: str) -> FeatureSettings:
+        """How the head's inputs are encoded."""
+        return feature_settings(self.plan.protocol, self.plugins.head(head), self.encoder, precision, self.device)
+
+    def head(self, name: str) -> nn.Module:
+        """The head with fresh weights, the same each time, on the CPU."""
+        spec, config = self.plugins.head(name), self.plan.configs[name]
+        with global_stream(0, "init"):
+            return build_head(spec, config, self.encoder, self.settings(name, "fp32"), self.shapes)
+
+    def losses(self, head: str) -> dict[str, Loss]:
+        spec, config = self.plugins.head(head), self.plan.configs[head]
+        return {task.name: task.losses[loss_name(spec, config, task, self.plan.protocol)] for task in self.tasks}
+
+
+# So small that a hundred thousand steps on one batch leave weights, and with them the time of a step, as they were.
+_RATE = 1e-9
+
+
+@dataclass
+class Stage:
+    """A point with everything that its heads share."""
+
+    ground: Ground
+    point: Point
+    inputs: Inputs
+    encoder: Encoder
+    tables: dict[FeatureSettings, FeatureTable] = field(default_factory=dict)
+    moments: dict[int, Any] = field(default_factory=dict)
+    compiled: dict[str, nn.Module] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
+
+    @staticmethod
+    def of(ground: Ground, point: Point) -> Stage:
+        inputs = make_inputs(ground.encoder, ground.shapes, point)
+        return Stage(ground, point, inputs, _encoder(ground.encoder, point))
+
+    def names(self) -> tuple[str, ...]:
+        """What is compared: heads; for `encode` the kinds of features that they read."""
+        if self.point.mode != "encode":
+            return self.ground.plan.heads
+        return tuple(self._kinds())
+
+    def make(self, name: str) -> Run:
+        """The step of one of `names`, built anew."""
+        if self.point.mode == "encode":
+            return self._encode(self._kinds()[name])
+        head = self.compiled.get(name) or self.ground.head(name).to(self.ground.device)
+        if self.point.compiled and name not in self.compiled:
+            head.compile()
+            self.compiled[name] = head  # compiling it again for each repetition would take longer than all the rest
+        run = {"infer": self._infer, "train": self._train, "head": self._head}[self.point.mode](name, head)
+        return Captured(run, self.ground.device, compiled=self.point.compiled) if self.point.graph else run
+
+    def settings(self, name: str) -> FeatureSettings:
+        """How the inputs of one of `names` are encoded."""
+        return self._kinds()[name] if self.point.mode == "encode" else self.ground.settings(name, self.point.precision)
+
+    def _kinds(self) -> dict[str, FeatureSettings]:
+        found = (self.ground.settings(head, self.point.precision) for head in self.ground.plan.heads)
+        return {settings.reads: settings for settings in found}
+
+    def _encode(self, settings: FeatureSettings) -> Run:
+        """As the feature store has its inputs encoded. The copy on the encoder's model is in the precision already."""
+        reads = Tokens if settings.reads == "tokens" else Pooled
+
+        def run(mark: Mark) -> None:
+            chunks = self.encoder.encode_chunks(
+                self.inputs.tokenized,
+                reads=reads,
+                pooling=settings.pooling,
+                layers=settings.layers,
+                precision="fp32",
+            )
+            for _ in chunks:
+                pass
+
+        return run
+
+    def _infer(self, name: str, head: nn.Module) -> Run:
+        head.eval()
+
+        @torch.inference_mode()
+        def run(mark: Mark) -> None:
+            for shape in self.ground.shapes:
+                mark("encoder")
+                features = self._live(name, shape)
+                mark("head")
+                forward(head, features, shape, self.point.batch)
+
+        return run
+
+    def _live(self, name: str, shape: TaskShape) -> Pooled:
+        spec, settings = self.ground.plugins.head(name), self.settings(name)
+        rows = self.inputs.rows[shape.name]
+        if self.point.graph:
+            features = self.encoder.features_of(self._fixed(shape), spec.reads, settings.pooling, settings.layers)
+            return part_of(features, 0, rows.shape)
+        return self.encoder.features(self.inputs.tokenized, rows, spec.reads, settings.pooling, settings.layers)
+
+    def _fixed(self, shape: TaskShape) -> Batch:
+        """A task's inputs in tensors of fixed shape, on the device, as steps that are captured have them."""
+        if shape.name not in self.batches:
+            rows = self.inputs.rows[shape.name].flatten().numpy()
+            size = room(self.inputs.tokenized.lengths.numpy()[rows], self.encoder.config.max_position_embeddings)
+            fields = arrange(self.inputs.tokenized, rows[None], size)
+            there = {each: torch.from_numpy(value[0]).to(self.ground.device) for each, value in fields.items()}
+            self.batches[shape.name] = batch_of(there, size)
+        return self.batches[shape.name]
+
+    def _train(self, name: str, head: nn.Module) -> Run:
+        """As `train.loop` does in the second phase. Heads share the encoder and the optimiser's moments of it."""
+        losses, labels = self.ground.losses(name), self._labels()
+        own = list(self.encoder.model.parameters())
+        optimizer = AdamW([*own, *head.parameters()], weight_decay=0.01)
+        optimizer.state.update(self.moments)
+        device, autocast = self.ground.device.type, self.point.precision == "bf16"
+        self.encoder.train()
+        head.train()
+
+        def run(mark: Mark) -> None:
+            for shape in self.ground.shapes:
+                mark("encoder")
+                with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                    features = self._live(name, shape)
+                mark("head")
+                _when_reached(features, lambda: mark("encoder"))
+                outputs = forward(head, features, shape, self.point.batch)
+                loss = losses[shape.name](outputs, labels[shape.name], shape)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                mark("optimiser")
+                optimizer.step(_RATE)
+            self.moments.update((number, moments) for number, moments in optimizer.state.items() if number < len(own))
+
+        return run
+
+    def _head(self, name: str, head: nn.Module) -> Run:
+        """As `train.loop` does in the first phase, from features in memory."""
+        losses, labels, table = self.ground.losses(name), self._labels(), self._table(self.settings(name))
+        optimizer = AdamW(head.parameters(), weight_decay=0.01)
+        head.train()
+        rows = {each: value.to(self.ground.device) for each, value in self.inputs.rows.items()}
+
+        def gather(task: str) -> Pooled:
+            if self.point.graph:
+                return table.gather_fixed(rows[task], int(self.inputs.lengths(task).max()))
+            return table.gather(self.inputs.rows[task])
+
+        def run(mark: Mark) -> None:
+            for shape in self.ground.shapes:
+                outputs = forward(head, gather(shape.name), shape, self.point.batch)
+                loss = losses[shape.name](outputs, labels[shape.name], shape)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step(_RATE)
+
+        return run
+
+    def _labels(self) -> Mapping[str, Tensor]:
+        return {name: each.to(self.ground.device) for name, each in self.inputs.labels.items()}
+
+    def _table(self, settings: FeatureSettings) -> FeatureTable:
+        if settings not in self.tables:
+            table, device = encode_table(self.encoder, self.inputs.tokenized, settings), self.ground.device
+            if isinstance(table.tokens, ResidentTokens):
+                tokens = ResidentTokens(
+                    table.tokens.tokens.to(device), table.tokens.start.to(device), table.tokens.length
+                )
+                table = dataclasses.replace(table, tokens=tokens)
+            self.tables[settings] = table.to(device)
+        return self.tables[settings]
+
+
+def _encoder(encoder: Encoder, point: Point) -> Encoder:
+    """The encoder as the point needs it: a copy where it is trained, compiled, or computes in bf16 weights."""
+    casts = point.precision == "bf16" and point.mode in ("infer", "encode")
+    if not (casts or point.compiled or point.mode == "train"):
+        return encoder
+    model = copy.deepcopy(encoder.model)
+    if casts:
+        model = model.to(torch.bfloat16)
+    if point.compiled:
+        model.compile()
+    return Encoder(encoder.name, model, encoder.tokenizer)
+
+
+def _when_reached(features: Pooled, call: Any) -> None:
+    """Call once the gradients of all features are there: the head's part of the way back is done."""
+    tensors = [getattr(features, each.name) for each in dataclasses.fields(features)]
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    if wanted:
+        torch.autograd.graph.register_multi_grad_hook(wanted, lambda gradients: call(), mode="all")
+
+
+_FEW = 2  # examples; one is too few for batch normalisation
+
+
+def count_work(stage: Stage, name: str) -> Work:
+    """Raises: whatever the head raises."""
+    point, inputs, mode = stage.point, stage.inputs, stage.point.mode
+    encoder = _encoder_counts(stage, name) if mode != "head" else 0
+    forth, whole, unknown = _head(stage, name) if mode != "encode" else (0, 0, ())
+    head = count(stage.ground.head(name)) if mode != "encode" else 0
+    # The way back takes two products for each of the way there: gradients of what went in, and of the weights.
+    macs = encoder * (3 if mode == "train" else 1) + (forth if mode == "infer" else whole)
+    return Work(
+        examples=inputs.examples,
+        sentences=inputs.sentences,
+        tokens=inputs.tokens,
+        flops=2 * macs,
+        macs=(encoder + forth) / (point.batch * len(stage.ground.shapes)),
+        parameters=head + (stage.ground.encoder.parameters if mode != "head" else 0),
+        unknown=unknown,
+    )
+
+
+def _encoder_counts(stage: Stage, name: str) -> int:
+    settings, encoder = stage.settings(name), stage.ground.encoder
+    layers = encoder.check(settings.pooling, settings.layers)
+    pooler = settings.pooling == "pooler"
+    first_only = settings.reads != "tokens" and (pooler or settings.pooling == "cls")
+    lengths = stage.inputs.tokenized.lengths.tolist()
+    return encoder_macs(encoder.config, lengths, top=max(layers), first_only=first_only, pooler=pooler)
+
+
+def _head(stage: Stage, name: str) -> tuple[int, int, tuple[str, ...]]:
+    """Multiply-accumulates of a round, forth alone and forth and back, and what could not be counted.
+
+    Where all sentences have one length, a few examples are counted and stand for all.
+    """
+    ground, batch = stage.ground, stage.point.batch
+    spec, settings, head = ground.plugins.head(name), stage.settings(name), ground.head(name)
+    losses, random = ground.losses(name), generator(0, "speed", "counts")
+    forth = whole = 0
+    unknown: set[str] = set()
+    for shape in ground.shapes:
+        few = batch if stage.point.length == MIXED and issubclass(spec.reads, Tokens) else min(batch, _FEW)
+        lengths = stage.inputs.lengths(shape.name)[:few]
+        width = ground.encoder.hidden * (1 if settings.apart else len(settings.layers))
+        features = make_features(spec.reads, lengths, width, len(settings.layers))
+        macs = head_macs(head.eval(), features, shape.name)
+        forth += macs.total * batch // few
+        unknown.update(macs.unknown)
+        if stage.point.mode == "infer":
+            continue
+        if stage.point.mode == "train":
+            _ask_for_gradients(features)
+        head.train(batch > 1)
+        with counting() as counter:
+            loss = losses[shape.name](forward(head, features, shape, few), make_labels(shape, few, random), shape)
+            loss.backward()  # type: ignore[no-untyped-call]
+        whole += counter.macs * batch // few
+        unknown.update(counter.unknown)
+    return forth, whole, tuple(sorted(unknown))
+
+
+def _ask_for_gradients(features: Pooled) -> None:
+    features.pooled.requires_grad_()
+    if isinstance(features, Tokens):
+        features.tokens.requires_grad_()
+    if isinstance(features, Layers):
+        features.layers.requires_grad_()

@@ -1,0 +1,194 @@
+"""Files: paths of the cache, atomic writes and locks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+from benchkit.core.errors import UserError
+from benchkit.turns import sleep
+
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+    errno.ENOTDIR: "choose another folder",
+    errno.EEXIST: "choose another folder",
+    errno.EISDIR: "choose another name",
+}
+_STALE_SECONDS = 24 * 3600
+_TEMP = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+
+
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None], *, durable: bool = True) -> None:
+    """Write a file through a temporary one beside it: readers see the old content or the new.
+
+    On any failure the temporary file is removed and the old content stays. What killed processes left behind
+    in the same folder is removed too.
+
+    Args:
+        content: the bytes, or a function that writes them.
+        durable: also survive a power failure (fsync of file and folder).
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path.parent)
+        temp = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            with temp.open("xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            temp.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temp.unlink()
+            raise
+        if durable:
+            _sync_folder(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the errors of a full or forbidden disk into one line about `path`.
+
+    Raises:
+        UserError: instead of such an `OSError`; others pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        raise UserError(f"cannot write {path}: {os.strerror(error.errno)}; {_ADVICE[error.errno]}") from error
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove temporary files of dead processes, and any when they are a day old."""
+    for entry in folder.glob(".*.tmp"):
+        match = _TEMP.fullmatch(entry.name)
+        if match is None:
+            continue
+        with suppress(OSError):  # another process may be removing it as well
+            dead = match["host"] == _host() and not _alive(int(match["pid"]))
+            if dead or time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                entry.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    """Eight characters for where a process id means the same: this host or, on it, this container."""
+    try:
+        numbering = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        numbering = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_POLL = 0.05  # seconds
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold the lock of the file `path`, which stays there empty: removing it would split those who wait.
+
+    Args:
+        wait: wait for another holder; else go on without the lock.
+        on_wait: called once if there is another holder to wait for.
+
+    Yields:
+        Whether the lock is held; always True with `wait`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    lock = FileLock(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if wait:
+                if on_wait:
+                    on_wait()
+                while not lock.is_locked:  # its holder may wait for a cell that takes turns with this one
+                    sleep(_POLL)
+                    with suppress(Timeout):
+                        lock.acquire(blocking=False)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
+
+
+FEATURES = "features"
+_USED = "used"
+
+
+def cache_root() -> Path:
+    """$BENCHKIT_CACHE, else $XDG_CACHE_HOME/benchkit, else ~/.cache/benchkit."""
+    if own := os.environ.get("BENCHKIT_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "benchkit"
+
+
+def hub_root() -> Path:
+    """Where fetched data and encoders are: $HF_HOME/benchkit if only HF_HOME is set, else `hub` in the cache."""
+    home = os.environ.get("HF_HOME")
+    if home and not os.environ.get("BENCHKIT_CACHE"):
+        return Path(home).expanduser() / "benchkit"
+    return cache_root() / "hub"
+
+
+def mark_used(folder: Path) -> None:
+    """Note that a cache was used now; one that cannot be written to is used all the same."""
+    with suppress(OSError):
+        (folder / _USED).touch()
+
+
+def last_used(folder: Path) -> float:
+    """Seconds since 1970: when a cache was last used, or written to."""
+    times = [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # removed meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)

@@ -1,1 +1,0 @@
-"""The two-phase multitask trainer. No task or head is named here."""

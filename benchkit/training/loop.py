@@ -1,0 +1,154 @@
+"""One phase of multitask training: a step a batch or a step a round, the best epoch kept by the mean of dev metrics.
+
+Phase 1 reads stored features of a frozen encoder, phase 2 a live encoder that is trained along; the loop is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from benchkit.core.record import CurvePoint
+from benchkit.core.rng import global_stream
+from benchkit.training.batches import OrderHash
+from benchkit.training.cuda_graphs import make_steps
+from benchkit.training.evaluation import Reader, Work, collapsed, decide, evaluate
+from benchkit.training.fast_cpu import quick
+from benchkit.training.gradients import cosines
+from benchkit.training.optimizer import AdamW, rate
+from benchkit.training.steps import Steps, Trained
+from benchkit.turns import own_time, settle
+
+# A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
+_DIVERGED = 1.5
+
+
+@dataclass
+class State:
+    """Everything a phase needs to go on after its last finished epoch; tensors and plain values only."""
+
+    phase: str
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    best: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    order_hash: str = ""
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    interference: list[dict[str, Any]] = field(default_factory=list)
+    diverged: str = ""
+
+
+def train_phase(
+    work: Work,
+    modules: nn.ModuleDict,
+    reader: Reader,
+    state: State,
+    on_epoch: Callable[[State], None],
+) -> State:
+    """Train `modules["head"]`, and `modules["encoder"]` where it is there, to the last epoch of the phase.
+
+    Leaves the best epoch's weights in the modules. `on_epoch` is called after each epoch with a state from which a
+    later call goes on, bit for bit on a CPU; its tensors are the modules' own, to be saved then and there. Stops
+    early, with `state.diverged` set, at a loss that is not finite.
+    """
+    optimizer = AdamW(modules.parameters(), work.settings.weight_decay)
+    if state.epoch:
+        modules.load_state_dict(state.weights)
+        optimizer.load_state_dict(state.optimizer)
+    steps = make_steps(work, modules, reader, optimizer)
+    try:
+        while state.epoch < work.settings.epochs and not state.diverged:
+            state.epoch += 1
+            _epoch(work, modules, reader, steps, state)
+            state.weights = modules.state_dict()
+            state.optimizer = optimizer.state_dict()
+            on_epoch(state)
+    finally:
+        steps.close()
+    if state.best:
+        modules.load_state_dict(state.best)
+    return state
+
+
+def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State) -> None:
+    started = own_time()
+    outputs = _steps(work, modules, steps, state)
+    settle()
+    points = _train_points(work, outputs, state)
+    state.train_seconds += own_time() - started
+
+    started = own_time()
+    if not state.diverged:
+        dev = _dev_points(work, modules, reader, state)
+        points += dev
+        score = sum(point.value for point in dev) / len(dev)
+        if score > state.best_score and not state.diverged:
+            state.best_score, state.best_epoch = score, state.epoch
+            state.best = {name: value.detach().clone() for name, value in modules.state_dict().items()}
+    if work.interference and not state.diverged:
+        state.interference += [dataclasses.asdict(each) for each in cosines(work, modules, reader, state.epoch)]
+    state.curve += [dataclasses.asdict(point) for point in points]
+    state.eval_seconds += own_time() - started
+
+
+def _steps(work: Work, modules: nn.ModuleDict, steps: Steps, state: State) -> dict[str, Trained]:
+    """All optimiser steps of an epoch; returns the results of its batches by task."""
+    seen = OrderHash(state.order_hash)
+    modules.train()
+    batches = list(work.order.epoch(state.epoch))
+    seen.epoch(batches)
+    state.order_hash = seen.state
+    count = work.order.steps()
+    first, total = (state.epoch - 1) * count, work.settings.epochs * count
+    rates = [rate(work.settings, first + step, total) for step in range(count)]
+    # Dropout draws from a stream of its own, seeded anew each epoch: a resumed epoch draws what it would have drawn.
+    with global_stream(work.seed, "dropout", work.phase, state.epoch), quick(modules):
+        return steps.epoch(list(work.order.rounds(batches)), rates)
+
+
+def _train_points(work: Work, kept: Mapping[str, Trained], state: State) -> list[CurvePoint]:
+    """Running means over the epoch, and the verdict whether training has left the rails."""
+    points = []
+    for name in (each for each in work.tasks if each in kept):  # some samplings may leave a tiny task out of an epoch
+        loss = float(kept[name].losses.mean())
+        predictions, _ = decide(kept[name].outputs, work.shapes[name])
+        if not math.isfinite(loss):
+            state.diverged = state.diverged or f"{work.phase} epoch {state.epoch}: the loss of {name} is {loss}"
+            continue
+        task = work.tasks[name]
+        value = task.metric.score(kept[name].labels.cpu().numpy(), predictions)
+        points.append(CurvePoint(work.phase, state.epoch, name, "train", task.metric.name, value, loss))
+        limit = _DIVERGED * work.constant_losses[name]
+        if state.epoch == work.settings.epochs and loss > limit and not state.diverged:
+            state.diverged = (
+                f"{work.phase} epoch {state.epoch}, its last, has a training loss of {loss:.3g} on {name}; "
+                f"a constant prediction has {work.constant_losses[name]:.3g}"
+            )
+    return points
+
+
+def _dev_points(work: Work, modules: nn.ModuleDict, reader: Reader, state: State) -> list[CurvePoint]:
+    points = []
+    snapshot = reader.snapshot(work.corpus.rows("dev"))
+    for name, task in work.tasks.items():
+        part = work.corpus.parts[name, "dev"]
+        result = evaluate(modules["head"], snapshot, part, task, work.shapes[name], work.losses[name])
+        points.append(CurvePoint(work.phase, state.epoch, name, "dev", task.metric.name, result.value, result.loss))
+        if not (math.isfinite(result.value) and math.isfinite(result.loss)):
+            state.diverged = (
+                state.diverged or f"{work.phase} epoch {state.epoch}: the dev loss of {name} is {result.loss}"
+            )
+        reason = collapsed(result.predictions, task)
+        if reason:
+            state.events.append(f"{work.phase} epoch {state.epoch}: {reason} on dev")
+    return points

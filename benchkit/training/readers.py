@@ -1,0 +1,242 @@
+"""Where features come from: a stored table, or the encoder itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchkit.core.features import Pooled
+from benchkit.encoder.packing import Size, arrange, batch_of, room, widths
+from benchkit.store.table import ResidentTokens
+
+if TYPE_CHECKING:
+    from benchkit.encoder import Encoder, Tokenized
+    from benchkit.store.features import FeatureSettings
+    from benchkit.store.table import FeatureTable
+    from benchkit.training.evaluation import Reader
+
+
+@dataclass
+class StoredReader:
+    """Features of a frozen encoder; they never change, so a snapshot is the reader itself."""
+
+    table: FeatureTable
+
+    def gather(self, rows: Tensor) -> Pooled:
+        return self.table.gather(rows)
+
+    def snapshot(self, rows: Tensor) -> StoredReader:
+        return self
+
+
+@dataclass
+class LiveReader:
+    """Features computed batch by batch.
+
+    Attributes:
+        grad: whether the encoder is trained along; a frozen one is run in eval mode, without gradients.
+        make_table: builds a table of some rows from the encoder as it is now.
+    """
+
+    encoder: Encoder
+    tokenized: Tokenized
+    settings: FeatureSettings
+    reads: type[Pooled]
+    grad: bool
+    make_table: Callable[[Tensor], FeatureTable]
+
+    def gather(self, rows: Tensor) -> Pooled:
+        if not self.grad:  # encoded by the same code as stored features, in the same precision
+            return self.snapshot(torch.unique(rows)).gather(rows)
+        settings = self.settings
+        return self.encoder.features(self.tokenized, rows, self.reads, settings.pooling, settings.layers)
+
+    def snapshot(self, rows: Tensor) -> Snapshot:
+        table = self.make_table(rows)
+        place = torch.full((len(self.tokenized),), -1, dtype=torch.int64)
+        place[rows] = torch.arange(len(rows))
+        return Snapshot(table, place)
+
+
+@dataclass
+class Snapshot:
+    """A table of some rows, addressed by their rows in the corpus."""
+
+    table: FeatureTable
+    place: Tensor
+
+    def gather(self, rows: Tensor) -> Pooled:
+        return self.table.gather(self.place[rows])
+
+    def snapshot(self, rows: Tensor) -> Snapshot:
+        return self
+
+
+def gather_together(reader: Reader, batches: Sequence[Tensor]) -> list[Pooled]:
+    """The features of several batches of rows (batch, segment) by one call of the reader: one pass of an encoder."""
+    if len(batches) == 1:
+        return [reader.gather(batches[0])]
+    together = reader.gather(torch.cat([rows.flatten() for rows in batches])[:, None])
+    ends = torch.tensor([rows.numel() for rows in batches]).cumsum(0).tolist()
+    return [part_of(together, end - rows.numel(), rows.shape) for end, rows in zip(ends, batches, strict=True)]
+
+
+def part_of(features: Pooled, start: int, shape: Sequence[int]) -> Pooled:
+    """Of features (row, 1) those from row `start` on that fill `shape`, (batch, segment), in that shape."""
+    values = {each.name: getattr(features, each.name) for each in dataclasses.fields(features)}
+    return dataclasses.replace(
+        features,
+        **{
+            name: value[start : start + math.prod(shape)].view(*shape, *value.shape[2:])
+            for name, value in values.items()
+        },
+    )
+
+
+_KINDS = ("weight", "bias")
+
+
+class Halves:
+    """Copies of the weights of all linear layers, to be computed with in place of these; the masters stay float32."""
+
+    def __init__(self, model: nn.Module) -> None:
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "pooler"]
+        self.masters = {f"{name}.{kind}": model.get_parameter(f"{name}.{kind}") for name in linear for kind in _KINDS}
+        self.copies = {
+            name: each.detach().to(torch.bfloat16).requires_grad_(each.requires_grad)
+            for name, each in self.masters.items()
+        }
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The copies, without gradients: what a step begins with."""
+        for each in self.copies.values():
+            each.grad = None
+        return self.copies
+
+    @torch.no_grad()
+    def refresh(self, only: Collection[str] | None = None) -> None:
+        """Make the copies, or those of these names, equal to the masters again."""
+        names = list(self.copies if only is None else only)
+        if names:
+            torch._foreach_copy_([self.copies[name] for name in names], [self.masters[name] for name in names])
+
+    @torch.no_grad()
+    def settle(self, only: Collection[str] | None = None) -> None:
+        """Give the masters, or those of these names, the gradients that the copies have."""
+        names = [name for name in (self.copies if only is None else only) if self.copies[name].grad is not None]
+        if not names:
+            return
+        wide = [torch.empty_like(self.masters[name]) for name in names]
+        torch._foreach_copy_(wide, [each for name in names if (each := self.copies[name].grad) is not None])
+        for name, gradient in zip(names, wide, strict=True):
+            self.masters[name].grad = gradient
+
+
+class Source(Protocol):
+    """Where the features of steps come from; inputs of a step are named by their rows, of all its batches in turn."""
+
+    def size(self, rows: np.ndarray) -> Size:
+        """The room that a step with these inputs (n,) is given."""
+
+    def widths(self, size: Size) -> Mapping[str, int]:
+        """How many numbers a step has of each field."""
+
+    def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+        """The fields (step, width), int32, of steps with these inputs (step, n)."""
+
+    def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
+        """The features of a step's batches, each of a shape (batch, segment), from its fields on the device."""
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """Rows of a table in the device's memory.
+
+    Attributes:
+        place: (n,) int64: where in the table an input is; None where input i is row i.
+    """
+
+    table: FeatureTable
+    place: np.ndarray | None = None
+
+    @cached_property
+    def _lengths(self) -> np.ndarray | None:
+        tokens = self.table.tokens
+        return tokens.length.numpy() if isinstance(tokens, ResidentTokens) else None
+
+    @cached_property
+    def _longest(self) -> int:
+        return 0 if self._lengths is None else int(self._lengths.max())
+
+    def size(self, rows: np.ndarray) -> Size:
+        if self._lengths is None:
+            return Size(len(rows), 0, 0)
+        return dataclasses.replace(room(self._lengths[self._placed(rows)], self._longest), total=0)
+
+    def _placed(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self.place is None else self.place[rows]
+
+    def widths(self, size: Size) -> Mapping[str, int]:
+        return {"rows": size.rows}
+
+    def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+        return {"rows": self._placed(rows).astype(np.int32)}
+
+    def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
+        rows = torch.split(fields["rows"], [batch * segment for batch, segment in shapes])
+        return [self.table.gather_fixed(each.view(shape), size.time) for each, shape in zip(rows, shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class LiveSource:
+    """Word pieces through the encoder that is being trained: all batches of a step in one pass.
+
+    Attributes:
+        halves: copies of its weights to compute with; None where it computes with its own.
+    """
+
+    reader: LiveReader
+    halves: Halves | None = None
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return self.reader.tokenized.lengths.numpy()
+
+    def size(self, rows: np.ndarray) -> Size:
+        return room(self._lengths[rows], self.reader.encoder.config.max_position_embeddings)
+
+    def widths(self, size: Size) -> Mapping[str, int]:
+        return widths(size)
+
+    def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+        return arrange(self.reader.tokenized, rows, size)
+
+    def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
+        reader, settings = self.reader, self.reader.settings
+        batch = batch_of(fields, size)
+        weights = self.halves.weights() if self.halves else None
+        together = reader.encoder.features_of(batch, reader.reads, settings.pooling, settings.layers, weights)
+        parts, end = [], 0
+        for batch_size, segment in shapes:
+            start, end = end, end + batch_size * segment
+            parts.append(part_of(together, start, (batch_size, segment)))
+        return parts
+
+
+def source_of(reader: Reader, *, autocast: bool) -> Source | None:
+    """Where a reader's features can come from in steps of fixed shape; None where they cannot."""
+    if isinstance(reader, StoredReader | Snapshot):
+        resident = reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
+        place = reader.place.numpy() if isinstance(reader, Snapshot) else None
+        return StoredSource(reader.table, place) if resident else None
+    if not (isinstance(reader, LiveReader) and reader.grad):
+        return None
+    return LiveSource(reader, Halves(reader.encoder.model) if autocast else None)

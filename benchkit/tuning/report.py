@@ -1,0 +1,329 @@
+"""The files of a search: tables, plots and the best config."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchkit.analysis.plots import COLOURS
+from benchkit.store.files import write_atomic
+from benchkit.tuning.search import Found
+from benchkit.tuning.space import Dimension
+from benchkit.tuning.storage import Storage
+from benchkit.tuning.tables import (
+    best_table,
+    budget_frame,
+    budget_table,
+    curve,
+    final_frame,
+    final_note,
+    final_table,
+    front_table,
+    space_table,
+    trials_frame,
+)
+from benchkit.tuning.trials import Trial, load
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+_BLUE, _ORANGE, _GREY = COLOURS[0], COLOURS[1], "#999999"
+_STATES = {"COMPLETE": (_BLUE, "o"), "PRUNED": (_GREY, "x")}
+
+
+def draw_all(found: Found, importances: Mapping[str, float] | None) -> dict[str, bytes]:
+    """PNGs by name, of a study with at least one finished trial."""
+    figures: dict[str, Figure] = {"history": history(found), "slice": slices(found), "parallel": parallel(found)}
+    if importances:
+        figures["importances"] = importance_bars(found, importances)
+    if found.about.job.objective.cost:
+        figures["front"] = front_plot(found)
+    return {name: png(figure) for name, figure in figures.items()}
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def history(found: Found) -> Figure:
+    """Value of each trial in the order of their numbers, and the best so far."""
+    figure, axes = _panel(6.4, 3.4)
+    _scatter(axes, found.trials, lambda trial: trial.number)
+    complete = [trial for trial in found.trials if trial.state == "COMPLETE"]
+    best = np.maximum.accumulate([trial.values[0] for trial in complete])
+    axes.step([trial.number for trial in complete], best, where="post", color=_ORANGE, label="best so far")
+    for trial in found.trials:
+        if trial.state == "FAIL":
+            axes.axvline(trial.number, color="#E5B8A0", linewidth=0.8, zorder=0)
+    if any(trial.state == "FAIL" for trial in found.trials):
+        axes.plot([], [], color="#E5B8A0", linewidth=0.8, label="failed")
+    axes.set(xlabel="trial", ylabel=_goal(found), title=f"{found.head}: {len(found.trials)} trials")
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return figure
+
+
+def slices(found: Found) -> Figure:
+    """Value over each searched field."""
+    dimensions = found.about.job.space.dimensions
+    columns = min(4, len(dimensions))
+    rows = -(-len(dimensions) // columns)
+    figure = _figure(2.6 * columns + 0.6, 2.4 * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(dimensions) :]:
+        axes.set_visible(False)
+    for axes, dimension in zip(grid.flat, dimensions, strict=False):
+        place = _placer(dimension)
+        _scatter(axes, found.trials, lambda trial, d=dimension, p=place: p(trial.params[d.name]))  # type: ignore[misc]
+        _scale(axes, dimension)
+        axes.set_xlabel(dimension.name, fontsize=8)
+        _bare(axes)
+    for row in grid:
+        row[0].set_ylabel(_goal(found), fontsize=8)
+    return figure
+
+
+def parallel(found: Found) -> Figure:
+    """A line a finished trial through all its fields; the best tenth stands out."""
+    dimensions = found.about.job.space.dimensions
+    trials = sorted((t for t in found.trials if t.finished and t.values), key=lambda trial: trial.values[0])
+    figure, axes = _panel(max(6.4, 1.25 * (len(dimensions) + 1)), 3.8)
+    low, high = trials[0].values[0], trials[-1].values[0]
+    top = max(1, len(trials) // 10)
+    for rank, trial in enumerate(trials):
+        chosen = rank >= len(trials) - top
+        ys = [_unit(dimension, trial.params[dimension.name]) for dimension in dimensions]
+        ys.append((trial.values[0] - low) / (high - low) if high > low else 0.5)
+        colour, width, alpha = (_ORANGE, 1.4, 0.9) if chosen else (_BLUE, 0.7, 0.25)
+        axes.plot(range(len(ys)), ys, color=colour, linewidth=width, alpha=alpha)
+    names = [*(dimension.name.replace(".", ".\n") for dimension in dimensions), _goal(found).replace(" ", "\n")]
+    ends = [*(_ends(dimension) for dimension in dimensions), (f"{low:.3f}", f"{high:.3f}")]
+    for x, (bottom, above) in enumerate(ends):
+        axes.vlines(x, 0, 1, color="#555555", linewidth=0.8)
+        axes.text(x, -0.03, bottom, ha="center", va="top", fontsize=7)
+        axes.text(x, 1.03, above, ha="center", va="bottom", fontsize=7)
+    axes.set_xticks(range(len(names)), names, fontsize=7)
+    axes.tick_params(axis="x", length=0, pad=14)
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom", "top", "right"]].set_visible(False)
+    axes.set_title(f"{found.head}: best {top} of {len(trials)} in orange", pad=18)
+    return figure
+
+
+def importance_bars(found: Found, importances: Mapping[str, float]) -> Figure:
+    """Shares of the variance of the objective that each field explains."""
+    figure, axes = _panel(6.4, 0.9 + 0.3 * len(importances))
+    names = list(importances)[::-1]
+    axes.grid(visible=False)
+    axes.barh(names, [importances[name] for name in names], color=_BLUE)
+    for row, name in enumerate(names):
+        axes.text(importances[name], row, f" {importances[name]:.2f}", va="center", fontsize=8)
+    axes.set(xlabel="share of variance (fANOVA)", title=f"{found.head}: what mattered", xlim=(0, None))
+    axes.margins(x=0.1)
+    return figure
+
+
+def front_plot(found: Found) -> Figure:
+    """Quality against size or latency, and the trials that none beats."""
+    figure, axes = _panel(6.4, 3.6)
+    _scatter(axes, [trial for trial in found.trials if len(trial.values) == 2], lambda trial: trial.values[1])
+    xs, ys = ([trial.values[i] for trial in found.front] for i in (1, 0))
+    axes.step(xs, ys, where="post", color=_ORANGE, marker="o", markersize=4, label="front")
+    cost = found.about.job.objective.cost
+    axes.set(xscale="log", xlabel=f"head: {cost}", ylabel="dev mean", title=f"{found.head}: quality against {cost}")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def best_of_k_plot(found: Sequence[Found]) -> Figure:
+    """Expected best of k trials, a line a head, ± one standard deviation."""
+    figure, axes = _panel(6.4, 3.6)
+    for index, each in enumerate(found):
+        points, colour = curve(each), COLOURS[index % len(COLOURS)]
+        ks, means, stds = ([getattr(point, name) for point in points] for name in ("k", "mean", "std"))
+        axes.plot(ks, means, color=colour, label=each.head)
+        axes.fill_between(ks, np.subtract(means, stds), np.add(means, stds), color=colour, alpha=0.15, linewidth=0)
+    axes.set(xscale="log", xlabel="trials", ylabel=f"expected best {_goal(found[0])}", title="Best of k trials")
+    ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500) if k <= max(len(curve(each)) for each in found)]
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panel(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
+    axes = figure.subplots()
+    _bare(axes)
+    return figure, axes
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _goal(found: Found) -> str:
+    return found.about.job.objective.quality
+
+
+def _scatter(axes: Axes, trials: Sequence[Trial], x: Callable[[Trial], Any]) -> None:
+    for state, (colour, marker) in _STATES.items():
+        chosen = [trial for trial in trials if trial.state == state and trial.values]
+        if chosen:
+            ys = [trial.values[0] for trial in chosen]
+            axes.scatter([x(trial) for trial in chosen], ys, s=14, color=colour, marker=marker, label=state.lower())
+
+
+def _placer(dimension: Dimension) -> Callable[[Any], Any]:
+    if dimension.kind == "choice":
+        return lambda value: dimension.choices.index(value)
+    return lambda value: value
+
+
+def _scale(axes: Axes, dimension: Dimension) -> None:
+    if dimension.kind == "choice":
+        axes.set_xticks(range(len(dimension.choices)), [_text(choice) for choice in dimension.choices], fontsize=7)
+        axes.set_xlim(-0.5, len(dimension.choices) - 0.5)
+    else:
+        if dimension.log:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        ticks = dimension.points()
+        axes.set_xticks(ticks, [f"{tick:.2g}" if isinstance(tick, float) else str(tick) for tick in ticks])
+    axes.tick_params(labelsize=7)
+
+
+def _unit(dimension: Dimension, value: Any) -> float:
+    """A value's place between 0 and 1."""
+    if dimension.kind == "choice":
+        return dimension.choices.index(value) / max(1, len(dimension.choices) - 1)
+    low, high, at = ((np.log(each) if dimension.log else each) for each in (dimension.low, dimension.high, value))
+    return float((at - low) / (high - low)) if high > low else 0.5
+
+
+def _ends(dimension: Dimension) -> tuple[str, str]:
+    if dimension.kind == "choice":
+        return _text(dimension.choices[0]), _text(dimension.choices[-1])
+    return f"{dimension.low:g}", f"{dimension.high:g}"
+
+
+def _text(choice: Any) -> str:
+    return "default" if choice == "" else str(choice)
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+img { max-width: 100%; }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }
+h2 { border-top: 1px solid #ddd; padding-top: 1rem; } .note { color: #666; }
+"""
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    body = "\n".join(sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def section(title: str, texts: Sequence[str], pictures: Mapping[str, bytes], notes: Sequence[str] = ()) -> str:
+    """A heading, tables as they are on a terminal, notes, then pictures, these inside the page itself."""
+    parts = [f"<h2>{html.escape(title)}</h2>"]
+    parts += [f"<pre>{html.escape(text)}</pre>" for text in texts if text]
+    parts += [f'<p class="note">{html.escape(note)}</p>' for note in notes]
+    for name, content in pictures.items():
+        data = base64.b64encode(content).decode()
+        parts.append(f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{data}"></p>')
+    return "\n".join(parts)
+
+
+_SEED = 0  # of the forest that fANOVA grows
+
+
+def write_study(folder: Path, found: Found, storage: Storage, log: Callable[[str], None]) -> dict[str, bytes]:
+    """`trials.csv`, `importances.csv`, `comparison.csv` and the pictures of one study; returns the pictures."""
+    write_atomic(folder / "trials.csv", _csv(trials_frame(found)))
+    if found.final and found.final.differences:
+        write_atomic(folder / "comparison.csv", _csv(final_frame(found.final)))
+    shares = importances(found, storage, log)
+    if shares:
+        lines = ["field,share", *(f"{name},{share:.6g}" for name, share in shares.items())]
+        write_atomic(folder / "importances.csv", ("\n".join(lines) + "\n").encode())
+    if find_spec("matplotlib") is None:
+        log("pictures left out: they take matplotlib, pip install matplotlib")
+        return {}
+
+    pictures = draw_all(found, shares) if found.best else {}
+    for name, content in pictures.items():
+        write_atomic(folder / f"{name}.png", content)
+    return pictures
+
+
+def write_search(
+    out: Path, found: Sequence[Found], pictures: Mapping[str, Mapping[str, bytes]], log: Callable[[str], None]
+) -> None:
+    """What is about all heads: `best-of-k.csv`, `best-of-k.png`, and `tune.html` with everything in it."""
+    usable = [each for each in found if each.best]
+    write_atomic(out / "best-of-k.csv", _csv(budget_frame(usable)))
+    shared = {}
+    if usable and find_spec("matplotlib") is not None:
+        shared["best of k"] = png(best_of_k_plot(usable))
+        write_atomic(out / "best-of-k.png", shared["best of k"])
+    sections = [section("Equal budget", [budget_table(usable)] if usable else ["no trial finished"], shared)]
+    sections += [_section(each, pictures.get(each.about.job.study, {})) for each in found]
+    write_atomic(out / "tune.html", page("benchkit tune", sections).encode())
+
+
+def importances(found: Found, storage: Storage, log: Callable[[str], None]) -> dict[str, float]:
+    """Shares of the objective's variance by field (fANOVA, Hutter et al. 2014), the largest first."""
+    values = {trial.values[0] for trial in found.trials if trial.state == "COMPLETE"}
+    if len(values) < 2 or len(found.about.job.space.dimensions) < 2:
+        return {}
+    if find_spec("sklearn") is None:
+        log("importances left out: they take scikit-learn, pip install 'benchkit[tune]'")
+        return {}
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    study = load(found.about.job.study, storage)
+    target = (lambda trial: trial.values[0]) if found.about.job.objective.cost else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=_SEED), target=target)
+
+
+def _section(found: Found, pictures: Mapping[str, bytes]) -> str:
+    job = found.about.job
+    texts = [best_table(found), space_table(found.head, job.space)]
+    if found.front:
+        texts.append(front_table(found))
+    notes = [found.problem] if found.problem else []
+    if found.final:
+        texts.insert(1, final_table(found.final))
+        notes += final_note(found.final)
+    return section(f"{found.head}: study {job.study}", texts, pictures, notes)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()

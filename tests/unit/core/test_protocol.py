@@ -1,0 +1,241 @@
+"""Protocols: presets, files, overrides, and each mistake as one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchkit.core.errors import UserError
+from benchkit.core.protocol import (
+    Phase,
+    Protocol,
+    TaskOptions,
+    load_file,
+    load_preset,
+    override,
+    parse_settings,
+    presets,
+)
+from benchkit.core.settings import plain
+
+TASKS, HEADS = ("sst", "quora", "sts"), ("baseline", "recurrent", "cnn")
+
+
+def changed(**values: Any) -> Protocol:
+    return override(Protocol(), values, TASKS, HEADS)
+
+
+def from_settings(*pairs: str) -> Protocol:
+    return override(Protocol(), parse_settings(pairs), TASKS, HEADS)
+
+
+def from_toml(folder: Path, text: str) -> Protocol:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_file(path, TASKS, HEADS)
+
+
+def test_the_issue_names_these_presets() -> None:
+    assert {"demo", "paper", "strong"} <= set(presets())
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_complete(name: str) -> None:
+    protocol = load_preset(name, TASKS, HEADS)
+    assert protocol.name == name
+    assert protocol.summary
+    assert protocol.tasks == TASKS
+    assert protocol.heads
+    assert protocol.phases == (("pretrain",) if name == "frozen" else ("pretrain", "finetune"))
+    assert Protocol.from_dict(json.loads(json.dumps(plain(protocol)))) == protocol
+
+
+def test_paper_is_the_report_to_the_letter() -> None:
+    paper = load_preset("paper", TASKS, HEADS)
+    assert (paper.pretrain.epochs, paper.pretrain.batch_size, paper.pretrain.learning_rate) == (10, 64, 1e-3)
+    assert (paper.finetune.epochs, paper.finetune.batch_size, paper.finetune.learning_rate) == (25, 8, 1e-6)
+    assert paper.pooling == "cls"
+    assert paper.layers == (-1,)
+    assert paper.pair_input == "separate"
+    assert paper.options("quora") == TaskOptions(train_size=8544)
+    assert paper.options("sst") == paper.options("sts") == TaskOptions()
+    assert paper.heads == HEADS
+
+
+def test_only_demo_brings_its_own_encoder_and_data() -> None:
+    sources = {name: load_preset(name, TASKS, HEADS) for name in presets()}
+    assert (sources["demo"].encoder, sources["demo"].data) == ("embedded", "demo")
+    assert (sources["paper"].encoder, sources["paper"].data) == ("", "")
+
+
+def test_the_reports_negative_control_can_be_said() -> None:
+    protocol = override(
+        load_preset("paper", TASKS, HEADS), parse_settings(["pretrain.learning_rate=0.1"]), TASKS, HEADS
+    )
+    assert protocol.pretrain == Phase(learning_rate=0.1)
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"'papre'.*did you mean 'paper'"):
+        load_preset("papre", TASKS, HEADS)
+
+
+def test_a_file_changes_its_base_and_nothing_else(tmp_path: Path) -> None:
+    text = (
+        'base = "paper"\npooling = "mean"\n[finetune]\nepochs = 2\n[sts]\nloss = "mse"\n'
+        "[cnn]\ndropout = 0.1\n[quora]\ndev_size = 50\n"
+    )
+    paper, mine = load_preset("paper", TASKS, HEADS), from_toml(tmp_path, text)
+    assert mine.name == "mine"
+    assert mine.pooling == "mean"
+    assert mine.finetune == Phase(epochs=2, batch_size=8, learning_rate=1e-6)
+    assert mine.pretrain == paper.pretrain
+    assert mine.options("sts") == TaskOptions(loss="mse")
+    assert mine.options("quora") == TaskOptions(train_size=8544, dev_size=50)
+    assert mine.head_options == {"cnn": {"dropout": 0.1}}
+
+
+def test_a_file_without_a_base_starts_from_the_defaults(tmp_path: Path) -> None:
+    mine = from_toml(tmp_path, "seeds = 5\n")
+    assert plain(mine) == {**plain(Protocol()), "name": "mine", "seeds": 5}
+
+
+def test_dotted_settings_reach_phase_task_and_head() -> None:
+    protocol = from_settings(
+        "pooling=max",
+        "layers=1,-1",
+        "phases=pretrain",
+        "pretrain.batch_size=16",
+        "finetune.schedule=cosine",
+        "quora.train_size=100",
+        "cnn.kernel_size=5",
+        "cnn.dropout=0.1",
+    )
+    assert protocol.pooling == "max"
+    assert protocol.layers == (1, -1)
+    assert protocol.phases == ("pretrain",)
+    assert protocol.pretrain == Phase(batch_size=16)
+    assert protocol.finetune.schedule == "cosine"
+    assert protocol.options("quora").train_size == 100
+    # A head's values are read as its config's types when it is configured.
+    assert protocol.head_options == {"cnn": {"kernel_size": "5", "dropout": "0.1"}}
+
+
+def test_the_last_setting_of_a_field_wins() -> None:
+    assert from_settings("pretrain.epochs=2", "pretrain.epochs=3").pretrain.epochs == 3
+
+
+def test_later_overrides_keep_earlier_ones() -> None:
+    first = from_settings("quora.train_size=9", "cnn.dropout=0.1", "finetune.epochs=2")
+    second = override(first, parse_settings(["quora.dev_size=8", "cnn.channels=4", "finetune.clip=1"]), TASKS, HEADS)
+    assert second.options("quora") == TaskOptions(train_size=9, dev_size=8)
+    assert second.head_options["cnn"] == {"dropout": "0.1", "channels": "4"}
+    assert (second.finetune.epochs, second.finetune.clip) == (2, 1.0)
+    assert first.options("quora") == TaskOptions(train_size=9), "the first protocol is frozen"
+
+
+def test_a_protocol_survives_json() -> None:
+    protocol = from_settings("layers=0,-1", "quora.train_size=9", "cnn.dropout=0.1", "finetune.warmup=0.1", "tasks=sts")
+    assert Protocol.from_dict(json.loads(json.dumps(plain(protocol)))) == protocol
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("poolign=mean", "did you mean 'pooling'"),
+        ("pretrain.epoch=3", "did you mean 'pretrain.epochs'"),
+        ("pretrian.epochs=3", "did you mean 'pretrain'"),
+        ("quora.trainsize=3", "did you mean 'quora.train_size'"),
+        ("bert.width=3", "unknown table 'bert'"),
+        ("pretrain.epochs.more=3", "pretrain.epochs.more"),
+        ("pretrain=3", "pretrain"),
+        ("task_options.quora=3", "task_options"),
+        ("head_options=3", "head_options"),
+        ("pretrain.epochs=ten", "pretrain.epochs takes a whole number"),
+        ("pretrain.epochs=2.5", "pretrain.epochs takes a whole number"),
+        ("pretrain.schedule=step", "constant, linear, cosine"),
+        ("pretrain.epochs=0", r"pretrain.*epochs"),
+        ("pretrain.batch_size=-8", r"pretrain.*batch_size"),
+        ("finetune.learning_rate=nan", r"finetune.*learning_rate"),
+        ("finetune.learning_rate=-1", r"finetune.*learning_rate"),
+        ("finetune.learning_rate=inf", r"finetune.*learning_rate"),
+        ("finetune.weight_decay=nan", r"finetune.*weight_decay"),
+        ("finetune.clip=-1", r"finetune.*clip"),
+        ("finetune.warmup=1", r"finetune.*warmup"),
+        ("finetune.warmup=nan", r"finetune.*warmup"),
+        ("quora.train_size=-1", r"quora.*train_size"),
+        ("phases=finetune,pretrain", "order pretrain, finetune"),
+        ("phases=pretrain,pretrain", "each once"),
+        ("phases=pretrian", "did you mean 'pretrain'"),
+        ("phases=", "phases is empty"),
+        ("pooling=men", "did you mean 'mean'"),
+        ("sampling=random", "proportional, round_robin, annealed"),
+        ("pair_input=both", "separate, joint"),
+        ("precision=fp16", "auto, fp32, bf16"),
+        ("seeds=0", "seeds must be at least 1"),
+        ("layers=", "layers is empty"),
+        ("layers=last", "layers takes a whole number"),
+        ("max_length=2", "max_length must be at least 4"),
+        ("pretrain.epochs", "field=value"),
+        ("=3", "field=value"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        from_settings(setting)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_field_cannot_be_both_a_value_and_a_table() -> None:
+    with pytest.raises(UserError, match="pretrain"):
+        from_settings("pretrain=3", "pretrain.epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pooling = ", "not TOML"),
+        ("pooling = 3", "pooling takes text, not 3"),
+        ("seeds = true", "seeds takes a whole number"),
+        ("poolign = 'mean'", "did you mean 'pooling'"),
+        ("[pretrian]\nepochs = 3", "did you mean 'pretrain'"),
+        ("[pretrain]\nepochs = 0", "epochs"),
+        ("[pretrain]\nlearning_rate = nan", "learning_rate"),
+        ("[pretrain.more]\nepochs = 3", "pretrain.more"),
+        ("[heads]\nbaseline = 1", "heads"),
+        ("base = 'papre'", "did you mean 'paper'"),
+        ("base = 3", "preset"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        from_toml(tmp_path, text)
+    assert "mine.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.toml: No such file"):
+        load_file(tmp_path / "missing.toml", TASKS, HEADS)
+    with pytest.raises(UserError, match="directory"):
+        load_file(tmp_path, TASKS, HEADS)
+    broken = tmp_path / "latin.toml"
+    broken.write_bytes("pooling = 'é'".encode("latin-1"))
+    with pytest.raises(UserError, match=r"cannot read protocol .*latin\.toml") as caught:
+        load_file(broken, TASKS, HEADS)
+    assert "\n" not in str(caught.value)
+
+
+def test_python_values_are_checked_like_text() -> None:
+    assert changed(layers=[-1, -2], pretrain={"epochs": 3.0}).pretrain.epochs == 3
+    with pytest.raises(UserError, match=r"pretrain\.epochs takes a whole number, not '3'?"):
+        changed(pretrain={"epochs": "3x"})
+
+
+def test_a_phase_is_asked_for_by_name() -> None:
+    protocol = Protocol()
+    assert protocol.phase("pretrain") is protocol.pretrain
+    assert protocol.phase("finetune") is protocol.finetune

@@ -1,0 +1,121 @@
+"""Wrong data: one line each that says what, where and what to do."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from benchkit_cs224n import QUORA, SST, STS
+
+from benchkit.core.errors import UserError
+from benchkit.core.task import TaskSpec
+from benchkit.data import load_data
+
+GOOD = b"id\tsentence\tlabel\n1\tgood\t4\n"
+
+
+def message(folder: Path, *tasks: TaskSpec) -> str:
+    with pytest.raises(UserError) as caught:
+        load_data(folder, tasks)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def train(folder: Path, data: bytes, name: str = "sst/train.tsv") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    (path.parent / path.name.replace("train", "dev")).write_bytes(GOOD)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (GOOD.replace(b"4", b"7"), "train.tsv:2: label 7 out of range: sst takes a class from 0 to 4"),
+        (GOOD.replace(b"4", b"1.5"), "train.tsv:2: label 1.5 out of range"),
+        (GOOD.replace(b"4", b"-1"), "train.tsv:2: label -1 out of range"),
+        (GOOD.replace(b"4", b"inf"), "label inf out of range"),
+        (GOOD.replace(b"\tlabel", b"\tlable"), "(or sentiment), only id, sentence, lable; did you mean 'lable'?"),
+        (b"1\tgood\t4\n2\tbad\t1\n", "no column 'sentence' (or text), only 1, good, 4; is there a header row?"),
+        (GOOD.replace(b"id\t", b"label\t"), "has 2 columns named 'label'"),
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"id\tsentence\tlabel\n", "has a header and no rows"),
+        (b"id\tsentence\tlabel\n1\t\t1\n", "1 of 1 rows are broken, the first in line 2: empty sentence"),
+        (GOOD + b"1\tcaf\xe9\t3\n", "train.tsv:3 is not UTF-8"),
+        (GOOD.decode().encode("utf-16"), "train.tsv:1 is not UTF-8"),
+        (GOOD + b"2\t\0\0\t1\n", "train.tsv:3 holds a NUL byte"),
+        (GOOD * 3 + b"x\tno label\t\n" * 6, "is this the right file?"),
+    ],
+)  # fmt: skip
+def test_wrong_file(tmp_path: Path, data: bytes, said: str) -> None:
+    assert said in message(train(tmp_path, data), SST)
+
+
+def test_a_few_broken_rows_pass_and_many_do_not(tmp_path: Path) -> None:
+    row, broken = b"1\tgood\t4\n", b"2\tbad\n"
+    (passes,) = load_data(train(tmp_path, GOOD + row * 600 + broken * 6), [SST]).values()
+    assert len(passes["train"].broken) == 6
+    assert "6 of 599 rows are broken" in message(train(tmp_path, GOOD + row * 592 + broken * 6), SST)
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    whole = gzip.compress(GOOD * 50)
+    for data in (whole[:-9], whole[:12], b"not gzip at all"):
+        assert "is not a whole gzip file" in message(train(tmp_path, data, "sst/train.tsv.gz"), SST)
+
+
+def test_broken_parquet(tmp_path: Path) -> None:
+    assert "is not a whole Parquet file" in message(train(tmp_path, b"PAR1 and no more", "sst/train.parquet"), SST)
+
+
+def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
+    head, rest = b"\tid\tsentence\tsentiment\n", b"1\tb\tgood\t4\n" * 20
+    assert "a quote opened in line 2 takes in the lines to 22" in message(
+        train(tmp_path, head + b'0\ta\t"open\t3\n' + rest, "ids-sst-train.csv"), SST
+    )
+    last = b"\tid\tsentiment\tsentence\n" + b"1\tb\t4\tgood\n" + b'0\ta\t3\t"open\n' + b"1\tb\t4\tgood\n" * 20
+    assert "a quote opened in line 3 takes in the lines to 23" in message(
+        train(tmp_path, last, "ids-sst-train.csv"), SST
+    )
+    endless = head + b'0\ta\t"' + b"long\n" * 40_000
+    assert "is a quote opened here that is never closed?" in message(train(tmp_path, endless, "ids-sst-train.csv"), SST)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    assert "does not exist" in message(tmp_path / "nowhere", SST)
+    (tmp_path / "file").write_bytes(b"")
+    assert "is a file, not a folder" in message(tmp_path / "file", SST)
+
+
+def test_missing_split_names_the_way_out(tmp_path: Path) -> None:
+    train(tmp_path, GOOD)
+    said = message(tmp_path, SST, QUORA)
+    assert said.startswith(f"no train split of quora in {tmp_path}: looked for quora/train.tsv.gz, ")
+    assert said.endswith("leave the task out with --tasks sst")
+    (tmp_path / "sst" / "dev.tsv").unlink()
+    assert "no dev split of sst" in message(tmp_path, SST)
+
+
+def test_the_folder_within_is_suggested(tmp_path: Path) -> None:
+    train(tmp_path / "inner", GOOD)
+    assert message(tmp_path, SST).endswith(f"did you mean {tmp_path / 'inner'}?")
+
+
+def test_splits_of_different_sets_are_not_mixed(tmp_path: Path) -> None:
+    pair = b"id\tsentence1\tsentence2\tscore\n1\ta\tb\t1\n"
+    for name in ("sts/train.tsv", "sts/dev.tsv", "STS-B/test.tsv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(pair)
+    assert "come from different sets (sts/train.tsv, sts/dev.tsv, STS-B/test.tsv)" in message(tmp_path, STS)
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    train(tmp_path, GOOD)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert message(tmp_path, SST).endswith("train.tsv: Permission denied")

@@ -1,0 +1,213 @@
+"""A download ends with the right bytes, or with one line and nothing that a later one would trip over."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.hub import COMMIT, Fault, Hub, etag, serving, use
+
+from benchkit.core.errors import UserError
+from benchkit.hub.download import Downloader, Patience, look_up
+from benchkit.hub.record import RemoteFile
+
+DATA = random.Random(0).randbytes(300_000)
+FILE = RemoteFile("data.parquet", len(DATA), etag("data.parquet", DATA))
+SMALL = RemoteFile("small.json", 2, blob=etag("small.json", b"{}"))
+QUICK = Patience(tries=3, pause=0.001, longest=0.05)
+
+
+class Lines:
+    """A watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.done = 0
+
+    def start(self, name: str, done: int, total: int | None) -> None:
+        self.done = done
+
+    def advance(self, size: int) -> None:
+        self.done += size
+
+    def stop(self) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving() as hub:
+        hub.add("datasets/a/b", {"data.parquet": DATA, "small.json": b"{}"})
+        use(hub, tmp_path, monkeypatch)
+        yield hub
+
+
+@pytest.fixture
+def downloader(hub: Hub, tmp_path: Path) -> Downloader:
+    return Downloader("a/b", "dataset", COMMIT, tmp_path / "parts", Lines(), QUICK, "by hand: do this")
+
+
+def test_whole_and_checked(hub: Hub, downloader: Downloader) -> None:
+    assert downloader.get(FILE).read_bytes() == DATA
+    assert downloader.get(SMALL).read_bytes() == b"{}"
+    assert downloader.watch.done == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cut", [0, 1, len(DATA) - 1, *random.Random(1).sample(range(len(DATA)), 3)])
+def test_a_cut_connection_goes_on_where_it_was(hub: Hub, downloader: Downloader, cut: int) -> None:
+    hub.fail("data.parquet", Fault(cut=cut))
+    assert downloader.get(FILE).read_bytes() == DATA
+    first, second = hub.asked("data.parquet")
+    assert "range" not in first
+    assert second.get("range") == (f"bytes={cut}-" if cut else None)
+    assert downloader.watch.done == len(DATA)  # type: ignore[attr-defined]
+
+
+def test_cuts_do_not_count_while_bytes_arrive(hub: Hub, downloader: Downloader) -> None:
+    hub.fail("data.parquet", *[Fault(cut=20_000)] * 10)
+    assert downloader.get(FILE).read_bytes() == DATA
+    assert len(hub.asked("data.parquet")) == 11
+
+
+def test_what_a_dead_process_left_is_used(hub: Hub, downloader: Downloader) -> None:
+    downloader.folder.mkdir()
+    (downloader.folder / f"{FILE.sha256}.part").write_bytes(DATA[:123_456])
+    assert downloader.get(FILE).read_bytes() == DATA
+    assert [headers["range"] for headers in hub.asked("data.parquet")] == ["bytes=123456-"]
+
+
+def test_a_server_without_ranges_sends_it_all_again(hub: Hub, downloader: Downloader) -> None:
+    hub.fail("data.parquet", Fault(cut=1000), Fault(no_range=True))
+    assert downloader.get(FILE).read_bytes() == DATA
+    assert downloader.watch.done == len(DATA)  # type: ignore[attr-defined]
+
+
+def test_a_part_that_is_too_long_or_wrong_is_fetched_anew(hub: Hub, downloader: Downloader) -> None:
+    part = downloader.folder / f"{FILE.sha256}.part"
+    part.parent.mkdir()
+    for wrong in (DATA + b"more", b"x" * 1000, b"x" * len(DATA)):
+        part.write_bytes(wrong)
+        assert downloader.get(FILE).read_bytes() == DATA
+
+
+def test_without_a_known_size_the_server_says_where_it_ends(hub: Hub, downloader: Downloader) -> None:
+    unknown = RemoteFile("data.parquet")
+    hub.fail("data.parquet", Fault(cut=1000))
+    part = downloader.get(unknown)
+    assert part.read_bytes() == DATA
+    assert downloader.get(unknown).read_bytes() == DATA  # 416: all of it is here; that is fetched again
+
+
+@pytest.mark.parametrize("file", [FILE, replace(SMALL, size=None)])
+def test_a_wrong_checksum_is_tried_once_more_then_refused(hub: Hub, downloader: Downloader, file: RemoteFile) -> None:
+    def flip(data: bytes) -> bytes:
+        return bytes([data[0] ^ 1]) + data[1:]
+
+    hub.fail(file.name, Fault(change=flip))
+    part = downloader.get(file)  # the second answer is right
+    part.unlink()
+    hub.fail(file.name, *[Fault(change=flip)] * 2)
+    with pytest.raises(UserError, match=r"is not what was expected: its (sha256|git id) is .*; nothing of it was kept"):
+        downloader.get(file)
+    assert list(downloader.folder.iterdir()) == []
+
+
+def test_a_short_file_is_not_taken_for_the_whole(hub: Hub, downloader: Downloader) -> None:
+    hub.fail("data.parquet", *[Fault(change=lambda data: data[:5000])] * 4)
+    with pytest.raises(UserError, match="has 5,000 bytes, not 300,000"):
+        downloader.get(FILE)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_a_busy_server_is_asked_again(hub: Hub, downloader: Downloader, status: int) -> None:
+    hub.fail("data.parquet", *[Fault(status, {"Retry-After": "0.01"})] * 2)
+    assert downloader.get(FILE).read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (404, "HTTP 404, nothing is there"),
+        (401, "HTTP 401, HF_TOKEN is missing or wrong"),
+        (403, "HTTP 403, access is forbidden"),
+        (429, "HTTP 429, too many requests; wait some minutes, or set HF_TOKEN"),
+        (500, "HTTP 500, the server failed"),
+        (410, "HTTP 410, Gone"),
+    ],
+)
+def test_a_status_is_told_in_one_line(hub: Hub, downloader: Downloader, status: int, reason: str) -> None:
+    hub.fail("data.parquet", *[Fault(status)] * 3)
+    with pytest.raises(UserError) as error:
+        downloader.get(FILE)
+    url = f"{hub.url}/datasets/a/b/resolve/{COMMIT}/data.parquet"
+    assert str(error.value) == f"cannot fetch {url}: {reason}; by hand: do this"
+
+
+def test_a_long_wait_is_told(hub: Hub, downloader: Downloader, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("benchkit.hub.download.time.sleep", waited.append)
+    hub.fail("data.parquet", Fault(429, {"Retry-After": "30"}), Fault(429, {"Retry-After": "9999"}))
+    patient = replace(downloader, patience=Patience())
+    assert patient.get(FILE).read_bytes() == DATA
+    assert waited == [30.0, 60.0]
+    assert "too many requests; wait some minutes, or set HF_TOKEN: trying again in 30 s" in patient.watch.lines[0]  # type: ignore[attr-defined]
+
+
+def test_what_arrived_before_giving_up_is_kept_and_told(hub: Hub, downloader: Downloader) -> None:
+    hub.fail("data.parquet", Fault(cut=7000), *[Fault(500)] * 2)
+    with pytest.raises(UserError, match="HTTP 500, the server failed; 7,000 bytes are kept, the same command goes on"):
+        downloader.get(FILE)
+    assert downloader.get(FILE).read_bytes() == DATA
+    assert hub.asked("data.parquet")[-1]["range"] == "bytes=7000-"
+
+
+def test_a_file_that_is_not_there(hub: Hub, downloader: Downloader) -> None:
+    with pytest.raises(UserError, match="the repository has no such file; by hand"):
+        downloader.get(RemoteFile("other.json"))
+
+
+def test_large_files_come_from_elsewhere_and_the_token_does_not_go_there(
+    hub: Hub, downloader: Downloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "good")
+    hub.repos["datasets/a/b"].gated = True
+    hub.elsewhere = hub.url.replace("127.0.0.1", "localhost")
+    hub.fail("data.parquet", Fault(cut=100))
+    assert downloader.get(FILE).read_bytes() == DATA
+    sent = {("blobs" in path): "authorization" in headers for _, path, headers in hub.requests}
+    assert sent == {False: True, True: False}
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "reason"),
+    [
+        ("a/b", "gone", "the repository has no such revision"),
+        ("a/nothing", "main", "no such repository, or a private one and no HF_TOKEN that may read it"),
+        ("a/closed", "main", "its owner wants to be asked for access"),
+        ("a//b", "main", "cannot be the name of a repository"),
+    ],
+)
+def test_looking_up_what_is_not_there(hub: Hub, repo: str, revision: str, reason: str) -> None:
+    hub.add("datasets/a/closed", {}, gated=True)
+    with pytest.raises(UserError, match=reason):
+        look_up(repo, "dataset", revision, Lines(), QUICK, "by hand: do this")
+
+
+def test_looking_up(hub: Hub) -> None:
+    hub.fail("api", Fault(500), Fault(429))
+    listing = look_up("a/b", "dataset", "main", Lines(), QUICK, "")
+    assert (listing.revision, listing.licence) == (COMMIT, "apache-2.0")
+    assert listing.files == {"data.parquet": FILE, "small.json": SMALL}
+
+
+def test_nobody_there(downloader: Downloader, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    with pytest.raises(UserError, match=r"cannot fetch http://127.0.0.1:9/\S+: no connection \(.*refused.*\); by hand"):
+        downloader.get(FILE)
