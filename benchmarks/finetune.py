@@ -33,8 +33,8 @@ from benchkit.core.protocol import Phase
 from benchkit.encoder import BertConfig, Tokenized, resolve_precision
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.training.batches import Batch
-from benchkit.training.evaluation import Work
-from benchkit.training.fast_cpu import quick
+from benchkit.training.evaluation import PhaseContext
+from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.optimizer import AdamW
 from benchkit.training.readers import LiveReader
 from benchkit.training.steps import take_step
@@ -65,9 +65,9 @@ def measure(args: argparse.Namespace) -> str:
     rows = args.batch * (args.rounds * args.repeats + 1)
     settings = Phase(epochs=1, batch_size=args.batch, learning_rate=LR)
     sizes = {name: {"train": rows} for name in LENGTHS}
-    work, tokenized = make_work(sizes, "finetune", settings, "round_robin", device)
-    steps = methods(work, tokenized, config)
-    batches = list(work.order.epoch(1))
+    context, tokenized = make_work(sizes, "finetune", settings, "round_robin", device)
+    steps = methods(context, tokenized, config)
+    batches = list(context.order.epoch(1))
     rounds = [batches[start : start + 3] for start in range(0, len(batches), 3)]
     for step in steps.values():
         step(rounds[-1])
@@ -79,48 +79,48 @@ def measure(args: argparse.Namespace) -> str:
             here = rounds[repeat * args.rounds + number]
             seconds[-1].append({name: timed(lambda: steps[name](here), device) for name in order})  # noqa: B023
             print(", ".join(f"{name} {spent:.2f} s" for name, spent in seconds[-1][-1].items()), flush=True)
-    return table(args, work, tokenized, rounds, seconds)
+    return table(args, context, tokenized, rounds, seconds)
 
 
-def methods(work: Work, tokenized: Tokenized, config: BertConfig) -> dict[str, Step]:
-    encoder = make_encoder(config, work.device)
-    head = make_head("baseline", work, config.hidden_size)
+def methods(context: PhaseContext, tokenized: Tokenized, config: BertConfig) -> dict[str, Step]:
+    encoder = make_encoder(config, context.device)
+    head = make_head("baseline", context, config.hidden_size)
     modules = nn.ModuleDict({"head": head, "encoder": encoder.model}).train()
     settings = FeatureSettings(pooling="cls")
     reader = LiveReader(
         encoder, tokenized, settings, Pooled, True, lambda rows: encode_table(encoder, tokenized, settings)
     )
-    optimizer = AdamW(modules.parameters(), work.settings.weight_decay)
+    optimizer = AdamW(modules.parameters(), context.settings.weight_decay)
 
     def ours(batches: list[Batch], together: int, autocast: bool) -> None:
-        here = dataclasses.replace(work, autocast=autocast)
-        with quick(modules):
+        here = dataclasses.replace(context, autocast=autocast)
+        with fast_cpu_layers(modules):
             for start in range(0, len(batches), together):
                 take_step(here, modules, reader, optimizer, batches[start : start + together], LR)
 
     found: dict[str, Step] = {
-        "loop": hugging_face(work, tokenized, config),
+        "loop": hugging_face(context, tokenized, config),
         "task": lambda batches: ours(batches, 1, False),
         "round": lambda batches: ours(batches, 3, False),
     }
-    if resolve_precision("auto", work.device) == "bf16":
+    if resolve_precision("auto", context.device) == "bf16":
         found["task bf16"] = lambda batches: ours(batches, 1, True)
         found["round bf16"] = lambda batches: ours(batches, 3, True)
     return found
 
 
-def hugging_face(work: Work, tokenized: Tokenized, config: BertConfig) -> Step:
+def hugging_face(context: PhaseContext, tokenized: Tokenized, config: BertConfig) -> Step:
     """What one writes first; both sentences of a pair in one call, which is the kinder reading of it."""
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     theirs = transformers.BertConfig(**{name: getattr(config, name) for name in names})
     model = transformers.BertModel(theirs, add_pooling_layer=False)
-    head, device = make_head("baseline", work, config.hidden_size), work.device
+    head, device = make_head("baseline", context, config.hidden_size), context.device
     modules = nn.ModuleDict({"head": head, "encoder": model}).to(device).train()
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=LR, weight_decay=work.settings.weight_decay)
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=LR, weight_decay=context.settings.weight_decay)
 
     def step(batches: list[Batch]) -> None:
         for task, examples in batches:
-            part = work.corpus.parts[task, "train"]
+            part = context.corpus.parts[task, "train"]
             rows = part.rows[examples]
             pieces = [piece(tokenized, row) for row in rows.flatten().tolist()]
             ids = pad_sequence(pieces, batch_first=True).to(device)
@@ -128,7 +128,7 @@ def hugging_face(work: Work, tokenized: Tokenized, config: BertConfig) -> Step:
             first = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
             outputs = modules["head"](Pooled(first.view(*rows.shape, -1)), task)
             assert part.labels is not None
-            loss = work.losses[task](outputs, part.labels[examples].to(device), work.shapes[task])
+            loss = context.losses[task](outputs, part.labels[examples].to(device), context.shapes[task])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -157,13 +157,13 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 
 def table(
     args: argparse.Namespace,
-    work: Work,
+    context: PhaseContext,
     tokenized: Tokenized,
     rounds: list[list[Batch]],
     seconds: list[list[dict[str, float]]],
 ) -> str:
-    device = work.device
-    real, padded = count_tokens(work, tokenized, rounds)
+    device = context.device
+    real, padded = count_tokens(context, tokenized, rounds)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {args.threads} thread"
     lines = [
         f"# A round of fine-tuning, {args.shape}, batch {args.batch}\n",
@@ -180,10 +180,10 @@ def table(
     return "\n".join(lines) + "\n"
 
 
-def count_tokens(work: Work, tokenized: Tokenized, rounds: list[list[Batch]]) -> tuple[float, float]:
+def count_tokens(context: PhaseContext, tokenized: Tokenized, rounds: list[list[Batch]]) -> tuple[float, float]:
     """Word pieces a round: the real ones, and those that a batch padded to its longest has."""
     counts = [
-        tokenized.lengths[work.corpus.parts[task, "train"].rows[examples].flatten()]
+        tokenized.lengths[context.corpus.parts[task, "train"].rows[examples].flatten()]
         for batches in rounds
         for task, examples in batches
     ]

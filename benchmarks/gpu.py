@@ -42,8 +42,7 @@ STEPS, EPOCHS = 1068 + 1068 + 755, 25  # of its phase 2: steps an epoch at batch
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40": 181e12, "L4": 121e12, "RTX 4090": 165e12}
 # Seconds that a part may take at most; a part that takes longer is stopped, and leaves the rows it has.
 LIMITS = {"correct": 60, "H1": 45, "H2": 60, "H3": 90, "H4": 120, "H56": 120}
-# AdamW early: of each layer while the way back is in the layers before it, as it is by default.
-WAYS = ("launched one by one", "CUDA graphs", "CUDA graphs, AdamW early", "CUDA graphs, compiled, AdamW early")
+WAYS = ("launched one by one", "CUDA graphs", "CUDA graphs, compiled")
 
 
 def correct(setting: Setting) -> Iterator[Row]:
@@ -164,8 +163,8 @@ def steps_by(setting: Setting, step: str, way: str) -> tuple[float, float]:
     """Seconds a step, least of a few epochs after two that make what is captured and compiled; GiB at most."""
     work, tokenized = rounds(setting, step)
     graphs = way != "launched one by one" and not setting.smoke
-    fixed, compiled, early = way != WAYS[0], graphs and "compiled" in way, "early" in way
-    work = dataclasses.replace(work, fixed=fixed, graphs=graphs, compiled=compiled, early=early)
+    fixed, compiled = way != WAYS[0], graphs and "compiled" in way
+    work = dataclasses.replace(work, fixed=fixed, graphs=graphs, compiled=compiled)
     if setting.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     encoder = make_encoder(config_of(setting.base), setting.device)

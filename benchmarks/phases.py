@@ -57,21 +57,21 @@ class Phase1:
         return [*named, "--jobs", "1", *(part for setting in self.settings for part in ("--set", setting))]
 
 
-def first_phase(phase: Phase1, work: Path) -> float:
+def first_phase(phase: Phase1, context: Path) -> float:
     """Seconds of `benchkit run`, from its start to its end, with an empty store."""
-    return _benchkit("run", ["--heads", "baseline", "--seeds", "1", *phase.options], work)
+    return _benchkit("run", ["--heads", "baseline", "--seeds", "1", *phase.options], context)
 
 
-def search(phase: Phase1, trials: int, work: Path) -> float:
+def search(phase: Phase1, trials: int, context: Path) -> float:
     """Seconds of `benchkit tune`, with an empty store; the final comparison with one seed is in it."""
     options = ["--head", "baseline", "--trials", str(trials), "--final-seeds", "1", "--pruner", "none"]
-    return _benchkit("tune", [*options, *phase.options], work)
+    return _benchkit("tune", [*options, *phase.options], context)
 
 
-def _benchkit(command: str, options: list[str], work: Path) -> float:
+def _benchkit(command: str, options: list[str], context: Path) -> float:
     begun = time.perf_counter()
-    arguments = [sys.executable, "-m", "benchkit", command, *options, "--out", str(work / "out")]
-    environment = {**os.environ, "BENCHKIT_CACHE": str(work / "cache")}
+    arguments = [sys.executable, "-m", "benchkit", command, *options, "--out", str(context / "out")]
+    environment = {**os.environ, "BENCHKIT_CACHE": str(context / "cache")}
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"benchkit {command} failed: {done.stderr[-2000:]}")

@@ -45,14 +45,14 @@ def encode(setting: Setting) -> Iterator[Part]:
 def step(setting: Setting) -> Iterator[Part]:
     for kind in ("task", "round"):
         for way in WAYS:
-            work, tokenized = rounds(setting, kind)
+            context, tokenized = rounds(setting, kind)
             fixed, graphs = way != WAYS[0], way != WAYS[0] and not setting.smoke
             compiled = graphs and "compiled" in way
-            work = dataclasses.replace(work, fixed=fixed, graphs=graphs, compiled=compiled, early="early" in way)
+            context = dataclasses.replace(context, fixed=fixed, graphs=graphs, compiled=compiled)
             encoder = make_encoder(config_of(setting.base), setting.device)
-            modules = nn.ModuleDict({"head": make_head("baseline", work, encoder.hidden), "encoder": encoder.model})
-            steps = make_steps(work, modules.train(), live(encoder, tokenized), AdamW(modules.parameters(), 0.01))
-            together = list(work.order.rounds(list(work.order.epoch(1))))
+            modules = nn.ModuleDict({"head": make_head("baseline", context, encoder.hidden), "encoder": encoder.model})
+            steps = make_steps(context, modules.train(), live(encoder, tokenized), AdamW(modules.parameters(), 0.01))
+            together = list(context.order.rounds(list(context.order.epoch(1))))
             rates = [1e-6] * len(together)
             yield f"step = {kind!r}, {way}", lambda: steps.epoch(together, rates), len(together)  # noqa: B023
 
@@ -61,12 +61,12 @@ def head(setting: Setting) -> Iterator[Part]:
     rows = {name: {"train": splits["train"] // (100 if setting.smoke else 1)} for name, splits in ROWS.items()}
     for name in ("baseline", "recurrent", "cnn", "siamese"):
         for graphs in (False, True):
-            work, tokenized = make_work(rows, "pretrain", Phase(), "proportional", setting.device)
-            work = dataclasses.replace(work, fixed=graphs, graphs=graphs and not setting.smoke)
+            context, tokenized = make_work(rows, "pretrain", Phase(), "proportional", setting.device)
+            context = dataclasses.replace(context, fixed=graphs, graphs=graphs and not setting.smoke)
             table = FeatureTable(torch.randn(len(tokenized), 768, device=setting.device), None, Report(0, 0, 0.0))
-            modules = nn.ModuleDict({"head": make_head(name, work, 768)}).train()
-            steps = make_steps(work, modules, StoredReader(table), AdamW(modules.parameters(), 0.01))
-            together = list(work.order.rounds(list(work.order.epoch(1))))
+            modules = nn.ModuleDict({"head": make_head(name, context, 768)}).train()
+            steps = make_steps(context, modules, StoredReader(table), AdamW(modules.parameters(), 0.01))
+            together = list(context.order.rounds(list(context.order.epoch(1))))
             rates, how = [1e-4] * len(together), "CUDA graphs" if graphs else "launched one by one"
             yield f"{name}, {how}", lambda: steps.epoch(together, rates), len(together)  # noqa: B023
 

@@ -22,7 +22,7 @@ from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
 from benchkit.training.batches import Order
 from benchkit.training.cuda_graphs import make_steps
-from benchkit.training.evaluation import Reader, Work
+from benchkit.training.evaluation import PhaseContext, Reader
 from benchkit.training.optimizer import AdamW
 from benchkit.training.readers import LiveReader
 
@@ -199,7 +199,7 @@ def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
         used = [corpus.parts[task, "train"].rows[each].flatten() for batches in rounds for task, each in batches]
         reader = reader.snapshot(torch.unique(torch.cat(used)))
     modules = nn.ModuleDict({"head": head, "encoder": encoder.model} if tuned else {"head": head}).train()
-    work = Work(
+    context = PhaseContext(
         phase=phase,
         settings=protocol.phase(phase),
         tasks=tasks,
@@ -214,9 +214,9 @@ def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
         fixed=execution.cuda_graph,
         graphs=execution.cuda_graph,
     )
-    steps = make_steps(work, modules, reader, AdamW(modules.parameters(), weight_decay=0.0))
+    steps = make_steps(context, modules, reader, AdamW(modules.parameters(), weight_decay=0.0))
     # A graph is captured in a second pass over the same steps; one by one, each step tells what the next will take.
-    passes = [rounds] * 4 if work.graphs else [[together] for together in rounds]
+    passes = [rounds] * 4 if context.graphs else [[together] for together in rounds]
     seconds = []
     with threads(execution.threads):
         for few in passes:

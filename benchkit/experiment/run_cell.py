@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +26,9 @@ from benchkit.store.cells import CellStore
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
 from benchkit.training.batches import Corpus, Order
-from benchkit.training.evaluation import Evaluation, Reader, Work, collapsed, evaluate
+from benchkit.training.evaluation import Evaluation, PhaseContext, Reader, collapsed, evaluate
 from benchkit.training.loop import State, train_phase
 from benchkit.training.readers import LiveReader, StoredReader
-from benchkit.turns import own_time
 
 
 def result_of(cell: Cell, store: CellStore) -> Record | None:
@@ -160,18 +160,18 @@ class Predictions:
         return collapsed(np.array([value for name, split, value in rows if (name, split) == (task.name, "dev")]), task)
 
 
-def score_splits(work: Work, head: nn.Module, reader: Reader) -> tuple[tuple[Score, ...], Predictions]:
+def score_splits(context: PhaseContext, head: nn.Module, reader: Reader) -> tuple[tuple[Score, ...], Predictions]:
     """Score every split; test is looked at here and nowhere else, once a phase."""
     scores, predictions = [], Predictions()
     for split in SPLITS:
-        if split not in work.corpus.splits():
+        if split not in context.corpus.splits():
             continue
-        snapshot = reader.snapshot(work.corpus.rows(split))
-        for name, task in work.tasks.items():
-            part = work.corpus.parts.get((name, split))
+        snapshot = reader.snapshot(context.corpus.rows(split))
+        for name, task in context.tasks.items():
+            part = context.corpus.parts.get((name, split))
             if part is None:
                 continue
-            found = evaluate(head, snapshot, part, task, work.shapes[name], work.losses[name])
+            found = evaluate(head, snapshot, part, task, context.shapes[name], context.losses[name])
             if part.labels is not None:
                 scores.append(Score(name, split, task.metric.name, found.value, found.loss, len(part)))
             if split != "train":
@@ -321,7 +321,7 @@ class _Run:
 
     def _phase(self, phase: str, state: State, done: list[PhaseResult]) -> tuple[PhaseResult, Predictions, str]:
         """Train one phase to its end and score it; the last value says why it diverged, or is ""."""
-        work, reader = self._work(phase), self._reader(phase)
+        context, reader = self._work(phase), self._reader(phase)
 
         def on_epoch(state: State) -> None:
             self._checkpoint(done, state, Predictions())
@@ -329,32 +329,32 @@ class _Run:
             self.emit({**event, "seconds": state.train_seconds + state.eval_seconds, "score": state.best_score})
 
         modules = self._modules(tuned=phase == "finetune")
-        state = train_phase(work, modules, reader, state, on_epoch)
-        started = own_time()
-        scores, predictions = ((), Predictions()) if state.diverged else score_splits(work, self.head, reader)
-        state.eval_seconds += own_time() - started
+        state = train_phase(context, modules, reader, state, on_epoch)
+        started = time.perf_counter()
+        scores, predictions = ((), Predictions()) if state.diverged else score_splits(context, self.head, reader)
+        state.eval_seconds += time.perf_counter() - started
         result = PhaseResult(
             name=phase,
             epochs=state.epoch,
             best_epoch=state.best_epoch,
-            steps=state.epoch * work.order.steps(),
-            batch_size=work.settings.batch_size,
+            steps=state.epoch * context.order.steps(),
+            batch_size=context.settings.batch_size,
             order_hash=state.order_hash,
             train_seconds=state.train_seconds,
             eval_seconds=state.eval_seconds,
             scores=scores,
             curve=tuple(CurvePoint(**each) for each in state.curve),
             events=tuple(state.events),
-            interference=tuple(Cosine(**each) for each in state.interference) if work.interference else None,
+            interference=tuple(Cosine(**each) for each in state.interference) if context.interference else None,
         )
         return result, predictions, state.diverged
 
-    def _work(self, phase: str) -> Work:
+    def _work(self, phase: str) -> PhaseContext:
         cell, settings = self.cell, self.cell.protocol.phase(phase)
         sizes = {name: len(self.corpus.parts[name, "train"]) for name in self.tasks}
         sampling = cell.protocol.sampling
         order = Order(sizes, settings.batch_size, sampling, cell.seed, phase, settings.epochs, settings.step)
-        return Work(
+        return PhaseContext(
             phase=phase,
             settings=settings,
             tasks=self.tasks,

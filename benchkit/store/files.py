@@ -17,7 +17,6 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from benchkit.core.errors import UserError
-from benchkit.turns import sleep
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -150,10 +149,7 @@ def locked(path: Path, *, wait: bool, on_wait: Callable[[], None] | None = None)
             if wait:
                 if on_wait:
                     on_wait()
-                while not lock.is_locked:  # its holder may wait for a cell that takes turns with this one
-                    sleep(_POLL)
-                    with suppress(Timeout):
-                        lock.acquire(blocking=False)
+                lock.acquire(poll_interval=_POLL)
     try:
         yield lock.is_locked
     finally:

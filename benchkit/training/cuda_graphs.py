@@ -1,4 +1,9 @@
-"""Optimiser steps of fixed shapes, captured once as CUDA graphs and replayed."""
+"""Optimiser steps of fixed shapes, captured once as CUDA graphs and replayed.
+
+All batches of an epoch are packed into static buffers beforehand and sent to the device in one transfer. A step then
+begins with one copy on the device; the Python, the kernel launches and the transfers of a plain step are gone. The
+losses equal those of `PlainSteps` but for rounding and for the numbers that dropout draws.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +20,20 @@ from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.training.batches import Batch
-from benchkit.training.early import Movement, roomy
-from benchkit.training.evaluation import Reader, Work
+from benchkit.training.evaluation import PhaseContext, Reader
 from benchkit.training.optimizer import AdamW
-from benchkit.training.readers import LiveReader, LiveSource, Source, source_of
-from benchkit.training.static_batches import Deck, Shape, deal, gathered
+from benchkit.training.readers import LiveReader, Source, source_of
+from benchkit.training.static_batches import StaticBatch, StepShape, build_buckets, results_by_task
 from benchkit.training.steps import LOOK, PlainSteps, Steps, Trained, descend
-from benchkit.turns import pause, settle
 
 
 @dataclass
-class Program:
-    """From a row of inputs (width,) int32 to a row of results; both lie where they lay the last time.
+class GraphedStep:
+    """A step that is run as it is first, then captured as a CUDA graph, then replayed.
+
+    It maps a row of inputs (width,) int32 to a row of results; inputs and results keep fixed addresses. The first run
+    is a step like any other: it makes the optimiser's state, and shows whether the step waits for the device, which a
+    graph cannot do.
 
     Attributes:
         pool: memory shared by the graphs of a training, which never run at the same time; None on a CPU, where nothing
@@ -109,14 +116,14 @@ def _end(graph: Any, error: Exception | None) -> None:
         raise UserError(f"a step breaks its CUDA graph ({why:.200}); run again with --no-cuda-graph") from failed
 
 
-def pool(device: torch.device) -> Any:
-    """Memory for the graphs of one training; None on a CPU."""
+def graph_pool(device: torch.device) -> Any:
+    """Memory shared by the graphs of one training; None on a CPU."""
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 @contextmanager
-def aside(device: torch.device) -> Iterator[None]:
-    """On a stream that is not the default one, from which nothing can be captured; in step with it before and after."""
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Run on a side stream, since nothing can be captured on the default one; the two are synchronised at both ends."""
     if device.type != "cuda":
         yield
         return
@@ -138,7 +145,7 @@ def _side(device: torch.device) -> torch.cuda.Stream:
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
-    """Where the host waited for the device meanwhile, as torch says it; known only afterwards."""
+    """Collects the places where the host waited for the device; the list is filled at the end."""
     found: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
@@ -163,89 +170,79 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-# Steps between turns: a replay takes the host a tenth of what a step does that is launched kernel by kernel.
-_TURN = 32
-
-
-def make_steps(work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW) -> Steps:
+def make_steps(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW) -> Steps:
     """How the steps of a phase are taken: fixed where that is asked for and the features allow it."""
-    if work.compiled and isinstance(reader, LiveReader) and reader.grad:
+    if context.compiled and isinstance(reader, LiveReader) and reader.grad:
         reader.encoder.model.compile_layers()
-    source = source_of(reader, autocast=work.autocast) if work.fixed else None
-    if work.fixed and source is None:
-        work.log("features are not in the device's memory as a whole: steps are taken one by one, no CUDA graphs")
+    source = source_of(reader, autocast=context.autocast) if context.fixed else None
+    if context.fixed and source is None:
+        context.log("features are not in the device's memory as a whole: steps are taken one by one, no CUDA graphs")
     if source is None:
-        return PlainSteps(work, modules, reader, optimizer)
-    return FixedSteps(work, modules, source, optimizer)
+        return PlainSteps(context, modules, reader, optimizer)
+    return FixedSteps(context, modules, source, optimizer)
 
 
 @dataclass
 class FixedSteps:
-    """Steps by shape; with CUDA graphs each shape is a program that is captured once and replayed ever after."""
+    """Steps of a few fixed shapes; with CUDA graphs each shape is captured once and replayed from then on."""
 
-    work: Work
+    context: PhaseContext
     modules: nn.ModuleDict
     source: Source
     optimizer: AdamW
 
     def __post_init__(self) -> None:
-        work = self.work
-        self.programs: dict[Shape, Program] = {}
+        self.graphed: dict[StepShape, GraphedStep] = {}
         self.refused: set[str] = set()
-        self.pool = pool(work.device) if work.graphs else None
-        live = self.source if isinstance(self.source, LiveSource) else None
-        self.movement = Movement(self.optimizer, live.halves if live else None)
-        # Who clips must see all gradients first.
-        if live and work.early and not work.settings.clip and roomy(self.optimizer.parameters, work.device):
-            self.movement.layer_by_layer(live.reader.encoder.model, work.device)
+        self.pool = graph_pool(self.context.device) if self.context.graphs else None
 
     def close(self) -> None:
-        self.programs.clear()
-        self.movement.close()
+        self.graphed.clear()
 
     def epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
-        with aside(self.work.device), self.movement.epoch():
+        with side_stream(self.context.device):
+            if self.source.shadow:  # the master weights may have changed since the last step
+                self.source.shadow.refresh()
             return self._epoch(rounds, rates)
 
     def _epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
-        shapes, hands = deal(rounds, rates, self.work, self.source)
-        for shape, hand in hands.items():
-            if shape not in self.programs:
-                self.programs[shape] = self._program(hand.deck)
-        inputs = {shape: iter(hand.inputs.unbind()) for shape, hand in hands.items()}
-        into = {shape: iter(hand.results.unbind()) for shape, hand in hands.items()}
+        shapes, buckets = build_buckets(rounds, rates, self.context, self.source)
+        for shape, bucket in buckets.items():
+            if shape not in self.graphed:
+                self.graphed[shape] = self._graphed(bucket.static)
+        inputs = {shape: iter(bucket.inputs.unbind()) for shape, bucket in buckets.items()}
+        results = {shape: iter(bucket.results.unbind()) for shape, bucket in buckets.items()}
         done = 0
         for done, shape in enumerate(shapes, start=1):
-            if done % _TURN == 0:
-                pause()
-            result = next(into[shape])
-            result.copy_(self.programs[shape].run(next(inputs[shape])))
-            if (done - 1) % LOOK == 0:
-                settle()
-                if not bool(torch.isfinite(result[: len(shape.tasks)]).all()):
-                    break
+            result = next(results[shape])
+            result.copy_(self.graphed[shape].run(next(inputs[shape])))
+            if (done - 1) % LOOK == 0 and not bool(torch.isfinite(result[: len(shape.tasks)]).all()):
+                break
         self.optimizer.lr = rates[done - 1]
-        return gathered(hands, done, self.work)
+        return results_by_task(buckets, done, self.context)
 
-    def _program(self, deck: Deck) -> Program:
-        """A step of one shape: from its row of inputs to a row of `Hand.results`.
+    def _graphed(self, static: StaticBatch) -> GraphedStep:
+        """A step of one shape: from its row of inputs to a row of `Bucket.results`.
 
-        It knows nothing of this object, or both would be kept until Python looks for cycles, and graphs with them.
+        The step holds no reference to this object: a reference cycle would keep its graphs until garbage collection.
         """
-        shape, work, source, movement, head = deck.shape, self.work, self.source, self.movement, self.modules["head"]
+        shape, context, source = static.shape, self.context, self.source
+        optimizer, head = self.optimizer, self.modules["head"]
         batches = list(zip(shape.batches, shape.segments, strict=True))
 
         def step(row: Tensor) -> Tensor:
-            inputs = deck.open(row)
-            with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
+            inputs = static.unpack(row)
+            with torch.autocast(context.device.type, torch.bfloat16, enabled=context.autocast):
                 features = source.features(inputs.fields, shape.size, batches)
-            movement.rate = inputs.rate
-            results = descend(work, head, movement, shape.tasks, features, inputs.labels, inputs.rate, movement.settle)
+            results = descend(
+                context, head, optimizer, shape.tasks, features, inputs.labels, inputs.rate, source.shadow
+            )
             losses = [loss.flatten() for _, _, loss in results]
             return torch.cat([*losses, *(outputs.flatten() for outputs, _, _ in results)])
 
-        # A compiled step is made in its first run, and is itself only from the second on.
-        return Program(step, deck.width, work.device, self.pool, 1 + work.compiled, _once(work.log, self.refused))
+        # The first run compiles the step; only the second one can be captured.
+        warmups = 1 + context.compiled
+        return GraphedStep(step, static.width, context.device, self.pool, warmups, _once(context.log, self.refused))
 
 
 def _once(log: Callable[[str], None], refused: set[str]) -> Callable[[str], None]:

@@ -14,7 +14,6 @@ from benchkit.core.features import Pooled, Tokens
 from benchkit.core.protocol import Phase
 from benchkit.core.task import Loss, TaskShape, TaskSpec
 from benchkit.training.batches import Corpus, Order, Part
-from benchkit.turns import settle
 
 
 def _ignore(line: str) -> None:
@@ -22,7 +21,7 @@ def _ignore(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Work:
+class PhaseContext:
     """What one phase of one cell trains on.
 
     Attributes:
@@ -32,7 +31,6 @@ class Work:
         fixed: take steps of a few fixed shapes (`benchkit.training.cuda_graphs`), as `graphs` and `compiled` ask for.
         graphs: capture them as CUDA graphs.
         compiled: hand the encoder's layers to `torch.compile`.
-        early: with fixed steps, move a layer's weights while the way back is in the layers before it, if there is room.
         log: told what a user should know, a line each.
     """
 
@@ -51,7 +49,6 @@ class Work:
     fixed: bool = False
     graphs: bool = False
     compiled: bool = False
-    early: bool = True
     log: Callable[[str], None] = _ignore
 
 
@@ -90,7 +87,6 @@ def evaluate(head: nn.Module, reader: Reader, part: Part, task: TaskSpec, shape:
     """Run the head in eval mode over all examples of a part."""
     head.eval()
     outputs = torch.cat([forward(head, features, shape, count) for features, count in _batches(reader, part.rows)])
-    settle()
     predictions, scores = decide(outputs, shape)
     if part.labels is None:
         return Evaluation(predictions, scores, float("nan"), float("nan"))

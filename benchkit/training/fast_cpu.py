@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 
 @contextmanager
-def quick(modules: nn.Module) -> Iterator[None]:
+def fast_cpu_layers(modules: nn.Module) -> Iterator[None]:
     """Let the layers of `modules` compute the quick way, and as ever afterwards."""
     stock = [(module, type(module)) for module in modules.modules() if type(module) in _QUICK]
     for module, kind in stock:

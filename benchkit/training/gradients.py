@@ -18,7 +18,7 @@ from benchkit.core.rng import generator, global_stream
 from benchkit.training.evaluation import Reader, forward
 
 if TYPE_CHECKING:
-    from benchkit.training.evaluation import Work
+    from benchkit.training.evaluation import PhaseContext
 
 
 _EXAMPLES = 64  # of each task
@@ -28,15 +28,15 @@ Gradient = dict[str, Tensor]
 """By parameter, of those that the task's loss depends on."""
 
 
-def cosines(work: Work, modules: nn.ModuleDict, reader: Reader, epoch: int) -> list[Cosine]:
+def cosines(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, epoch: int) -> list[Cosine]:
     """Of each pair of tasks, on what both depend on; a pair without a direction, as of a zero gradient, is left out."""
     modules.eval()
     with ExitStack() as stack:
         # A stranger's head may draw numbers even in eval mode.
-        stack.enter_context(global_stream(work.seed, "interference", work.phase, epoch))
-        if work.device.type == "cuda":  # cuDNN has no backward of a recurrent layer in eval mode
+        stack.enter_context(global_stream(context.seed, "interference", context.phase, epoch))
+        if context.device.type == "cuda":  # cuDNN has no backward of a recurrent layer in eval mode
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        gradients = {name: _gradient(work, modules, reader, name) for name in work.tasks}
+        gradients = {name: _gradient(context, modules, reader, name) for name in context.tasks}
     return [
         Cosine(epoch, _PARTS[module], a, b, value)
         for a, b in combinations(gradients, 2)
@@ -45,17 +45,19 @@ def cosines(work: Work, modules: nn.ModuleDict, reader: Reader, epoch: int) -> l
     ]
 
 
-def _gradient(work: Work, modules: nn.ModuleDict, reader: Reader, task: str) -> Gradient:
+def _gradient(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, task: str) -> Gradient:
     """Of the task's mean loss over its batch, in pieces as large as a training step, which fit in memory."""
-    part, named = work.corpus.parts[task, "train"], dict(modules.named_parameters())
+    part, named = context.corpus.parts[task, "train"], dict(modules.named_parameters())
     assert part.labels is not None
-    drawn = torch.randperm(len(part), generator=generator(work.seed, "interference", work.phase, task))[:_EXAMPLES]
+    drawn = torch.randperm(len(part), generator=generator(context.seed, "interference", context.phase, task))[
+        :_EXAMPLES
+    ]
     total: Gradient = {}
-    for examples in torch.split(drawn, work.settings.batch_size):
-        with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
+    for examples in torch.split(drawn, context.settings.batch_size):
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=context.autocast):
             features = reader.gather(part.rows[examples])
-        outputs = forward(modules["head"], features, work.shapes[task], len(examples))
-        loss = work.losses[task](outputs, part.labels[examples].to(work.device), work.shapes[task])
+        outputs = forward(modules["head"], features, context.shapes[task], len(examples))
+        loss = context.losses[task](outputs, part.labels[examples].to(context.device), context.shapes[task])
         share = loss * (len(examples) / len(drawn))
         found = torch.autograd.grad(share, list(named.values()), allow_unused=True)
         for name, gradient in zip(named, found, strict=True):

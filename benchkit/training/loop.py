@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +18,11 @@ from benchkit.core.record import CurvePoint
 from benchkit.core.rng import global_stream
 from benchkit.training.batches import OrderHash
 from benchkit.training.cuda_graphs import make_steps
-from benchkit.training.evaluation import Reader, Work, collapsed, decide, evaluate
-from benchkit.training.fast_cpu import quick
+from benchkit.training.evaluation import PhaseContext, Reader, collapsed, decide, evaluate
+from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.gradients import cosines
 from benchkit.training.optimizer import AdamW, rate
 from benchkit.training.steps import Steps, Trained
-from benchkit.turns import own_time, settle
 
 # A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
 _DIVERGED = 1.5
@@ -49,7 +49,7 @@ class State:
 
 
 def train_phase(
-    work: Work,
+    context: PhaseContext,
     modules: nn.ModuleDict,
     reader: Reader,
     state: State,
@@ -61,15 +61,15 @@ def train_phase(
     later call goes on, bit for bit on a CPU; its tensors are the modules' own, to be saved then and there. Stops
     early, with `state.diverged` set, at a loss that is not finite.
     """
-    optimizer = AdamW(modules.parameters(), work.settings.weight_decay)
+    optimizer = AdamW(modules.parameters(), context.settings.weight_decay)
     if state.epoch:
         modules.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
-    steps = make_steps(work, modules, reader, optimizer)
+    steps = make_steps(context, modules, reader, optimizer)
     try:
-        while state.epoch < work.settings.epochs and not state.diverged:
+        while state.epoch < context.settings.epochs and not state.diverged:
             state.epoch += 1
-            _epoch(work, modules, reader, steps, state)
+            _epoch(context, modules, reader, steps, state)
             state.weights = modules.state_dict()
             state.optimizer = optimizer.state_dict()
             on_epoch(state)
@@ -80,75 +80,76 @@ def train_phase(
     return state
 
 
-def _epoch(work: Work, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State) -> None:
-    started = own_time()
-    outputs = _steps(work, modules, steps, state)
-    settle()
-    points = _train_points(work, outputs, state)
-    state.train_seconds += own_time() - started
+def _epoch(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State) -> None:
+    started = time.perf_counter()
+    outputs = _steps(context, modules, steps, state)
+    points = _train_points(context, outputs, state)
+    state.train_seconds += time.perf_counter() - started
 
-    started = own_time()
+    started = time.perf_counter()
     if not state.diverged:
-        dev = _dev_points(work, modules, reader, state)
+        dev = _dev_points(context, modules, reader, state)
         points += dev
         score = sum(point.value for point in dev) / len(dev)
         if score > state.best_score and not state.diverged:
             state.best_score, state.best_epoch = score, state.epoch
             state.best = {name: value.detach().clone() for name, value in modules.state_dict().items()}
-    if work.interference and not state.diverged:
-        state.interference += [dataclasses.asdict(each) for each in cosines(work, modules, reader, state.epoch)]
+    if context.interference and not state.diverged:
+        state.interference += [dataclasses.asdict(each) for each in cosines(context, modules, reader, state.epoch)]
     state.curve += [dataclasses.asdict(point) for point in points]
-    state.eval_seconds += own_time() - started
+    state.eval_seconds += time.perf_counter() - started
 
 
-def _steps(work: Work, modules: nn.ModuleDict, steps: Steps, state: State) -> dict[str, Trained]:
+def _steps(context: PhaseContext, modules: nn.ModuleDict, steps: Steps, state: State) -> dict[str, Trained]:
     """All optimiser steps of an epoch; returns the results of its batches by task."""
     seen = OrderHash(state.order_hash)
     modules.train()
-    batches = list(work.order.epoch(state.epoch))
+    batches = list(context.order.epoch(state.epoch))
     seen.epoch(batches)
     state.order_hash = seen.state
-    count = work.order.steps()
-    first, total = (state.epoch - 1) * count, work.settings.epochs * count
-    rates = [rate(work.settings, first + step, total) for step in range(count)]
+    count = context.order.steps()
+    first, total = (state.epoch - 1) * count, context.settings.epochs * count
+    rates = [rate(context.settings, first + step, total) for step in range(count)]
     # Dropout draws from a stream of its own, seeded anew each epoch: a resumed epoch draws what it would have drawn.
-    with global_stream(work.seed, "dropout", work.phase, state.epoch), quick(modules):
-        return steps.epoch(list(work.order.rounds(batches)), rates)
+    with global_stream(context.seed, "dropout", context.phase, state.epoch), fast_cpu_layers(modules):
+        return steps.epoch(list(context.order.rounds(batches)), rates)
 
 
-def _train_points(work: Work, kept: Mapping[str, Trained], state: State) -> list[CurvePoint]:
+def _train_points(context: PhaseContext, kept: Mapping[str, Trained], state: State) -> list[CurvePoint]:
     """Running means over the epoch, and the verdict whether training has left the rails."""
     points = []
-    for name in (each for each in work.tasks if each in kept):  # some samplings may leave a tiny task out of an epoch
+    for name in (
+        each for each in context.tasks if each in kept
+    ):  # some samplings may leave a tiny task out of an epoch
         loss = float(kept[name].losses.mean())
-        predictions, _ = decide(kept[name].outputs, work.shapes[name])
+        predictions, _ = decide(kept[name].outputs, context.shapes[name])
         if not math.isfinite(loss):
-            state.diverged = state.diverged or f"{work.phase} epoch {state.epoch}: the loss of {name} is {loss}"
+            state.diverged = state.diverged or f"{context.phase} epoch {state.epoch}: the loss of {name} is {loss}"
             continue
-        task = work.tasks[name]
+        task = context.tasks[name]
         value = task.metric.score(kept[name].labels.cpu().numpy(), predictions)
-        points.append(CurvePoint(work.phase, state.epoch, name, "train", task.metric.name, value, loss))
-        limit = _DIVERGED * work.constant_losses[name]
-        if state.epoch == work.settings.epochs and loss > limit and not state.diverged:
+        points.append(CurvePoint(context.phase, state.epoch, name, "train", task.metric.name, value, loss))
+        limit = _DIVERGED * context.constant_losses[name]
+        if state.epoch == context.settings.epochs and loss > limit and not state.diverged:
             state.diverged = (
-                f"{work.phase} epoch {state.epoch}, its last, has a training loss of {loss:.3g} on {name}; "
-                f"a constant prediction has {work.constant_losses[name]:.3g}"
+                f"{context.phase} epoch {state.epoch}, its last, has a training loss of {loss:.3g} on {name}; "
+                f"a constant prediction has {context.constant_losses[name]:.3g}"
             )
     return points
 
 
-def _dev_points(work: Work, modules: nn.ModuleDict, reader: Reader, state: State) -> list[CurvePoint]:
+def _dev_points(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, state: State) -> list[CurvePoint]:
     points = []
-    snapshot = reader.snapshot(work.corpus.rows("dev"))
-    for name, task in work.tasks.items():
-        part = work.corpus.parts[name, "dev"]
-        result = evaluate(modules["head"], snapshot, part, task, work.shapes[name], work.losses[name])
-        points.append(CurvePoint(work.phase, state.epoch, name, "dev", task.metric.name, result.value, result.loss))
+    snapshot = reader.snapshot(context.corpus.rows("dev"))
+    for name, task in context.tasks.items():
+        part = context.corpus.parts[name, "dev"]
+        result = evaluate(modules["head"], snapshot, part, task, context.shapes[name], context.losses[name])
+        points.append(CurvePoint(context.phase, state.epoch, name, "dev", task.metric.name, result.value, result.loss))
         if not (math.isfinite(result.value) and math.isfinite(result.loss)):
             state.diverged = (
-                state.diverged or f"{work.phase} epoch {state.epoch}: the dev loss of {name} is {result.loss}"
+                state.diverged or f"{context.phase} epoch {state.epoch}: the dev loss of {name} is {result.loss}"
             )
         reason = collapsed(result.predictions, task)
         if reason:
-            state.events.append(f"{work.phase} epoch {state.epoch}: {reason} on dev")
+            state.events.append(f"{context.phase} epoch {state.epoch}: {reason} on dev")
     return points

@@ -7,7 +7,7 @@ that trains, for nothing that is used here. The numbers are the same to the last
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,18 +37,15 @@ class AdamW:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, lr: float | Tensor, only: Collection[int] | None = None) -> None:
-        """Move.
+    def step(self, lr: float | Tensor) -> None:
+        """Update all parameters that have a gradient.
 
         Args:
             lr: a tensor, () float32 on the parameters' device, is read there and not kept as `lr`.
-            only: numbers of the parameters that move; by default all.
         """
         if not isinstance(lr, Tensor):
             self.lr = lr
-        numbers = range(len(self.parameters)) if only is None else only
-        given = [(number, self.parameters[number]) for number in numbers]
-        moved = [(number, each) for number, each in given if each.grad is not None]
+        moved = [(number, each) for number, each in enumerate(self.parameters) if each.grad is not None]
         if not moved:
             return
         for number, parameter in moved:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -101,47 +101,47 @@ def part_of(features: Pooled, start: int, shape: Sequence[int]) -> Pooled:
     )
 
 
-_KINDS = ("weight", "bias")
-
-
-class Halves:
-    """Copies of the weights of all linear layers, to be computed with in place of these; the masters stay float32."""
+class ShadowWeights:
+    """bf16 copies of the weights of all trained linear layers, to compute with; the master weights stay float32."""
 
     def __init__(self, model: nn.Module) -> None:
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "pooler"]
-        self.masters = {f"{name}.{kind}": model.get_parameter(f"{name}.{kind}") for name in linear for kind in _KINDS}
+        named = [f"{name}.{kind}" for name in linear for kind in ("weight", "bias")]
+        self.masters = {name: model.get_parameter(name) for name in named}
         self.copies = {
             name: each.detach().to(torch.bfloat16).requires_grad_(each.requires_grad)
             for name, each in self.masters.items()
         }
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The copies, without gradients: what a step begins with."""
+        """The copies, their gradients cleared: what a step begins with."""
         for each in self.copies.values():
             each.grad = None
         return self.copies
 
     @torch.no_grad()
-    def refresh(self, only: Collection[str] | None = None) -> None:
-        """Make the copies, or those of these names, equal to the masters again."""
-        names = list(self.copies if only is None else only)
-        if names:
-            torch._foreach_copy_([self.copies[name] for name in names], [self.masters[name] for name in names])
+    def refresh(self) -> None:
+        """Copy the master weights to the shadow weights."""
+        torch._foreach_copy_(list(self.copies.values()), list(self.masters.values()))
 
     @torch.no_grad()
-    def settle(self, only: Collection[str] | None = None) -> None:
-        """Give the masters, or those of these names, the gradients that the copies have."""
-        names = [name for name in (self.copies if only is None else only) if self.copies[name].grad is not None]
-        if not names:
+    def collect_gradients(self) -> None:
+        """Copy the gradients of the shadow weights to the master weights."""
+        given = {name: each.grad for name, each in self.copies.items() if each.grad is not None}
+        if not given:
             return
-        wide = [torch.empty_like(self.masters[name]) for name in names]
-        torch._foreach_copy_(wide, [each for name in names if (each := self.copies[name].grad) is not None])
-        for name, gradient in zip(names, wide, strict=True):
+        wide = [torch.empty_like(self.masters[name]) for name in given]
+        torch._foreach_copy_(wide, list(given.values()))
+        for name, gradient in zip(given, wide, strict=True):
             self.masters[name].grad = gradient
 
 
 class Source(Protocol):
-    """Where the features of steps come from; inputs of a step are named by their rows, of all its batches in turn."""
+    """Where the features of static batches come from; a step's inputs are named by the rows of all its batches."""
+
+    @property
+    def shadow(self) -> ShadowWeights | None:
+        """bf16 copies of the weights that the features are computed with, or None."""
 
     def size(self, rows: np.ndarray) -> Size:
         """The room that a step with these inputs (n,) is given."""
@@ -166,6 +166,10 @@ class StoredSource:
 
     table: FeatureTable
     place: np.ndarray | None = None
+
+    @property
+    def shadow(self) -> None:
+        return None
 
     @cached_property
     def _lengths(self) -> np.ndarray | None:
@@ -200,11 +204,11 @@ class LiveSource:
     """Word pieces through the encoder that is being trained: all batches of a step in one pass.
 
     Attributes:
-        halves: copies of its weights to compute with; None where it computes with its own.
+        shadow: bf16 copies of its weights to compute with; None where it computes with its own.
     """
 
     reader: LiveReader
-    halves: Halves | None = None
+    shadow: ShadowWeights | None = None
 
     @cached_property
     def _lengths(self) -> np.ndarray:
@@ -222,7 +226,7 @@ class LiveSource:
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
         reader, settings = self.reader, self.reader.settings
         batch = batch_of(fields, size)
-        weights = self.halves.weights() if self.halves else None
+        weights = self.shadow.weights() if self.shadow else None
         together = reader.encoder.features_of(batch, reader.reads, settings.pooling, settings.layers, weights)
         parts, end = [], 0
         for batch_size, segment in shapes:
@@ -239,4 +243,4 @@ def source_of(reader: Reader, *, autocast: bool) -> Source | None:
         return StoredSource(reader.table, place) if resident else None
     if not (isinstance(reader, LiveReader) and reader.grad):
         return None
-    return LiveSource(reader, Halves(reader.encoder.model) if autocast else None)
+    return LiveSource(reader, ShadowWeights(reader.encoder.model) if autocast else None)

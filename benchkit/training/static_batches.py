@@ -1,7 +1,7 @@
-"""The inputs of all steps of an epoch, laid out beforehand: for each shape of step a table with a row a step.
+"""Static batches: the inputs of all steps of an epoch, packed beforehand, in a bucket for each shape of step.
 
-Everything is 32 bits wide, so that a row is one tensor and one copy: word pieces, rows of a table and classes are
-integers, scores and the learning rate are floats in the same bits.
+A bucket is one tensor with a row for each step. Every field is 32 bits wide, so that a step's inputs are one copy: word
+pieces, rows of a table and classes are integers; scores and the learning rate are the bits of a float.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 from benchkit.encoder.attention import send
 from benchkit.encoder.packing import Size
 from benchkit.training.batches import Batch
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 from benchkit.training.readers import Source
 from benchkit.training.steps import Trained
 
 
 @dataclass(frozen=True)
-class Shape:
+class StepShape:
     """What a step looks like; steps of one shape differ in numbers alone.
 
     Attributes:
@@ -47,15 +47,15 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Deck:
-    """How the inputs of a step of one shape lie in its row.
+class StaticBatch:
+    """How the inputs of a step of one shape are packed into a row of 32-bit numbers.
 
     Attributes:
         widths: numbers of each field, in their order; then come the labels of each batch, then the rate.
         whole: of each batch, whether its labels are classes.
     """
 
-    shape: Shape
+    shape: StepShape
     widths: Mapping[str, int]
     whole: tuple[bool, ...]
 
@@ -71,8 +71,8 @@ class Deck:
         columns.append(np.array(rates, np.float32).view(np.int32)[:, None])
         return torch.from_numpy(np.concatenate(columns, axis=1, dtype=np.int32))
 
-    def open(self, row: Tensor) -> Inputs:
-        """The parts of a row (width,)."""
+    def unpack(self, row: Tensor) -> Inputs:
+        """The parts of a row (width,); the inverse of `pack` for one step."""
         sizes = [*self.widths.values(), *self.shape.batches, 1]
         *parts, rate = torch.split(row, sizes)
         fields = dict(zip(self.widths, parts, strict=False))
@@ -84,7 +84,7 @@ class Deck:
 
 
 @dataclass(frozen=True)
-class Hand:
+class Bucket:
     """All steps of one shape in an epoch.
 
     Attributes:
@@ -94,21 +94,21 @@ class Hand:
         results: (step, n) float32, on the device: the losses of all batches, then the outputs (batch, out) of each.
     """
 
-    deck: Deck
+    static: StaticBatch
     steps: Sequence[int]
     inputs: Tensor
     labels: Sequence[Tensor]
     results: Tensor
 
 
-def deal(
-    rounds: Sequence[Sequence[Batch]], rates: Sequence[float], work: Work, source: Source
-) -> tuple[list[Shape], dict[Shape, Hand]]:
-    """The shape of every step, and the steps of every shape."""
-    parts = {task: work.corpus.parts[task, "train"] for task in work.tasks}
+def build_buckets(
+    rounds: Sequence[Sequence[Batch]], rates: Sequence[float], context: PhaseContext, source: Source
+) -> tuple[list[StepShape], dict[StepShape, Bucket]]:
+    """Sort the steps of an epoch into buckets; returns the shape of every step, and the bucket of every shape."""
+    parts = {task: context.corpus.parts[task, "train"] for task in context.tasks}
     rows = [[parts[task].rows[examples] for task, examples in batches] for batches in rounds]
     shapes = [
-        Shape(
+        StepShape(
             tuple(task for task, _ in batches),
             tuple(len(each) for each in here),
             tuple(each.shape[1] for each in here),
@@ -116,35 +116,39 @@ def deal(
         )
         for batches, here in zip(rounds, rows, strict=True)
     ]
-    numbers: dict[Shape, list[int]] = {}
+    numbers: dict[StepShape, list[int]] = {}
     for step, shape in enumerate(shapes):
         numbers.setdefault(shape, []).append(step)
-    hands = {}
+    buckets = {}
     for shape, steps in numbers.items():
-        deck = Deck(shape, source.widths(shape.size), tuple(bool(work.shapes[task].classes) for task in shape.tasks))
+        static = StaticBatch(
+            shape, source.widths(shape.size), tuple(bool(context.shapes[task].classes) for task in shape.tasks)
+        )
         mine = torch.stack([torch.cat([each.flatten() for each in rows[step]]) for step in steps])
         labels = []
         for place, task in enumerate(shape.tasks):
             of_task = parts[task].labels
             assert of_task is not None
             labels.append(of_task[torch.stack([rounds[step][place][1] for step in steps])])
-        packed = deck.pack(source.arrange(mine.numpy(), shape.size), labels, [rates[step] for step in steps])
-        width = sum(batch * work.shapes[task].out + 1 for task, batch in zip(shape.tasks, shape.batches, strict=True))
-        results = torch.empty(len(steps), width, device=work.device)
-        hands[shape] = Hand(deck, steps, send(packed, work.device), labels, results)
-    return shapes, hands
+        packed = static.pack(source.arrange(mine.numpy(), shape.size), labels, [rates[step] for step in steps])
+        width = sum(
+            batch * context.shapes[task].out + 1 for task, batch in zip(shape.tasks, shape.batches, strict=True)
+        )
+        results = torch.empty(len(steps), width, device=context.device)
+        buckets[shape] = Bucket(static, steps, send(packed, context.device), labels, results)
+    return shapes, buckets
 
 
-def gathered(hands: Mapping[Shape, Hand], done: int, work: Work) -> dict[str, Trained]:
-    """What the first `done` steps gave, by task; shape after shape, since nobody asks in which order they were."""
+def results_by_task(buckets: Mapping[StepShape, Bucket], done: int, context: PhaseContext) -> dict[str, Trained]:
+    """The results of the first `done` steps by task, in the order of the buckets."""
     found: dict[str, list[Trained]] = {}
-    for shape, hand in hands.items():
-        steps, end = bisect_left(hand.steps, done), len(shape.tasks)
-        for place, (task, batch, labels) in enumerate(zip(shape.tasks, shape.batches, hand.labels, strict=True)):
-            out = work.shapes[task].out
+    for shape, bucket in buckets.items():
+        steps, end = bisect_left(bucket.steps, done), len(shape.tasks)
+        for place, (task, batch, labels) in enumerate(zip(shape.tasks, shape.batches, bucket.labels, strict=True)):
+            out = context.shapes[task].out
             start, end = end, end + batch * out
-            outputs = hand.results[:steps, start:end].reshape(-1, out)
-            found.setdefault(task, []).append(Trained(outputs, labels[:steps].flatten(), hand.results[:steps, place]))
+            outputs = bucket.results[:steps, start:end].reshape(-1, out)
+            found.setdefault(task, []).append(Trained(outputs, labels[:steps].flatten(), bucket.results[:steps, place]))
     return {
         task: Trained(*(torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "labels", "losses")))
         for task, parts in found.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
 from benchkit.training.batches import Batch
-from benchkit.training.evaluation import Reader, Work, forward
+from benchkit.training.evaluation import PhaseContext, Reader, forward
 from benchkit.training.optimizer import AdamW
-from benchkit.training.readers import gather_together
-from benchkit.turns import pause
+from benchkit.training.readers import ShadowWeights, gather_together
 
 # Steps between looks at the loss: each look makes a GPU wait.
 LOOK = 100
-# Steps between turns, where several trainings share a process: fewer would be lost on handing over.
-TURN = 4
 
 Result = tuple[Tensor, Tensor, Tensor]
 """Of one batch: outputs, labels, loss; without gradients."""
@@ -40,16 +37,6 @@ class Trained:
     losses: Tensor
 
 
-class Optimizer(Protocol):
-    """AdamW, or what stands in for it; see `AdamW` for what these are."""
-
-    parameters: list[nn.Parameter]
-
-    def zero_grad(self) -> None: ...
-
-    def step(self, lr: float | Tensor) -> None: ...
-
-
 class Steps(Protocol):
     def epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
         """Take a step for each of `rounds`, at the rate of the same place, and say what they gave, by task.
@@ -65,7 +52,7 @@ class Steps(Protocol):
 class PlainSteps:
     """Every step by itself, from its batches to the optimiser."""
 
-    work: Work
+    context: PhaseContext
     modules: nn.ModuleDict
     reader: Reader
     optimizer: AdamW
@@ -73,9 +60,7 @@ class PlainSteps:
     def epoch(self, rounds: Sequence[Sequence[Batch]], rates: Sequence[float]) -> dict[str, Trained]:
         kept: dict[str, list[Result]] = {}
         for step, (together, lr) in enumerate(zip(rounds, rates, strict=True)):
-            if step % TURN == 0:
-                pause()
-            results = take_step(self.work, self.modules, self.reader, self.optimizer, together, lr)
+            results = take_step(self.context, self.modules, self.reader, self.optimizer, together, lr)
             for (task, _), result in zip(together, results, strict=True):
                 kept.setdefault(task, []).append(result)
             if step % LOOK == 0 and not all(torch.isfinite(loss) for _, _, loss in results):
@@ -92,45 +77,48 @@ def joined(results: Sequence[Result]) -> Trained:
 
 
 def take_step(
-    work: Work, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, batches: Sequence[Batch], lr: float
+    context: PhaseContext, modules: nn.ModuleDict, reader: Reader, optimizer: AdamW, batches: Sequence[Batch], lr: float
 ) -> list[Result]:
     """One optimiser step down the sum of the batches' losses, their features by one pass of the encoder."""
-    parts = [work.corpus.parts[task, "train"] for task, _ in batches]
-    with torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast):
+    parts = [context.corpus.parts[task, "train"] for task, _ in batches]
+    with torch.autocast(context.device.type, torch.bfloat16, enabled=context.autocast):
         rows = [part.rows[examples] for part, (_, examples) in zip(parts, batches, strict=True)]
         features = gather_together(reader, rows)
     labels = []
     for part, (_, examples) in zip(parts, batches, strict=True):
         assert part.labels is not None
-        labels.append(part.labels[examples].to(work.device))
-    return descend(work, modules["head"], optimizer, [task for task, _ in batches], features, labels, lr)
+        labels.append(part.labels[examples].to(context.device))
+    return descend(context, modules["head"], optimizer, [task for task, _ in batches], features, labels, lr)
 
 
 def descend(
-    work: Work,
+    context: PhaseContext,
     head: nn.Module,
-    optimizer: Optimizer,
+    optimizer: AdamW,
     tasks: Sequence[str],
     features: Sequence[Pooled],
     labels: Sequence[Tensor],
     lr: float | Tensor,
-    settle: Callable[[], None] | None = None,
+    shadow: ShadowWeights | None = None,
 ) -> list[Result]:
-    """From the features and labels of a batch of each of `tasks` to the optimiser's step down their summed loss.
+    """One optimiser step down the summed loss of a batch of each of `tasks`.
 
     Args:
-        settle: called when gradients are there, before they are used.
+        shadow: bf16 copies that the encoder computed with; their gradients go to the master weights before the step,
+            and the new master weights to them after it.
     """
     results, losses = [], []
     for task, given, wanted in zip(tasks, features, labels, strict=True):
-        outputs = forward(head, given, work.shapes[task], len(wanted))
-        losses.append(work.losses[task](outputs, wanted, work.shapes[task]))
+        outputs = forward(head, given, context.shapes[task], len(wanted))
+        losses.append(context.losses[task](outputs, wanted, context.shapes[task]))
         results.append((outputs.detach(), wanted, losses[-1].detach()))
     optimizer.zero_grad()
     sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
-    if settle:
-        settle()
-    if work.settings.clip:
-        torch.nn.utils.clip_grad_norm_(optimizer.parameters, work.settings.clip)
+    if shadow:
+        shadow.collect_gradients()
+    if context.settings.clip:
+        torch.nn.utils.clip_grad_norm_(optimizer.parameters, context.settings.clip)
     optimizer.step(lr)
+    if shadow:
+        shadow.refresh()
     return results

@@ -19,7 +19,7 @@ from benchkit.nn.blocks import finish, joined
 from benchkit.nn.losses import cross_entropy, mse
 from benchkit.nn.metrics import accuracy, pearson
 from benchkit.training.batches import Corpus, Order, Part
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 from benchkit.training.loop import State, train_phase
 
 WIDTH = 8
@@ -98,11 +98,11 @@ def make_corpus(sizes: dict[str, int]) -> tuple[Corpus, Tensor]:
 
 def make_work(
     tasks: tuple[str, ...] = tuple(TASKS), sampling: str = "proportional", **settings: Any
-) -> tuple[Work, Tensor]:
+) -> tuple[PhaseContext, Tensor]:
     phase = Phase(**{"epochs": 4, "batch_size": 16, "learning_rate": 0.01, **settings})
     sizes = {"topic": 120, "match": 90, "score": 160}
     corpus, vectors = make_corpus(sizes)
-    work = Work(
+    context = PhaseContext(
         phase="pretrain",
         settings=phase,
         tasks={name: TASKS[name] for name in tasks},
@@ -114,7 +114,7 @@ def make_work(
         seed=0,
         device=torch.device("cpu"),
     )
-    return work, vectors
+    return context, vectors
 
 
 def make_modules(dropout: float = 0.2, encoder: bool = False) -> nn.ModuleDict:
@@ -126,14 +126,14 @@ def make_modules(dropout: float = 0.2, encoder: bool = False) -> nn.ModuleDict:
 
 
 def train(
-    work: Work,
+    context: PhaseContext,
     vectors: Tensor,
     modules: nn.ModuleDict,
     state: State | None = None,
     on_epoch: Callable[[State], None] = lambda state: None,
 ) -> State:
     reader = Live(vectors, modules["encoder"]) if "encoder" in modules else Memory(vectors)
-    return train_phase(work, modules, reader, state or State(work.phase), on_epoch)
+    return train_phase(context, modules, reader, state or State(context.phase), on_epoch)
 
 
 def weights(modules: nn.Module) -> dict[str, Tensor]:

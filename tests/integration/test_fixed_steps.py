@@ -21,9 +21,9 @@ from benchkit.encoder.tokenizer import Tokenized
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, Report
 from benchkit.training.cuda_graphs import FixedSteps, make_steps
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 from benchkit.training.loop import State, train_phase
-from benchkit.training.readers import Halves, LiveReader, StoredReader
+from benchkit.training.readers import LiveReader, ShadowWeights, StoredReader
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
 QUIET = BertConfig(len(VOCAB), 32, 2, 4, 64, 64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -31,14 +31,14 @@ GPU = torch.cuda.is_available()
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="needs CUDA"))]
 
 
-def stored(work: Work, vectors: Tensor, device: str) -> StoredReader:
+def stored(context: PhaseContext, vectors: Tensor, device: str) -> StoredReader:
     return StoredReader(FeatureTable(vectors.to(device), None, Report(0, len(vectors), 0.0)))
 
 
-def on(work: Work, device: str, **changes: Any) -> Work:
+def on(context: PhaseContext, device: str, **changes: Any) -> PhaseContext:
     """The same work there; steps of fixed shape are captured where that can be done."""
     graphs = {"graphs": changes.get("fixed", False)}
-    return dataclasses.replace(work, device=torch.device(device), **{**graphs, **changes})
+    return dataclasses.replace(context, device=torch.device(device), **{**graphs, **changes})
 
 
 def curve(state: State) -> list[tuple[Any, ...]]:
@@ -58,13 +58,13 @@ def assert_same(plain: State, fixed: State, tolerance: float) -> None:
         torch.testing.assert_close(fixed.weights[name], value, atol=20 * tolerance, rtol=20 * tolerance)
 
 
-def both_ways(work: Work, vectors: Tensor, device: str, dropout: float) -> tuple[State, State]:
+def both_ways(context: PhaseContext, vectors: Tensor, device: str, dropout: float) -> tuple[State, State]:
     """A first phase by plain steps, and by steps of fixed shape."""
     plain, fixed = (
         train_phase(
-            on(work, device, fixed=fixed),
+            on(context, device, fixed=fixed),
             make_modules(dropout).to(device),
-            stored(work, vectors, device),
+            stored(context, vectors, device),
             State("pretrain"),
             lambda s: None,
         )
@@ -77,16 +77,16 @@ def both_ways(work: Work, vectors: Tensor, device: str, dropout: float) -> tuple
 @pytest.mark.parametrize("step", ["task", "round"])
 @pytest.mark.parametrize("sampling", ["proportional", "round_robin", "annealed"])
 def test_heads_on_stored_features(sampling: str, step: str, device: str) -> None:
-    work, vectors = make_work(sampling=sampling, step=step, clip=0.5, schedule="linear", warmup=0.1)
-    work = on(dataclasses.replace(work, order=dataclasses.replace(work.order, step=step)), device)
-    assert_same(*both_ways(work, vectors, device, 0.0), 1e-5)
+    context, vectors = make_work(sampling=sampling, step=step, clip=0.5, schedule="linear", warmup=0.1)
+    context = on(dataclasses.replace(context, order=dataclasses.replace(context.order, step=step)), device)
+    assert_same(*both_ways(context, vectors, device, 0.0), 1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_dropout_draws_the_same_numbers_for_pooled_features(device: str) -> None:
     """Nothing else draws, and in the same order: so even with dropout the numbers are those of plain steps."""
-    work, vectors = make_work()
-    assert_same(*both_ways(work, vectors, device, 0.3), 1e-5)
+    context, vectors = make_work()
+    assert_same(*both_ways(context, vectors, device, 0.3), 1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -94,15 +94,15 @@ def test_dropout_draws_the_same_numbers_for_pooled_features(device: str) -> None
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("step", ["task", "round"])
 def test_the_whole_encoder(step: str, pooling: str, reads: type[Pooled], device: str) -> None:
-    work, _ = make_work(step=step, epochs=2, batch_size=4, learning_rate=1e-4)
-    work = dataclasses.replace(work, phase="finetune", order=dataclasses.replace(work.order, step=step))
+    context, _ = make_work(step=step, epochs=2, batch_size=4, learning_rate=1e-4)
+    context = dataclasses.replace(context, phase="finetune", order=dataclasses.replace(context.order, step=step))
     found = []
     for fixed in (False, True):
         encoder = random_encoder("tiny", VOCAB, QUIET, seed=0).to(device)
         with global_stream(0, "init"):
             modules = nn.ModuleDict({"head": Reads(reads), "encoder": encoder.model}).to(device)
         reader = live(encoder, FeatureSettings("tokens" if reads is Tokens else "pooled", pooling), reads)
-        state = train_phase(on(work, device, fixed=fixed), modules, reader, State("finetune"), lambda s: None)
+        state = train_phase(on(context, device, fixed=fixed), modules, reader, State("finetune"), lambda s: None)
         found.append(dataclasses.replace(state, weights=weights(modules)))
     assert_same(found[0], found[1], 1e-4)
 
@@ -114,37 +114,19 @@ def test_the_whole_encoder_in_bf16(compiled: bool, clip: float, device: str) -> 
     """Near plain autocast: rounding differs where sums are taken in another order, and nowhere else."""
     if compiled and not GPU:
         pytest.skip("compiles for a GPU: needs CUDA")
-    work, _ = make_work(epochs=2, batch_size=8, learning_rate=1e-5, clip=clip)
-    work = dataclasses.replace(work, phase="finetune", autocast=True)
+    context, _ = make_work(epochs=2, batch_size=8, learning_rate=1e-5, clip=clip)
+    context = dataclasses.replace(context, phase="finetune", autocast=True)
     found = []
     for fixed in (False, True):
         encoder = random_encoder("tiny", VOCAB, QUIET, seed=0).to(device)
         with global_stream(0, "init"):
             modules = nn.ModuleDict({"head": Reads(Pooled), "encoder": encoder.model}).to(device)
         reader = live(encoder, FeatureSettings("pooled", "mean"), Pooled)
-        here = on(work, device, fixed=fixed, compiled=compiled and fixed)
+        here = on(context, device, fixed=fixed, compiled=compiled and fixed)
         found.append(train_phase(here, modules, reader, State("finetune"), lambda s: None))
         assert {each.dtype for each in encoder.model.parameters()} == {torch.float32}
     plain, fixed_ = (values(state, "loss") for state in found)
     torch.testing.assert_close(fixed_, plain, atol=0.005, rtol=0.005)
-
-
-def test_layers_that_move_early_move_to_the_same_place() -> None:
-    found = []
-    for early in (False, True):
-        work, _ = make_work(epochs=2, batch_size=8, learning_rate=1e-4)
-        encoder = random_encoder("tiny", VOCAB, QUIET, seed=0)
-        with global_stream(0, "init"):
-            modules = nn.ModuleDict({"head": Reads(Pooled), "encoder": encoder.model})
-        reader = live(encoder, FeatureSettings("pooled", "cls"), Pooled)
-        here = on(work, "cpu", fixed=True, autocast=True, early=early)
-        train_phase(here, modules, reader, State("finetune"), lambda s: None)
-        found.append(weights(modules))
-        again = train_phase(here, modules, reader, State("finetune"), lambda s: None)  # hooks of before do nothing
-        assert not again.diverged
-    assert found[0].keys() == found[1].keys()
-    for name, value in found[0].items():
-        assert torch.equal(value, found[1][name]), name
 
 
 def test_gradients_of_copies_are_those_of_autocast() -> None:
@@ -155,12 +137,12 @@ def test_gradients_of_copies_are_those_of_autocast() -> None:
         size = room(np.array([9, 4, 30]), 64)
         tokenized = of_lengths([9, 4, 30])
         fields = {name: torch.from_numpy(each[0]) for name, each in arrange(tokenized, rows, size).items()}
-        copies = Halves(encoder.model) if halves else None
+        copies = ShadowWeights(encoder.model) if halves else None
         with torch.autocast("cpu", torch.bfloat16):
             features = encoder.features_of(batch_of(fields, size), weights=copies.weights() if copies else None)
         torch.autograd.backward(features.pooled.square().sum())
         if copies:
-            copies.settle()
+            copies.collect_gradients()
         found.append({name: each.grad for name, each in encoder.model.named_parameters() if each.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
@@ -233,19 +215,21 @@ def test_stored_tokens_are_padded_to_the_room() -> None:
 
 
 def test_training_that_leaves_the_rails_is_named() -> None:
-    work, vectors = make_work(learning_rate=1e30, epochs=3)
+    context, vectors = make_work(learning_rate=1e30, epochs=3)
     modules = make_modules(0.0)
-    state = train_phase(on(work, "cpu", fixed=True), modules, stored(work, vectors, "cpu"), State("p"), lambda s: None)
+    state = train_phase(
+        on(context, "cpu", fixed=True), modules, stored(context, vectors, "cpu"), State("p"), lambda s: None
+    )
     assert "the loss of" in state.diverged
     assert state.epoch < 3 or "nan" in state.diverged or "inf" in state.diverged
 
 
 def test_features_on_disk_take_plain_steps_and_it_is_said() -> None:
-    work, _ = make_work()
+    context, _ = make_work()
     said: list[str] = []
     encoder = random_encoder("tiny", VOCAB, QUIET, seed=0)
     reader = LiveReader(encoder, of_lengths([3]), FeatureSettings(), Pooled, False, None)  # type: ignore[arg-type]
-    steps = make_steps(on(work, "cpu", fixed=True, log=said.append), make_modules(), reader, None)  # type: ignore[arg-type]
+    steps = make_steps(on(context, "cpu", fixed=True, log=said.append), make_modules(), reader, None)  # type: ignore[arg-type]
     assert not isinstance(steps, FixedSteps)
     assert "no CUDA graphs" in said[0]
 
@@ -254,7 +238,7 @@ def test_an_output_that_is_infinite_ends_nothing() -> None:
     """A head may rule a class out; only losses tell of training that has left the rails."""
     found = []
     for fixed in (False, True):
-        work, vectors = make_work(epochs=2)
+        context, vectors = make_work(epochs=2)
         modules = make_modules(0.0)
         plain = modules["head"].forward
 
@@ -264,24 +248,24 @@ def test_an_output_that_is_infinite_ends_nothing() -> None:
             return torch.cat([outputs[:, :-1], outputs[:, -1:] - 1e9 * float("inf")], 1) if out else outputs
 
         modules["head"].forward = ruled_out
-        work = on(work, "cpu", fixed=fixed)
-        labels = {key: part.labels for key, part in work.corpus.parts.items()}
+        context = on(context, "cpu", fixed=fixed)
+        labels = {key: part.labels for key, part in context.corpus.parts.items()}
         for (task, _), each in labels.items():
             if each is not None and SHAPES[task].classes and SHAPES[task].classes > 2:
                 each.clamp_(max=SHAPES[task].classes - 2)
-        found.append(train_phase(work, modules, stored(work, vectors, "cpu"), State("pretrain"), lambda s: None))
+        found.append(train_phase(context, modules, stored(context, vectors, "cpu"), State("pretrain"), lambda s: None))
     assert not found[1].diverged
     assert curve(found[0]) == curve(found[1])
 
 
 def test_nothing_outlives_a_phase() -> None:
     """Hooks, graphs and what they know of would be a gigabyte a cell."""
-    work, _ = make_work(epochs=1, batch_size=8)
+    context, _ = make_work(epochs=1, batch_size=8)
     encoder = random_encoder("tiny", VOCAB, QUIET, seed=0)
     with global_stream(0, "init"):
         modules = nn.ModuleDict({"head": Reads(Pooled), "encoder": encoder.model})
     reader = live(encoder, FeatureSettings("pooled", "cls"), Pooled)
-    here = on(work, "cpu", fixed=True, autocast=True)
+    here = on(context, "cpu", fixed=True, autocast=True)
     train_phase(here, modules, reader, State("finetune"), lambda s: None)
     parameter = weakref.ref(next(encoder.model.parameters()))
     gc.disable()

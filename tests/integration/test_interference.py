@@ -28,7 +28,7 @@ from benchkit.core.features import Pooled
 from benchkit.core.record import Record
 from benchkit.core.rng import generator
 from benchkit.nn.blocks import finish, joined
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 from benchkit.training.loop import State
 
 
@@ -45,15 +45,15 @@ class Restless(Net):
         return finish(self.branches[task](joined(shared)), SHAPES[task])
 
 
-def both(work: Work) -> tuple[Work, Work]:
-    return work, dataclasses.replace(work, interference=True)
+def both(context: PhaseContext) -> tuple[PhaseContext, PhaseContext]:
+    return context, dataclasses.replace(context, interference=True)
 
 
 @pytest.mark.parametrize("encoder", [False, True])
 def test_measuring_changes_no_number(encoder: bool) -> None:
-    work, vectors = make_work(epochs=3)
+    context, vectors = make_work(epochs=3)
     found: list[tuple[State, dict[str, Tensor]]] = []
-    for each in both(work):
+    for each in both(context):
         modules = make_modules(encoder=encoder)
         modules["head"] = Restless().requires_grad_(True)
         modules["head"].load_state_dict(START)
@@ -73,17 +73,17 @@ START = Restless().state_dict()
 
 def test_the_cosine_is_that_of_the_gradients() -> None:
     """Computed again by backward, at the weights after the only epoch."""
-    work, vectors = make_work(("topic", "score"), epochs=1)
+    context, vectors = make_work(("topic", "score"), epochs=1)
     modules = make_modules(dropout=0.0)
-    state = train(dataclasses.replace(work, interference=True), vectors, modules)
+    state = train(dataclasses.replace(context, interference=True), vectors, modules)
     gradients = []
     for task in ("topic", "score"):
-        part = work.corpus.parts[task, "train"]
+        part = context.corpus.parts[task, "train"]
         assert part.labels is not None
         drawn = torch.randperm(len(part), generator=generator(0, "interference", "pretrain", task))[:64]
         modules.zero_grad()
         outputs = modules["head"](Pooled(vectors[part.rows[drawn]]), task)
-        work.losses[task](outputs, part.labels[drawn], SHAPES[task]).backward()  # type: ignore[no-untyped-call]
+        context.losses[task](outputs, part.labels[drawn], SHAPES[task]).backward()  # type: ignore[no-untyped-call]
         trunk = [each.grad for name, each in modules.named_parameters() if name.startswith("head.trunk.")]
         gradients.append(torch.cat([each.flatten() for each in trunk if each is not None]))
     expected = torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0)
@@ -101,17 +101,17 @@ def test_tasks_that_share_nothing_have_no_cosine() -> None:
         def forward(self, features: Pooled, task: str) -> Tensor:
             return finish(self.own[task](joined(features.pooled)), SHAPES[task])
 
-    work, vectors = make_work(epochs=1)
+    context, vectors = make_work(epochs=1)
     modules = nn.ModuleDict({"head": Apart()})
-    assert train(dataclasses.replace(work, interference=True), vectors, modules).interference == []
+    assert train(dataclasses.replace(context, interference=True), vectors, modules).interference == []
 
 
 def test_a_resumed_phase_has_all_of_its_epochs() -> None:
-    work, vectors = make_work(epochs=3)
-    work = dataclasses.replace(work, interference=True)
+    context, vectors = make_work(epochs=3)
+    context = dataclasses.replace(context, interference=True)
     saved: list[bytes] = []
-    whole = train(work, vectors, make_modules(), on_epoch=lambda state: saved.append(on_disk(state)))
-    resumed = train(work, vectors, make_modules(), from_disk(saved[0]))
+    whole = train(context, vectors, make_modules(), on_epoch=lambda state: saved.append(on_disk(state)))
+    resumed = train(context, vectors, make_modules(), from_disk(saved[0]))
     assert resumed.interference == whole.interference
     assert {each["epoch"] for each in whole.interference} == {1, 2, 3}
     assert {(each["a"], each["b"]) for each in whole.interference} <= {(a, b) for a in TASKS for b in TASKS if a != b}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchkit.core.errors import UserError
 from benchkit.experiment.config import use_graphs
-from benchkit.training.cuda_graphs import Program, aside, pool
+from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 
 
 def test_graphs_are_for_gpus() -> None:
@@ -23,7 +23,7 @@ def test_graphs_are_for_gpus() -> None:
 def test_a_step_that_waits_is_not_captured() -> None:
     said: list[str] = []
     device = torch.device("cuda")
-    program = Program(lambda row: row + int(row.sum()), 4, device, pool(device), 1, said.append)
+    program = GraphedStep(lambda row: row + int(row.sum()), 4, device, graph_pool(device), 1, said.append)
     ones = torch.ones(4, dtype=torch.int32, device="cuda")
     for _ in range(4):
         assert program.run(ones).tolist() == [5, 5, 5, 5]
@@ -44,8 +44,8 @@ def test_a_capture_that_fails_is_ended(raised: type[BaseException]) -> None:
         return row * 2
 
     ones = torch.ones(4, dtype=torch.int32, device=device)
-    with aside(device):
-        program = Program(step, 4, device, pool(device), 1, said.append)
+    with side_stream(device):
+        program = GraphedStep(step, 4, device, graph_pool(device), 1, said.append)
         program.run(ones)
         if raised is ValueError:
             assert program.run(ones).tolist() == [2, 2, 2, 2]
@@ -53,6 +53,6 @@ def test_a_capture_that_fails_is_ended(raised: type[BaseException]) -> None:
         else:
             with pytest.raises(raised):
                 program.run(ones)
-        other = Program(lambda row: row * 3, 4, device, pool(device), 1, said.append)
+        other = GraphedStep(lambda row: row * 3, 4, device, graph_pool(device), 1, said.append)
         assert [other.run(ones).tolist() for _ in range(3)] == [[3, 3, 3, 3]] * 3
         assert other.graph is not None

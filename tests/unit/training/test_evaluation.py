@@ -23,10 +23,10 @@ def test_a_wrong_shape_is_one_line_that_says_what_was_expected(width: int) -> No
         def forward(self, features: Pooled, task: str) -> Tensor:
             return features.pooled[:, 0, :width]
 
-    work, vectors = make_work(("topic",))
+    context, vectors = make_work(("topic",))
     message = rf"forward\(features, 'topic'\) must return a tensor \(16, 3\), it returned \(16, {width}\)"
     with pytest.raises(ValueError, match=message) as caught:
-        train(work, vectors, nn.ModuleDict({"head": Wrong()}))
+        train(context, vectors, nn.ModuleDict({"head": Wrong()}))
     assert "\n" not in str(caught.value)
 
 
@@ -59,8 +59,8 @@ def test_a_large_split_is_scored_in_parts_as_if_in_one() -> None:
 
 
 def test_an_unlabelled_split_has_predictions_and_no_score() -> None:
-    work, vectors = make_work()
-    part = dataclasses.replace(work.corpus.parts["score", "dev"], labels=None)
+    context, vectors = make_work()
+    part = dataclasses.replace(context.corpus.parts["score", "dev"], labels=None)
     found = evaluate(Net(), Memory(vectors), part, TASKS["score"], SHAPES["score"], mse)
     assert math.isnan(found.value)
     assert math.isnan(found.loss)
@@ -76,10 +76,10 @@ def test_decisions_are_classes_and_scores() -> None:
 
 
 def test_a_schedule_runs_over_the_whole_phase() -> None:
-    work, vectors = make_work(schedule="linear", learning_rate=1.0)
+    context, vectors = make_work(schedule="linear", learning_rate=1.0)
     last: list[float] = []
-    train(work, vectors, make_modules(), on_epoch=lambda s: last.append(s.optimizer["lr"]))
-    steps = work.order.steps()
+    train(context, vectors, make_modules(), on_epoch=lambda s: last.append(s.optimizer["lr"]))
+    steps = context.order.steps()
     assert last == pytest.approx([1 - (epoch * steps - 1) / (4 * steps) for epoch in (1, 2, 3, 4)])
 
 
@@ -92,6 +92,6 @@ def test_each_epoch_draws_its_own_dropout() -> None:
                 drawn.append(float(torch.rand(())))
             return super().forward(features, task)
 
-    work, vectors = make_work()
-    train(work, vectors, nn.ModuleDict({"head": Drawing()}))
-    assert len(set(drawn)) == len(drawn) == 4 * work.order.steps()
+    context, vectors = make_work()
+    train(context, vectors, nn.ModuleDict({"head": Drawing()}))
+    assert len(set(drawn)) == len(drawn) == 4 * context.order.steps()

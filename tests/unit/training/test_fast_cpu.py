@@ -7,11 +7,11 @@ import torch
 from helpers.training import Net, make_modules, make_work, train
 from torch import Tensor, nn
 
-from benchkit.training.fast_cpu import quick
+from benchkit.training.fast_cpu import fast_cpu_layers
 
 
 def quickly(layer: nn.Module, x: Tensor) -> Tensor:
-    with quick(nn.ModuleList([layer])):
+    with fast_cpu_layers(nn.ModuleList([layer])):
         result: Tensor = layer(x)
     return result
 
@@ -81,7 +81,7 @@ def test_layers_are_torchs_own_again_afterwards() -> None:
     layers = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2))
 
     def fail() -> None:
-        with quick(layers):
+        with fast_cpu_layers(layers):
             assert [type(layer) is kind for layer, kind in zip(layers, kinds, strict=True)] == [False, True]
             assert isinstance(layers[0], nn.Dropout)
             raise KeyError
@@ -100,7 +100,7 @@ def test_only_the_steps_of_a_training_are_quick() -> None:
             seen.add((self.training, type(self.dropout) is nn.Dropout))
             return super().forward(features, task)  # type: ignore[arg-type]
 
-    work, vectors = make_work(epochs=1)
-    train(work, vectors, nn.ModuleDict({"head": Watching(0.2)}))
+    context, vectors = make_work(epochs=1)
+    train(context, vectors, nn.ModuleDict({"head": Watching(0.2)}))
     assert seen == {(True, False), (False, True)}
     assert type(make_modules()["head"].dropout) is nn.Dropout

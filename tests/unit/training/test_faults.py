@@ -19,8 +19,8 @@ from benchkit.training.evaluation import collapsed
 
 @pytest.mark.parametrize("rate", [1e3, 1e5])
 def test_a_huge_rate_is_named_as_diverged(rate: float) -> None:
-    work, vectors = make_work(("topic",), learning_rate=rate)
-    state = train(work, vectors, make_modules())
+    context, vectors = make_work(("topic",), learning_rate=rate)
+    state = train(context, vectors, make_modules())
     assert "topic" in state.diverged
     assert "pretrain" in state.diverged
     assert "epoch" in state.diverged
@@ -29,8 +29,8 @@ def test_a_huge_rate_is_named_as_diverged(rate: float) -> None:
 
 def test_a_reasonable_rate_is_not() -> None:
     for rate in (1e-5, 1e-3, 1e-2):
-        work, vectors = make_work(learning_rate=rate)
-        assert train(work, vectors, make_modules()).diverged == ""
+        context, vectors = make_work(learning_rate=rate)
+        assert train(context, vectors, make_modules()).diverged == ""
 
 
 def broken_loss(value: float, after: int) -> Callable[[Tensor, Tensor, TaskShape], Tensor]:
@@ -45,11 +45,11 @@ def broken_loss(value: float, after: int) -> Callable[[Tensor, Tensor, TaskShape
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_phase(value: float) -> None:
-    work, vectors = make_work(epochs=6)
+    context, vectors = make_work(epochs=6)
     # Ten batches and one evaluation an epoch: the third epoch breaks.
-    work = dataclasses.replace(work, losses={**work.losses, "score": broken_loss(value, after=25)})
+    context = dataclasses.replace(context, losses={**context.losses, "score": broken_loss(value, after=25)})
     modules, epochs = make_modules(), []
-    state = train(work, vectors, modules, on_epoch=lambda state: epochs.append(state.epoch))
+    state = train(context, vectors, modules, on_epoch=lambda state: epochs.append(state.epoch))
     assert state.epoch == 3
     assert epochs == [1, 2, 3]
     assert "score" in state.diverged or "topic" in state.diverged
@@ -60,11 +60,11 @@ def test_a_loss_that_is_not_finite_stops_the_phase(value: float) -> None:
 
 
 def test_a_diverged_phase_stays_so_when_resumed() -> None:
-    work, vectors = make_work()
-    work = dataclasses.replace(work, losses={**work.losses, "score": broken_loss(math.nan, after=0)})
+    context, vectors = make_work()
+    context = dataclasses.replace(context, losses={**context.losses, "score": broken_loss(math.nan, after=0)})
     saved: list[bytes] = []
-    first = train(work, vectors, make_modules(), on_epoch=lambda state: saved.append(on_disk(state)))
-    again = train(work, vectors, make_modules(), from_disk(saved[-1]))
+    first = train(context, vectors, make_modules(), on_epoch=lambda state: saved.append(on_disk(state)))
+    again = train(context, vectors, make_modules(), from_disk(saved[-1]))
     assert first.epoch == again.epoch == 1
     assert again.diverged == first.diverged != ""
 
@@ -78,8 +78,8 @@ class LastStep(Net):
 
 
 def test_outputs_that_are_not_finite_on_dev_are_divergence_too() -> None:
-    work, vectors = make_work(epochs=1)
-    state = train(work, vectors, nn.ModuleDict({"head": LastStep()}))
+    context, vectors = make_work(epochs=1)
+    state = train(context, vectors, nn.ModuleDict({"head": LastStep()}))
     assert "topic" in state.diverged
     assert "pretrain epoch 1" in state.diverged
 
@@ -91,8 +91,8 @@ class Constant(Net):
 
 
 def test_a_head_that_says_one_thing_is_named_each_epoch() -> None:
-    work, vectors = make_work(epochs=2)
-    state = train(work, vectors, nn.ModuleDict({"head": Constant()}))
+    context, vectors = make_work(epochs=2)
+    state = train(context, vectors, nn.ModuleDict({"head": Constant()}))
     assert len(state.events) == 6
     assert "pretrain epoch 1: topic predicts only class 'z' on dev" in state.events
     assert "pretrain epoch 2: match predicts only class 'yes' on dev" in state.events

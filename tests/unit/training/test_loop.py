@@ -16,8 +16,8 @@ from benchkit.training.loop import State
 
 @pytest.mark.parametrize("encoder", [False, True], ids=["stored", "live"])
 def test_what_can_be_learnt_is_learnt(encoder: bool) -> None:
-    work, vectors = make_work(epochs=20, learning_rate=0.02)
-    state = train(work, vectors, make_modules(dropout=0.0, encoder=encoder))
+    context, vectors = make_work(epochs=20, learning_rate=0.02)
+    state = train(context, vectors, make_modules(dropout=0.0, encoder=encoder))
     assert not state.diverged
     assert not state.events
     for task in TASKS:
@@ -31,10 +31,10 @@ def test_what_can_be_learnt_is_learnt(encoder: bool) -> None:
 @pytest.mark.parametrize("encoder", [False, True], ids=["stored", "live"])
 @pytest.mark.parametrize("sampling", ["proportional", "round_robin", "annealed"])
 def test_resumed_from_any_epoch_it_ends_the_same_to_the_last_bit(encoder: bool, sampling: str) -> None:
-    work, vectors = make_work(sampling=sampling, schedule="cosine", warmup=0.2, clip=1.0)
+    context, vectors = make_work(sampling=sampling, schedule="cosine", warmup=0.2, clip=1.0)
     saved: list[bytes] = []
     modules = make_modules(encoder=encoder)
-    whole = train(work, vectors, modules, on_epoch=lambda state: saved.append(on_disk(state)))
+    whole = train(context, vectors, modules, on_epoch=lambda state: saved.append(on_disk(state)))
     assert len(saved) == 4
     last = from_disk(saved[-1])
     for data in saved:
@@ -43,7 +43,7 @@ def test_resumed_from_any_epoch_it_ends_the_same_to_the_last_bit(encoder: bool, 
         resumed = make_modules(encoder=encoder)
         for parameter in resumed.parameters():
             parameter.data.fill_(0.5)
-        state = train(work, vectors, resumed, from_disk(data), on_epoch=lambda each: again.append(on_disk(each)))  # noqa: B023
+        state = train(context, vectors, resumed, from_disk(data), on_epoch=lambda each: again.append(on_disk(each)))  # noqa: B023
         assert equal(weights(resumed), weights(modules))
         end = from_disk(again[-1])
         assert equal(end.weights, last.weights)
@@ -57,7 +57,7 @@ def test_resumed_from_any_epoch_it_ends_the_same_to_the_last_bit(encoder: bool, 
 
 
 def test_a_saved_epoch_is_not_changed_by_the_next() -> None:
-    work, vectors = make_work(epochs=3)
+    context, vectors = make_work(epochs=3)
     states: list[State] = []
     last: list[dict[str, Tensor]] = []
 
@@ -65,7 +65,7 @@ def test_a_saved_epoch_is_not_changed_by_the_next() -> None:
         states.append(from_disk(on_disk(state)))
         last[:] = [copy.deepcopy(state.weights)]
 
-    final = train(work, vectors, make_modules(), on_epoch=keep)
+    final = train(context, vectors, make_modules(), on_epoch=keep)
     assert [state.epoch for state in states] == [1, 2, 3]
     assert not equal(states[0].weights, states[1].weights)
     assert equal(states[2].weights, last[0])
@@ -75,16 +75,16 @@ def test_a_saved_epoch_is_not_changed_by_the_next() -> None:
 
 def test_the_best_epochs_weights_are_left() -> None:
     # What is learnt on train is wrong on dev: the more, the worse.
-    work, vectors = make_work(("topic", "match"), epochs=6)
-    parts = dict(work.corpus.parts)
-    for task in work.tasks:
+    context, vectors = make_work(("topic", "match"), epochs=6)
+    parts = dict(context.corpus.parts)
+    for task in context.tasks:
         dev = parts[task, "dev"]
         assert dev.labels is not None
         parts[task, "dev"] = dataclasses.replace(dev, labels=(dev.labels + 1) % SHAPES[task].classes)
-    work = dataclasses.replace(work, corpus=Corpus(work.corpus.inputs, parts))
+    context = dataclasses.replace(context, corpus=Corpus(context.corpus.inputs, parts))
     modules, seen = make_modules(dropout=0.0), []
-    state = train(work, vectors, modules, on_epoch=lambda state: seen.append(weights(modules)))
-    means = [sum(curve(state, task, "dev", "value")[epoch] for task in work.tasks) / 2 for epoch in range(6)]
+    state = train(context, vectors, modules, on_epoch=lambda state: seen.append(weights(modules)))
+    means = [sum(curve(state, task, "dev", "value")[epoch] for task in context.tasks) / 2 for epoch in range(6)]
     assert state.best_epoch == 1 + max(range(6), key=means.__getitem__) < 6
     assert state.best_score == pytest.approx(max(means))
     assert equal(weights(modules), seen[state.best_epoch - 1])
@@ -92,5 +92,5 @@ def test_the_best_epochs_weights_are_left() -> None:
 
 
 def test_of_equally_good_epochs_the_first_is_kept() -> None:
-    work, vectors = make_work(epochs=3, learning_rate=0.0, weight_decay=0.0)
-    assert train(work, vectors, make_modules()).best_epoch == 1
+    context, vectors = make_work(epochs=3, learning_rate=0.0, weight_decay=0.0)
+    assert train(context, vectors, make_modules()).best_epoch == 1

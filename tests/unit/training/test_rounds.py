@@ -14,7 +14,7 @@ from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.protocol import Phase
 from benchkit.encoder import BertConfig, Encoder, random_encoder
 from benchkit.store.features import FeatureSettings, encode_table
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 from benchkit.training.optimizer import AdamW
 from benchkit.training.readers import StoredReader, gather_together
 from benchkit.training.steps import take_step
@@ -24,9 +24,9 @@ TEXTS = [" ".join("abcdefghij"[i % 7 : 3 + i % 8]) + " a" * (i * i % 17) for i i
 ROWS = (torch.tensor([[0], [3], [3]]), torch.tensor([[1, 11], [5, 0]]), torch.tensor([[7, 7]]))
 
 
-def in_rounds(**settings: Any) -> tuple[Work, Tensor]:
-    work, vectors = make_work(step="round", **settings)
-    return dataclasses.replace(work, order=dataclasses.replace(work.order, step="round")), vectors
+def in_rounds(**settings: Any) -> tuple[PhaseContext, Tensor]:
+    context, vectors = make_work(step="round", **settings)
+    return dataclasses.replace(context, order=dataclasses.replace(context.order, step="round")), vectors
 
 
 def gradients(modules: nn.Module) -> dict[str, Tensor]:
@@ -39,16 +39,16 @@ def encoder() -> Encoder:
 
 
 def test_the_gradient_of_a_round_is_the_sum_of_its_batches() -> None:
-    work, vectors = in_rounds(sampling="round_robin")
-    batches = list(work.order.epoch(1))[:3]
+    context, vectors = in_rounds(sampling="round_robin")
+    batches = list(context.order.epoch(1))[:3]
     assert {task for task, _ in batches} == set(TASKS)
     together, summed = make_modules(0.0, encoder=True).eval(), make_modules(0.0, encoder=True).eval()
     reader = Live(vectors, together["encoder"])
-    results = take_step(work, together, reader, AdamW(together.parameters(), 0.0), batches, 0.0)
+    results = take_step(context, together, reader, AdamW(together.parameters(), 0.0), batches, 0.0)
     total: dict[str, Tensor] = {}
     for batch, (outputs, labels, loss) in zip(batches, results, strict=True):
         optimizer = AdamW(summed.parameters(), 0.0)
-        (alone,) = take_step(work, summed, Live(vectors, summed["encoder"]), optimizer, [batch], 0.0)
+        (alone,) = take_step(context, summed, Live(vectors, summed["encoder"]), optimizer, [batch], 0.0)
         torch.testing.assert_close(alone[0], outputs)
         torch.testing.assert_close(alone[2], loss)
         assert torch.equal(alone[1], labels)
@@ -58,12 +58,12 @@ def test_the_gradient_of_a_round_is_the_sum_of_its_batches() -> None:
 
 
 def test_the_encoder_runs_once_a_round() -> None:
-    work, vectors = in_rounds(epochs=1)
+    context, vectors = in_rounds(epochs=1)
     modules = make_modules(encoder=True)
     calls: list[int] = []
     modules["encoder"].register_forward_hook(lambda module, given, output: calls.append(1))
-    train(work, vectors, modules)
-    assert len(calls) == work.order.steps() + 1  # and once for dev
+    train(context, vectors, modules)
+    assert len(calls) == context.order.steps() + 1  # and once for dev
 
 
 @pytest.mark.parametrize("sampling", ["proportional", "round_robin", "annealed"])
@@ -81,14 +81,14 @@ def test_rounds_are_of_the_same_batches(sampling: str) -> None:
 
 
 def test_rounds_resume_to_the_last_bit_and_follow_the_schedule() -> None:
-    work, vectors = in_rounds(schedule="linear", learning_rate=0.1, clip=1.0)
+    context, vectors = in_rounds(schedule="linear", learning_rate=0.1, clip=1.0)
     saved: list[bytes] = []
     whole = make_modules(encoder=True)
-    train(work, vectors, whole, on_epoch=lambda state: saved.append(on_disk(state)))
+    train(context, vectors, whole, on_epoch=lambda state: saved.append(on_disk(state)))
     resumed = make_modules(encoder=True)
-    train(work, vectors, resumed, from_disk(saved[1]))
+    train(context, vectors, resumed, from_disk(saved[1]))
     assert equal(weights(whole), weights(resumed))
-    steps = 4 * work.order.steps()
+    steps = 4 * context.order.steps()
     assert from_disk(saved[-1]).optimizer["lr"] == pytest.approx(0.1 / steps)
 
 

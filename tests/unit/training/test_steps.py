@@ -18,10 +18,10 @@ from benchkit.training.batches import OrderHash
 
 @pytest.mark.parametrize("trained", list(TASKS))
 def test_a_tasks_steps_leave_the_other_branches_alone(trained: str) -> None:
-    work, vectors = make_work((trained,), weight_decay=0.5)
+    context, vectors = make_work((trained,), weight_decay=0.5)
     modules = make_modules()
     before = weights(modules)
-    train(work, vectors, modules)
+    train(context, vectors, modules)
     for name, value in modules.state_dict().items():
         own = name.startswith(("head.trunk", f"head.branches.{trained}."))
         assert torch.equal(value, before[name]) != own, name
@@ -29,12 +29,12 @@ def test_a_tasks_steps_leave_the_other_branches_alone(trained: str) -> None:
 
 def test_even_after_they_had_steps_of_their_own() -> None:
     # AdamW's momentum must not carry a branch on while other tasks are trained.
-    work, vectors = make_work(sampling="round_robin", epochs=1)
+    context, vectors = make_work(sampling="round_robin", epochs=1)
     modules = make_modules()
     moved: list[tuple[str, set[str]]] = []
 
     def watch(name: str) -> Callable[[Tensor, Tensor, TaskShape], Tensor]:
-        inner = work.losses[name]
+        inner = context.losses[name]
 
         def loss(outputs: Tensor, labels: Tensor, shape: TaskShape) -> Tensor:
             now = weights(modules)
@@ -54,14 +54,14 @@ def test_even_after_they_had_steps_of_their_own() -> None:
         return loss
 
     kept: dict[str, Tensor] = {}
-    train(dataclasses.replace(work, losses={name: watch(name) for name in TASKS}), vectors, modules)
+    train(dataclasses.replace(context, losses={name: watch(name) for name in TASKS}), vectors, modules)
     assert len(moved) > 10
     assert all(changed == {name} for name, changed in moved)
 
 
 def test_dropout_does_not_move_the_batches() -> None:
-    work, vectors = make_work()
-    orders = {train(work, vectors, make_modules(dropout)).order_hash for dropout in (0.0, 0.2, 0.6)}
+    context, vectors = make_work()
+    orders = {train(context, vectors, make_modules(dropout)).order_hash for dropout in (0.0, 0.2, 0.6)}
     assert len(orders) == 1
     other, _ = make_work()
     other = dataclasses.replace(other, order=dataclasses.replace(other.order, seed=1))
@@ -69,31 +69,31 @@ def test_dropout_does_not_move_the_batches() -> None:
 
 
 def test_the_order_hash_is_of_all_epochs() -> None:
-    work, vectors = make_work(epochs=2)
+    context, vectors = make_work(epochs=2)
     last = OrderHash()
-    last.epoch(list(work.order.epoch(2)))
+    last.epoch(list(context.order.epoch(2)))
     both = OrderHash()
-    both.epoch(list(work.order.epoch(1)))
-    both.epoch(list(work.order.epoch(2)))
-    assert train(work, vectors, make_modules()).order_hash == both.state != last.state
+    both.epoch(list(context.order.epoch(1)))
+    both.epoch(list(context.order.epoch(2)))
+    assert train(context, vectors, make_modules()).order_hash == both.state != last.state
 
 
 def test_training_leaves_torchs_generator_alone() -> None:
-    work, vectors = make_work(epochs=1)
+    context, vectors = make_work(epochs=1)
     modules = make_modules()
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    train(work, vectors, modules)
+    train(context, vectors, modules)
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_training_is_a_function_of_the_seed() -> None:
-    work, vectors = make_work()
+    context, vectors = make_work()
     found = []
     for seed in (0, 0, 1):
         modules = make_modules()
-        train(dataclasses.replace(work, seed=seed), vectors, modules)  # the same batches; dropout is what differs
+        train(dataclasses.replace(context, seed=seed), vectors, modules)  # the same batches; dropout is what differs
         found.append(weights(modules))
     assert equal(found[0], found[1])
     assert not equal(found[0], found[2])
@@ -142,15 +142,15 @@ def test_the_mode_of_the_modules_is_set_for_each_part() -> None:
             seen.append((self.training, torch.is_grad_enabled()))
             return super().forward(features, task)
 
-    work, vectors = make_work(epochs=2)
-    train(work, vectors, nn.ModuleDict({"head": Watching().eval()}))
-    steps = work.order.steps()
+    context, vectors = make_work(epochs=2)
+    train(context, vectors, nn.ModuleDict({"head": Watching().eval()}))
+    steps = context.order.steps()
     assert seen == ([(True, True)] * steps + [(False, False)] * 3) * 2
 
 
 def test_the_curve_is_of_the_epoch() -> None:
-    work, vectors = make_work(epochs=2)
-    state = train(work, vectors, make_modules())
+    context, vectors = make_work(epochs=2)
+    state = train(context, vectors, make_modules())
     assert [(p["epoch"], p["task"], p["split"]) for p in state.curve] == [
         (epoch, task, split) for epoch in (1, 2) for split in ("train", "dev") for task in TASKS
     ]
