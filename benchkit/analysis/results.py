@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from benchkit.analysis.variants import Found, check_comparable, tell_apart
 from benchkit.core.errors import UserError
-from benchkit.core.protocol import PHASES
 from benchkit.core.task import SPLITS
 from benchkit.data import Split, load_data, subsample
 from benchkit.experiment.companions import CONTROLS, RANDOM_ENCODER, SHUFFLED_LABELS, Control, controls, folder_of
@@ -131,8 +130,9 @@ def collect(
     Raises:
         ValueError: two records are of the same head and seed: these are two comparisons, not one.
     """
-    found = {result.name for record in records for result in record.phases}
-    phases = tuple(phases) or tuple(name for name in PHASES if name in found) or ("",)
+    longest = sorted(records, key=lambda record: -len(record.phases))
+    found = dict.fromkeys(result.name for record in longest for result in record.phases)
+    phases = tuple(phases) or tuple(found) or ("",)
     values: dict[tuple[str, str, str, str], dict[int, float]] = {}
     phase_results: dict[tuple[str, str], list[PhaseResult]] = {}
     parameters: dict[str, int] = {}

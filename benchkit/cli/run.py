@@ -284,7 +284,8 @@ def _exit(records: Any) -> None:
     for record in failed:
         click.echo(f"benchkit: error: {record.head} seed {record.seed}: {record.error}", err=True)
     if failed:
-        sys.exit(2 if all("out of memory" in record.error for record in failed) else 1)
+        kinds = {record.failure.kind for record in failed if record.failure}
+        sys.exit(2 if kinds == {"out_of_memory"} else 1)
 
 
 def _dry_run(session: Session, controls: bool, single_task: bool) -> None:

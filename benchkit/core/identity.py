@@ -53,7 +53,7 @@ def parts_of(record: Record) -> Parts:
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
     """The fields that two identities do not share, in the order of the parts."""
-    found = list(_walk((), _named_tasks(a), _named_tasks(b)))
+    found = list(_walk((), _by_name(a), _by_name(b)))
     names = [change for change in found if change.path == ("head", "name")]
     # Two heads share no config that could be compared.
     return [*names, *(change for change in found if change.path[0] != "head")] if names else found
@@ -103,13 +103,21 @@ def _walk(path: tuple[str, ...], a: Any, b: Any) -> Iterator[Change]:
         yield Change(path, a, b)
 
 
-def _named_tasks(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Tasks by name rather than by number, with their order as a field of its own."""
+def _by_name(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Tasks and phases by name rather than by number, with their order as a field of its own."""
+    result = dict(identity)
     tasks = identity.get("tasks")
-    if not isinstance(tasks, list):
-        return dict(identity)
-    named = {task["name"]: {key: each for key, each in task.items() if key != "name"} for task in tasks}
-    return {**identity, "tasks": {"order": list(named), **named}}
+    if isinstance(tasks, list):
+        result["tasks"] = {"order": [task["name"] for task in tasks], **_tables(tasks)}
+    protocol = identity.get("protocol")
+    phases = protocol.get("phases") if isinstance(protocol, Mapping) else None
+    if isinstance(protocol, Mapping) and phases and all(isinstance(each, Mapping) for each in phases):
+        result["protocol"] = {**protocol, "phases": [each["name"] for each in phases], **_tables(phases)}
+    return result
+
+
+def _tables(named: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: {key: value for key, value in each.items() if key != "name"} for each in named}
 
 
 def _whose(path: tuple[str, ...]) -> str:

@@ -21,6 +21,7 @@ import pluggy
 
 from benchkit.core import hookspecs
 from benchkit.core.errors import UserError, unknown
+from benchkit.core.protocol import phase_names
 
 if TYPE_CHECKING:
     from benchkit.core.head import HeadSpec
@@ -277,7 +278,7 @@ def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]
 
 def _check_name(kind: str, name: str) -> None:
     """A task's name becomes a key of `nn.ModuleDict` in most heads, which refuses dots and its own attributes."""
-    reserved = {"pretrain", "finetune", "mean", *(_MODULE_NAMES if kind == "task" else ())}
+    reserved = {"mean", *phase_names(), *(_MODULE_NAMES if kind == "task" else ())}
     if not name or not name.replace("-", "_").isidentifier() or name in reserved:
         raise ValueError(
             f"{kind} name {name!r} cannot be used: letters, digits, _ and -, none of {', '.join(sorted(reserved))}"

@@ -1,30 +1,39 @@
 """A protocol is everything about a comparison but heads, encoder and data: frozen, read from TOML, overridable.
 
-Its fields have dotted names, the same in a TOML file, in `--set` and in records: `pretrain.batch_size`, `pooling`,
-`quora.train_size`. Tables named after a task hold that task's fields, tables named after a head that head's config.
+Its fields have dotted names, the same in a TOML file, in `--set` and in records: `pooling`, `quora.train_size`. Tables
+named after a phase hold that phase's settings, tables named after a task that task's options, and tables named after a
+head that head's config. Phases are data: a file that lists a new name in `phases` defines it by a table of that name.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.settings import apply
+from benchkit.core.settings import apply, plain
+from benchkit.core.task import TaskShape, TaskSpec
 
-PHASES = ("pretrain", "finetune")
+_TOP = re.compile(r"top:[1-9]\d{0,5}")
+_TABLES = ("phase_settings", "task_options", "head_options")
+_NOT_NUMERIC = ("name", "summary", "encoder", "data", "heads", "tasks", "seeds", "precision", *_TABLES)
+_BASE = "_base"  # the file that every protocol starts from
 _Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase: `pretrain` with the encoder frozen, `finetune` with everything trained.
+    """The settings of one phase of training.
 
     Attributes:
+        trains: `head`: the head alone, on features of the frozen encoder; `top:k`: also the encoder's highest k layers
+            and its pooler; `all`: the whole encoder. What lies below the lowest trained layer is encoded once.
         batch_size: examples (not sentences) of one task in one batch.
         step: what one optimiser step sees. `task`: one batch. `round`: as many consecutive batches as there are tasks,
             their losses summed; with `sampling = "round_robin"` that is one batch of each task. The same batches in
@@ -33,6 +42,7 @@ class Phase:
         clip: largest norm of the gradient; 0 leaves it as it is.
     """
 
+    trains: str = "all"
     epochs: int = 10
     batch_size: int = 64
     step: Literal["task", "round"] = "task"
@@ -53,20 +63,40 @@ class Phase:
             value = getattr(self, name)
             if not value >= low or value == float("inf"):
                 raise ValueError(f"{name} must be a finite number, at least {low}, not {value}")
+        if self.trains not in ("head", "all") and not _TOP.fullmatch(self.trains):
+            raise ValueError(f"trains is head, all, or top:k with a number of layers k, not {self.trains!r}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a fraction of the steps, from 0 to below 1, not {self.warmup}")
+
+    @property
+    def trains_encoder(self) -> bool:
+        return self.trains != "head"
+
+    def top(self, layers: int) -> int:
+        """How many of an encoder's `layers` are trained, counted from the highest.
+
+        Raises:
+            UserError: the encoder has fewer.
+        """
+        if not self.trains.startswith("top:"):
+            return layers if self.trains_encoder else 0
+        count = int(self.trains.removeprefix("top:"))
+        if count > layers:
+            raise UserError(f"trains = {self.trains!r}, but the encoder has {layers} layers")
+        return count
 
 
 @dataclass(frozen=True)
 class TaskOptions:
     """What a protocol says of one task. A size of 0 means all rows; a smaller one draws a subset that keeps
-    the class balance. `loss` "" is the task's default.
+    the class balance. `loss` "" is the task's default, `pair_input` "" the protocol's.
     """
 
     train_size: int = 0
     dev_size: int = 0
     test_size: int = 0
     loss: str = ""
+    pair_input: Literal["", "separate", "joint"] = ""
 
     def __post_init__(self) -> None:
         for name in ("train_size", "dev_size", "test_size"):
@@ -82,7 +112,8 @@ class Protocol:
         encoder, data: used where the user names none; "" demands one.
         heads: the heads compared where the user names none.
         seeds: how many seeds a head, counted from 0, where the user says nothing.
-        phases: the phases of a run, where the user says nothing.
+        phases: names of the phases that are run, in order.
+        phase_settings: all phases that are defined, by name, in order.
         pooling: `cls`, `mean`, `max` or `pooler`, over the hidden states of `layers` (0 = embeddings, -1 = last),
             concatenated.
         pair_input: a pair's sentences encoded apart (`separate`) or as one input (`joint`).
@@ -98,7 +129,7 @@ class Protocol:
     heads: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("sst", "quora", "sts")
     seeds: int = 3
-    phases: tuple[str, ...] = PHASES
+    phases: tuple[str, ...] = ()
     pooling: str = "cls"
     layers: tuple[int, ...] = (-1,)
     pair_input: Literal["separate", "joint"] = "separate"
@@ -106,8 +137,7 @@ class Protocol:
     sampling: Literal["proportional", "round_robin", "annealed"] = "proportional"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     subsample_seed: int = 0
-    pretrain: Phase = field(default_factory=Phase)
-    finetune: Phase = field(default_factory=lambda: Phase(epochs=25, batch_size=8, learning_rate=1e-6))
+    phase_settings: Mapping[str, Phase] = field(default_factory=dict)
     task_options: Mapping[str, TaskOptions] = field(default_factory=dict)
     head_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -115,20 +145,75 @@ class Protocol:
         return self.task_options.get(task, TaskOptions())
 
     def phase(self, name: str) -> Phase:
-        return {"pretrain": self.pretrain, "finetune": self.finetune}[name]
+        return self.phase_settings[name]
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether any phase of a run changes the encoder."""
+        return any(self.phase(name).trains_encoder for name in self.phases)
+
+    def joint(self, task: str) -> bool:
+        """Whether the task's pairs are encoded as one input."""
+        return (self.options(task).pair_input or self.pair_input) == "joint"
+
+    def shapes(self, tasks: Iterable[TaskSpec]) -> tuple[TaskShape, ...]:
+        """What heads see of the tasks under this protocol."""
+        return tuple(task.shape(joint=self.joint(task.name)) for task in tasks)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Protocol:
         """Inverse of `settings.plain`."""
         tuples = {name: tuple(values[name]) for name in ("heads", "tasks", "phases", "layers")}
-        phases = {name: Phase(**values[name]) for name in PHASES}
+        phases = {name: Phase(**each) for name, each in values["phase_settings"].items()}
         options = {name: TaskOptions(**each) for name, each in values["task_options"].items()}
-        return Protocol(**{**values, **tuples, **phases, "task_options": options})
+        return Protocol(**{**values, **tuples, "phase_settings": phases, "task_options": options})
+
+    def identity(self) -> dict[str, Any]:
+        """What of it can change a cell's numbers: no names, other heads, or phases that are not run.
+
+        Its `phases` are a list of tables, each with a `name`.
+        """
+        values = plain(self)
+        for name in _NOT_NUMERIC:
+            del values[name]
+        values["phases"] = [{"name": name, **plain(self.phase(name))} for name in self.phases]
+        return values
+
+    @staticmethod
+    def from_identity(values: Mapping[str, Any], task_options: Mapping[str, TaskOptions]) -> Protocol:
+        """A protocol with that identity; also from older records, in which phases were tables beside their names."""
+        base, values = base_protocol(), dict(values)
+        tables = {}
+        for each in values.pop("phases"):
+            if isinstance(each, str):
+                tables[each] = {"trains": base.phase(each).trains, **values.pop(each)}
+            else:
+                tables[each["name"]] = {name: value for name, value in each.items() if name != "name"}
+        return Protocol(
+            **{**values, "layers": tuple(values["layers"])},
+            phases=tuple(tables),
+            phase_settings={name: Phase(**each) for name, each in tables.items()},
+            tasks=tuple(task_options),
+            task_options=task_options,
+        )
+
+
+def base_protocol() -> Protocol:
+    """What every protocol starts from."""
+    return override(Protocol(), _shipped(_BASE), (), (), define=True)
+
+
+@cache
+def phase_names() -> frozenset[str]:
+    """Names of phases that the shipped protocols define, which tasks and heads must not have."""
+    tables = (_shipped(name).get("phases", ()) for name in (_BASE, *presets()))
+    return frozenset(name for each in tables for name in each)
 
 
 def presets() -> list[str]:
     """Names of the protocols that ship with the package."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+    names = (entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+    return sorted(name for name in names if name != _BASE)
 
 
 def load_preset(name: str, tasks: Iterable[str], heads: Iterable[str]) -> Protocol:
@@ -140,11 +225,11 @@ def load_preset(name: str, tasks: Iterable[str], heads: Iterable[str]) -> Protoc
     if name not in presets():
         raise unknown("preset", name, presets())
     tasks, heads = tuple(tasks), tuple(heads)
-    values = tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8"))
+    base, values = base_protocol(), _shipped(name)
     # A preset speaks of tasks that may not be installed here (BENCHKIT_PLUGINS); whoever trains them will ask for them.
-    here = {*PHASES, *tasks, *heads}
+    here = {*base.phase_settings, *values.get("phases", ()), *tasks, *heads}
     values = {table: value for table, value in values.items() if table in here or not isinstance(value, Mapping)}
-    return override(Protocol(name=name), values, tasks, heads)
+    return override(replace(base, name=name), values, tasks, heads, define=True)
 
 
 def load_file(path: Path, tasks: Iterable[str], heads: Iterable[str]) -> Protocol:
@@ -162,8 +247,8 @@ def load_file(path: Path, tasks: Iterable[str], heads: Iterable[str]) -> Protoco
     base = values.pop("base", None)
     tasks, heads = tuple(tasks), tuple(heads)
     try:
-        start = load_preset(str(base), tasks, heads) if base else Protocol()
-        return override(replace(start, name=path.stem), values, tasks, heads)
+        start = load_preset(str(base), tasks, heads) if base else base_protocol()
+        return override(replace(start, name=path.stem), values, tasks, heads, define=True)
     except UserError as error:
         raise UserError(f"protocol {path}: {error}") from error
 
@@ -189,26 +274,40 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def override(protocol: Protocol, values: Mapping[str, Any], tasks: Iterable[str], heads: Iterable[str]) -> Protocol:
-    """A copy with nested `values` set: plain fields, phase tables, and tables named after a task or a head.
+def override(
+    protocol: Protocol,
+    values: Mapping[str, Any],
+    tasks: Iterable[str],
+    heads: Iterable[str],
+    *,
+    define: bool = False,
+) -> Protocol:
+    """A copy with nested `values` set: plain fields, and tables named after a phase, a task or a head.
+
+    Args:
+        define: names in `phases` that have a table are new phases, where they are not phases already.
 
     Raises:
         UserError: unknown field or table, or a wrong type; a head's own fields are checked when it is configured.
     """
     tasks, heads = set(tasks), set(heads)
     simple = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
-    internal = {"pretrain", "finetune", "task_options", "head_options"}
-    known = [name for name in Protocol.__dataclass_fields__ if name not in internal]
+    known = [name for name in Protocol.__dataclass_fields__ if name not in _TABLES]
+    settings = dict(protocol.phase_settings)
     for name in simple:
         if name not in known:
-            raise unknown("field", name, [*known, *(f"{table}.…" for table in (*PHASES, *sorted(tasks | heads)))])
+            raise unknown("field", name, [*known, *(f"{table}.…" for table in (*settings, *sorted(tasks | heads)))])
     result = _apply(protocol, simple, "")
+    if define:
+        new = {name: Phase() for name in result.phases if name not in settings and name in values}
+        if taken := new.keys() & (tasks | heads):
+            raise UserError(f"phase {min(taken)!r} has the name of a task or head: choose another")
+        settings = _in_order({**settings, **new}, result.phases) if new else settings
     for table, fields in values.items():
         if not isinstance(fields, Mapping):
             continue
-        if table in PHASES:
-            changes: dict[str, Any] = {table: _apply(result.phase(table), fields, table)}
-            result = replace(result, **changes)
+        if table in settings:
+            settings[table] = _apply(settings[table], fields, table)
         elif table in tasks:
             options = _apply(result.options(table), fields, table)
             result = replace(result, task_options={**result.task_options, table: options})
@@ -216,8 +315,13 @@ def override(protocol: Protocol, values: Mapping[str, Any], tasks: Iterable[str]
             merged = {**result.head_options.get(table, {}), **fields}
             result = replace(result, head_options={**result.head_options, table: merged})
         else:
-            raise unknown("table", table, [*PHASES, *tasks, *heads])
-    return _checked(result)
+            raise unknown("table", table, [*settings, *tasks, *heads])
+    return _checked(replace(result, phase_settings=settings))
+
+
+def _in_order(settings: Mapping[str, Phase], names: Sequence[str]) -> dict[str, Phase]:
+    """The phases in the order of `names`, then those that are not named."""
+    return {name: settings[name] for name in dict.fromkeys((*names, *settings)) if name in settings}
 
 
 def _apply(settings: _Settings, values: Mapping[str, Any], table: str) -> _Settings:
@@ -228,13 +332,14 @@ def _apply(settings: _Settings, values: Mapping[str, Any], table: str) -> _Setti
 
 
 def _checked(protocol: Protocol) -> Protocol:
+    known = tuple(protocol.phase_settings)
     for phase in protocol.phases:
-        if phase not in PHASES:
-            raise unknown("phase", phase, PHASES)
+        if phase not in known:
+            raise unknown("phase", phase, known)
     if not protocol.phases:
-        raise UserError(f"phases is empty: name {' or '.join(PHASES)}, or both")
-    if list(protocol.phases) != [name for name in PHASES if name in protocol.phases]:
-        raise UserError(f"phases run in the order {', '.join(PHASES)}, each once, not {', '.join(protocol.phases)}")
+        raise UserError(f"phases is empty: name at least one of {', '.join(known)}")
+    if list(protocol.phases) != [name for name in known if name in protocol.phases]:
+        raise UserError(f"phases run in the order {', '.join(known)}, each once, not {', '.join(protocol.phases)}")
     if protocol.pooling not in ("cls", "mean", "max", "pooler"):
         raise unknown("pooling", protocol.pooling, ("cls", "mean", "max", "pooler"))
     if protocol.seeds < 1:
@@ -244,6 +349,10 @@ def _checked(protocol: Protocol) -> Protocol:
     if protocol.max_length < 4:
         raise UserError(f"max_length must be at least 4 ([CLS], a word piece, two [SEP]), not {protocol.max_length}")
     return protocol
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    return tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8"))
 
 
 def _folder() -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 SCHEMA = 1
 
 Status = Literal["ok", "collapsed", "diverged", "failed"]
+FailureKind = Literal["diverged", "collapsed", "out_of_memory", "head", "input", "worker", "timeout", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,23 @@ class PhaseResult:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a cell has no number, or none that is worth anything.
+
+    Attributes:
+        kind: `diverged` and `collapsed` are outcomes of training; `out_of_memory`, `head` (an exception of the head's
+            code), `input` (a `UserError`), `worker` (its process ended) and `timeout` ended the cell before; `unknown`
+            in older records.
+        phase: the phase in which it happened; "" before the first one.
+        message: one line.
+    """
+
+    kind: FailureKind
+    phase: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One cell: (head config, protocol, encoder, data, seed) and what came of it.
 
@@ -99,7 +117,7 @@ class Record:
         environment: versions, device, threads, git state: what explains a number but is not asked for.
         sources: by part of the identity that has a `source`, a short hash of each file it is made of, so that a change
             can be named; empty in older records.
-        error: why the cell is not `ok`, in one line.
+        failure: why the cell is not `ok`.
     """
 
     key: str
@@ -112,11 +130,16 @@ class Record:
     data: Mapping[str, Any] = field(default_factory=dict)
     encoder: Mapping[str, Any] = field(default_factory=dict)
     phases: tuple[PhaseResult, ...] = ()
-    error: str = ""
+    failure: Failure | None = None
     peak_memory_bytes: int = 0
     predictions_sha256: str = ""
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def error(self) -> str:
+        """Why the cell is not `ok`, in one line; "" if it is."""
+        return self.failure.message if self.failure else ""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -133,7 +156,11 @@ class Record:
         if data.get("schema") != SCHEMA:
             raise ValueError(f"record of schema {data.get('schema')}, this benchkit reads {SCHEMA}")
         try:
-            phases = tuple(PhaseResult.from_dict(each) for each in data["phases"])
-            return Record(**{**data, "phases": phases})
+            values = {**data, "phases": tuple(PhaseResult.from_dict(each) for each in data["phases"])}
+            if error := values.pop("error", ""):  # a record from before failures had a kind
+                values["failure"] = {"kind": "unknown", "phase": "", "message": error}
+            if values.get("failure") is not None:
+                values["failure"] = Failure(**values["failure"])
+            return Record(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a record: {error}") from error

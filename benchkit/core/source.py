@@ -28,7 +28,7 @@ TRAINING = (
     *("nn/blocks.py", "nn/losses.py", "nn/metrics.py", *ENCODING),
     *("store/table.py", "training/batches.py", "training/cuda_graphs.py", "training/evaluation.py"),
     *("training/fast_cpu.py", "training/loop.py", "training/optimizer.py", "training/readers.py"),
-    *("training/static_batches.py", "training/steps.py", "experiment/run_cell.py", "experiment/workspace.py"),
+    *("training/static_batches.py", "training/steps.py", "experiment/open_cell.py"),
 )
 """The modules that compute a cell's numbers, relative to the package."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,13 @@ class MiniBert(nn.Module):
         self.train_layer = torch.compile(Layer.forward, dynamic=True, fullgraph=True)
 
     def forward(
-        self, ids: Tensor, segments: Tensor, layout: Layout, keep: Collection[int], first_only: bool = False
+        self,
+        ids: Tensor,
+        segments: Tensor,
+        layout: Layout,
+        keep: Collection[int],
+        first_only: bool = False,
+        lower: Mapping[int, Tensor] | None = None,
     ) -> dict[int, Tensor]:
         """Hidden states by layer: 0 is the embeddings, 1 the first layer's output, and so on.
 
@@ -137,21 +143,46 @@ class MiniBert(nn.Module):
             ids, segments: (total,) integers, on the layout's device.
             keep: layers to return; those above the highest are not computed.
             first_only: of the highest layer return `[CLS]` alone, (rows, hidden): only its query is computed.
+            lower: (total, hidden) states by layer that are known already; computing begins above the highest of them,
+                and `ids` and `segments` are not read.
 
         Returns:
             (total, hidden) each, but for the highest if `first_only`.
         """
         top = max(keep)
-        x = self.dropout(self.norm(self.word(ids) + self.position(layout.positions) + self.segment(segments)))
-        kept = {0: x} if 0 in keep else {}
-        for number, layer in enumerate(self.layers[:top], start=1):
+        known = dict(lower) if lower else {0: self._embed(ids, segments, layout)}
+        start = max(known)
+        x = known[start].to(self.norm.weight.dtype)
+        kept = {number: states for number, states in known.items() if number in keep}
+        for number, layer in enumerate(self.layers[start:top], start=start + 1):
             run = self.train_layer if self.training and layout.fixed else Layer.__call__
             x = run(layer, x, layout, first_only and number == top)
             if number in keep:
                 kept[number] = x
-        if first_only and top == 0:
-            kept[0] = x[layout.starts]
+        if first_only and top <= start:
+            kept[top] = known[top][layout.starts]
         return kept
+
+    def _embed(self, ids: Tensor, segments: Tensor, layout: Layout) -> Tensor:
+        embedded: Tensor = self.norm(self.word(ids) + self.position(layout.positions) + self.segment(segments))
+        return self.dropout(embedded)  # type: ignore[no-any-return]
+
+
+class TopLayers(nn.Module):
+    """The highest layers of a model and its pooler, as a module of their own: what a phase may train alone.
+
+    In `train()` the layers below stay in eval mode.
+    """
+
+    def __init__(self, model: MiniBert, count: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(model.layers[len(model.layers) - count :])
+        self.pooler = model.pooler
+        self.model = (model,)  # in a tuple, so that it is no part of this module
+
+    def train(self, mode: bool = True) -> Self:
+        self.model[0].training = mode
+        return super().train(mode)
 
 
 def _embedding(count: int, hidden: int) -> nn.Embedding:

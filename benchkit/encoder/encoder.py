@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.encoder.bert import BertConfig, MiniBert, check_pooling, resolve_layers
-from benchkit.encoder.packing import Batch, compute, gather
+from benchkit.encoder.packing import Batch, Inputs, compute, gather
 from benchkit.encoder.tokenizer import Tokenized, tokenize
 
 Precision = Literal["fp32", "bf16"]
@@ -81,13 +81,18 @@ class EncodedChunk:
 
 
 def stream(
-    model: MiniBert, batches: Iterable[Tokenized], pooling: str, layers: tuple[int, ...], tokens: bool, chunk: int
+    model: MiniBert,
+    batches: Iterable[Inputs],
+    pooling: str,
+    layers: tuple[int, ...],
+    tokens: bool,
+    chunk: int,
 ) -> Iterator[EncodedChunk]:
     """All inputs of each batch, longest first (so that a lack of memory shows at once), at most `chunk` at a time."""
     device = next(model.parameters()).device
     on_cpu = device.type == "cpu"
 
-    def start(number: int, tokenized: Tokenized, rows: Tensor, lengths: Tensor) -> Callable[[], EncodedChunk]:
+    def start(number: int, tokenized: Inputs, rows: Tensor, lengths: Tensor) -> Callable[[], EncodedChunk]:
         """Encode a chunk; on a GPU, ask for it. Returns what waits for it."""
 
         @torch.inference_mode()
@@ -251,7 +256,7 @@ class Encoder:
 
     def features(
         self,
-        tokenized: Tokenized,
+        tokenized: Inputs,
         rows: Tensor,
         reads: type[Pooled] = Pooled,
         pooling: str = "mean",
@@ -300,7 +305,7 @@ class Encoder:
 
     def encode_chunks(
         self,
-        tokenized: Tokenized,
+        tokenized: Inputs,
         *,
         reads: type[Pooled] = Pooled,
         pooling: str = "mean",
@@ -315,7 +320,7 @@ class Encoder:
 
     def encode_batches(
         self,
-        batches: Iterable[Tokenized],
+        batches: Iterable[Inputs],
         *,
         reads: type[Pooled] = Pooled,
         pooling: str = "mean",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,15 +18,64 @@ from benchkit.encoder.tokenizer import Tokenized
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs laid end to end: `ids` and `segments` (total,), on the layout's device."""
+    """Inputs laid end to end, on the layout's device.
+
+    Attributes:
+        ids, segments: (total,).
+        lower: (total, hidden) states by layer, where they are known; `ids` and `segments` are then empty.
+    """
 
     ids: Tensor
     segments: Tensor
     layout: Layout
+    lower: Mapping[int, Tensor] | None = None
 
 
-def gather(tokenized: Tokenized, rows: Tensor, device: torch.device, padded: bool) -> Batch:
+class Packed(Protocol):
+    """Vectors of the word pieces of inputs, such as a stored table has."""
+
+    def packed(self, rows: Tensor) -> Tensor:
+        """Of `rows` (n,) int64, end to end: (total, width) float32."""
+
+
+@dataclass(frozen=True)
+class LowerStates:
+    """Inputs by their states below the lowest trained layer, in place of their word pieces.
+
+    Attributes:
+        layers: whose states are side by side in `source`.
+        rows: (n,) int64, the rows of `source` that the inputs are.
+        lengths: (n,) int64, word pieces of each.
+    """
+
+    source: Packed
+    layers: tuple[int, ...]
+    rows: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, rows: Tensor) -> LowerStates:
+        """The inputs `rows` (k,) int64 alone, in that order."""
+        return LowerStates(self.source, self.layers, self.rows[rows], self.lengths[rows])
+
+    def batch(self, rows: Tensor, device: torch.device, padded: bool) -> Batch:
+        """The inputs `rows` (batch,) int64, in that order; equal lengths should be neighbours."""
+        states = self.source.packed(self.rows[rows]).to(device)
+        parts = dict(zip(self.layers, states.chunk(len(self.layers), dim=1), strict=True))
+        none = torch.empty(0, dtype=torch.int32, device=device)
+        return Batch(none, none, Layout(self.lengths[rows], device, padded), parts)
+
+
+Inputs = Tokenized | LowerStates
+"""What an encoder computes from."""
+
+
+def gather(tokenized: Inputs, rows: Tensor, device: torch.device, padded: bool) -> Batch:
     """The inputs `rows` (batch,) int64, in that order; equal lengths should be neighbours."""
+    if isinstance(tokenized, LowerStates):
+        return tokenized.batch(rows, device, padded)
     lengths = tokenized.lengths[rows]
     ends = lengths.cumsum(0)
     shift = (tokenized.offsets[rows] - ends + lengths).repeat_interleave(lengths)
@@ -50,7 +100,7 @@ def compute(
     """
     layout, top = batch.layout, max(layers)
     first_only = not tokens and pooling in ("cls", "pooler")
-    given = (batch.ids, batch.segments, layout, set(layers), first_only)
+    given = (batch.ids, batch.segments, layout, set(layers), first_only, batch.lower)
     states = functional_call(model, dict(weights), given) if weights else model(*given)
     pooled = []
     for layer in layers:

@@ -95,7 +95,7 @@ class Cell:
     @property
     def keeps_encoder(self) -> bool:
         """Whether there will be an encoder to keep, and it is to be kept."""
-        return self.keep_encoder and "finetune" in self.protocol.phases
+        return self.keep_encoder and self.protocol.trains_encoder
 
     @property
     def label(self) -> str:
@@ -133,7 +133,7 @@ def identity_of(
     """The parts of a cell's key. A change in any of them makes another cell."""
     return {
         "head": head_part(spec, config),
-        "protocol": protocol_part(protocol),
+        "protocol": protocol.identity(),
         "tasks": tasks_part(spec, config, tasks, protocol),
         "data": data_part(tasks, data),
         "encoder": encoder_fingerprint,
@@ -149,7 +149,8 @@ def head_part(spec: HeadSpec, config: Any) -> dict[str, Any]:
 
 def tasks_part(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> list[dict[str, Any]]:
     """A list: their order decides that of batches and of initial weights."""
-    return [{"name": task.name, **_task(task, loss_name(spec, config, task, protocol))} for task in tasks]
+    losses = loss_names(spec, config, tasks, protocol)
+    return [{"name": task.name, **_task(task, losses[task.name]), "joint": protocol.joint(task.name)} for task in tasks]
 
 
 def data_part(tasks: Sequence[TaskSpec], data: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
@@ -165,42 +166,24 @@ def engine_part() -> dict[str, str]:
 def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, dict[str, str]]:
     """A short hash of each file that the hashes of a cell's identity are made of, so that a change can be named."""
     files = {"head": spec.files(), "engine": package_files(TRAINING)}
-    files |= {f"tasks.{task.name}": _task_files(task, loss_name(spec, config, task, protocol)) for task in tasks}
+    losses = loss_names(spec, config, tasks, protocol)
+    files |= {f"tasks.{task.name}": _task_files(task, losses[task.name]) for task in tasks}
     return {part: short_hashes(each) for part, each in files.items()}
 
 
-def protocol_part(protocol: Protocol) -> dict[str, Any]:
-    """The protocol without what does not change a cell's numbers: names, other heads, phases that are not run."""
-    values = plain(protocol)
-    for name in (
-        "name",
-        "summary",
-        "encoder",
-        "data",
-        "heads",
-        "tasks",
-        "seeds",
-        "head_options",
-        "task_options",
-        "precision",
-    ):
-        del values[name]
-    for phase in ("pretrain", "finetune"):
-        if phase not in protocol.phases:
-            del values[phase]
-    return values
-
-
-def loss_name(spec: HeadSpec, config: Any, task: TaskSpec, protocol: Protocol) -> str:
-    """The loss that a head is trained with on a task: the protocol's, else what the head asks for, else the task's.
+def loss_names(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, str]:
+    """By task, the loss that a head is trained with: the protocol's, else what the head asks for, else the task's.
 
     Raises:
         UserError: the head asks for a loss that the task does not have.
     """
-    asked = spec.loss(config, task.shape(joint=protocol.pair_input == "joint")) if spec.loss else ""
-    if asked and asked not in task.losses:
-        raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)
-    return protocol.options(task.name).loss or asked or next(iter(task.losses))
+    names = {}
+    for task, shape in zip(tasks, protocol.shapes(tasks), strict=True):
+        asked = spec.loss(config, shape) if spec.loss else ""
+        if asked and asked not in task.losses:
+            raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)
+        names[task.name] = protocol.options(task.name).loss or asked or next(iter(task.losses))
+    return names
 
 
 def _task(task: TaskSpec, loss: str) -> dict[str, Any]:

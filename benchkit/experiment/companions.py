@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from benchkit.core.errors import UserError, unknown
+from benchkit.core.errors import UserError
 from benchkit.data.splits import SHUFFLED
 from benchkit.experiment.config import Plan
 from benchkit.experiment.workspace import RANDOM
+from benchkit.training.evaluation import constant_outputs, mean_loss
 
 if TYPE_CHECKING:
     from benchkit.core.task import TaskSpec
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 
 # Losses may be quadratic in the batch, and a split can have hundreds of thousands of rows.
-_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Control:
     Attributes:
         name: `majority class`, or `mean score` for a regression.
         value: the task's metric.
-        loss: of the constant outputs that `baseline_loss` describes.
+        loss: of the constant outputs that `constant_loss` describes.
     """
 
     name: str
@@ -53,14 +51,14 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> lis
         UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
         ValueError: train has no label.
     """
-    outputs = _outputs(task, splits["train"].labels)
+    outputs = constant_outputs(task, splits["train"].labels)
     prediction = int(outputs.argmax()) if task.classes else float(outputs)
     name = "majority class" if task.classes else "mean score"
     found = []
     for split, data in splits.items():
         if len(data) and data.labelled:
             value = _metric(task, data.labels, np.full(len(data), prediction))
-            cost = _loss(task, loss, outputs, data.labels)
+            cost = mean_loss(task, loss, outputs, data.labels)
             found.append(Control(name, task.name, split, task.metric.name, value, cost))
     return found
 
@@ -75,45 +73,6 @@ def _metric(task: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> floa
     if not np.isfinite(value):
         raise UserError(f"{where} is {value}: return a number there, such as 0.0")
     return value
-
-
-def baseline_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> float:
-    """Training loss of constant outputs: the log class frequencies, or the mean score.
-
-    A class without an example counts as half a one, so that its logit is finite.
-
-    Args:
-        loss_name: "" is the task's default loss.
-        train_labels: (n,), class indices or scores.
-
-    Raises:
-        UserError: the task has no loss of that name.
-        ValueError: there is no label.
-    """
-    return _loss(task, loss_name, _outputs(task, train_labels), train_labels)
-
-
-def _outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
-    """The constant outputs (out,), fp32, that fit labels (n,) best."""
-    if not len(labels) or np.isnan(labels).any():
-        raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
-    if not task.classes:
-        return torch.tensor([labels.mean()], dtype=torch.float32)
-    counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
-    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
-
-
-def _loss(task: TaskSpec, name: str, outputs: Tensor, labels: np.ndarray) -> float:
-    """Mean loss of constant outputs (out,) over labels (n,)."""
-    if name and name not in task.losses:
-        raise unknown(f"loss of task {task.name!r},", name, task.losses)
-    loss = task.losses[name or next(iter(task.losses))]
-    targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
-    total = 0.0
-    for start in range(0, len(targets), _BATCH):
-        part = targets[start : start + _BATCH]
-        total += float(loss(outputs.expand(len(part), -1), part, task.shape())) * len(part)
-    return total / len(labels)
 
 
 ALONE, CONTROLS = "alone", "controls"

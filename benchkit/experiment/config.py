@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import Plugins
 from benchkit.core.protocol import Protocol, load_file, load_preset, override, parse_settings
 from benchkit.core.settings import plain
-from benchkit.core.task import TaskShape
-from benchkit.encoder import Encoder, resolve_precision
+from benchkit.encoder import resolve_precision
 from benchkit.experiment.cell import Cell, Execution, identity_of, key_of, sources_of
-from benchkit.experiment.workspace import Workspace, build_head, feature_settings, find_folder
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import Workspace, find_folder
 from benchkit.hub.datasets import HUB, hub_folder
 
 
@@ -134,12 +133,14 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     tasks, data = workspace.tasks(protocol), workspace.data(plan.data, protocol)
     encoder = workspace.encoder(plan.encoder)
     encoder.check(protocol.pooling, protocol.layers)
+    device, precision = plan.execution.device, plan.execution.precision
     fingerprint = workspace.fingerprint(plan.encoder)
-    shapes = [task.shape(joint=protocol.pair_input == "joint") for task in tasks]
     cells = []
     for head in plan.heads:
         spec, config = workspace.plugins.head(head), plan.configs[head]
-        _try_to_build(spec, config, encoder, plan, shapes)
+        assembly = Assembly.of(spec, config, protocol, tasks, encoder, precision, device)
+        assembly.check_build()
+        assembly.check_phases()
         sources = sources_of(spec, config, tasks, protocol)
         for seed in plan.seeds:
             identity = identity_of(spec, config, seed, protocol, tasks, data, fingerprint, plan.execution)
@@ -160,26 +161,6 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
             )
             cells.append(cell)
     return cells
-
-
-def _try_to_build(spec: HeadSpec, config: Any, encoder: Encoder, plan: Plan, shapes: Sequence[TaskShape]) -> None:
-    """Find impossible sizes before anything is encoded; on the meta device nothing is allocated.
-
-    Raises:
-        UserError: the head cannot be built with this config, or reads what the encoder does not have.
-    """
-    device = torch.device(plan.execution.device)
-    settings = feature_settings(plan.protocol, spec, encoder, plan.execution.precision, device)
-    try:
-        encoder.check(settings.pooling, settings.layers)
-    except UserError as error:
-        raise UserError(f"head {spec.name!r} reads every layer: {error}") from error
-    try:
-        with torch.device("meta"):
-            build_head(spec, config, encoder, settings, shapes)
-    except Exception as error:  # a stranger's head may raise anything
-        text = " ".join(str(error).split())
-        raise UserError(f"head {spec.name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error
 
 
 def _protocol(request: Request, plugins: Plugins) -> Protocol:

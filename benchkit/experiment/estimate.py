@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from statistics import mean, median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchkit.core.identity import Parts, changes, nearest, parts_of, tell
 from benchkit.core.rng import global_stream
-from benchkit.experiment.cell import Cell, loss_name
+from benchkit.experiment.cell import Cell
 from benchkit.experiment.environment import threads
+from benchkit.experiment.open_cell import OpenCell
 from benchkit.experiment.session import Session
-from benchkit.experiment.workspace import build_head, feature_settings
 from benchkit.store.features import FeatureSettings, encode_table
-from benchkit.store.table import FeatureTable
-from benchkit.training.batches import Order
+from benchkit.training.batches import Part
 from benchkit.training.cuda_graphs import make_steps
-from benchkit.training.evaluation import PhaseContext, Reader
+from benchkit.training.evaluation import PhaseContext, Reader, evaluate
+from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.optimizer import AdamW
-from benchkit.training.readers import LiveReader
 
 
 @dataclass
@@ -92,6 +92,7 @@ def total_epochs(cells: Sequence[Mapping[str, Any]]) -> int:
 
 _TEXTS = 256
 _SHOWN = 3  # differences between a cell and one that is stored
+_EXAMPLES = 512  # scored a task
 _STEPS = 6  # timed a head and phase, after as many to warm up; fewer where an epoch has fewer
 
 
@@ -121,10 +122,7 @@ def describe(session: Session) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         yield f"no estimate of the time to train: a step raised {type(error).__name__}: {' '.join(str(error).split())}"
         return
-    how = f"{jobs} cells at once"
-    if plan.at_once > 1:
-        how = f"less where a GPU computes for {min(plan.at_once, len(pending))} cells at once"
-    yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {how}"
+    yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {jobs} cells at once"
 
 
 def _apart(cell: Cell, session: Session) -> Iterator[str]:
@@ -159,71 +157,69 @@ def _cell_seconds(session: Session, cell: Cell) -> float:
 
 
 def _phase_seconds(session: Session, cell: Cell, phase: str) -> float:
-    """A phase's steps, and its evaluations, at the speed of a few steps."""
-    key = ("probe", cell.head, phase)
+    """A phase's steps and its evaluations, at the speed of a few of either."""
     settings = cell.protocol.phase(phase)
-    corpus = session.workspace.corpus(cell.data, cell.protocol)
-    sizes = {name: len(corpus.parts[name, "train"]) for name in cell.protocol.tasks}
-    sampling = cell.protocol.sampling
-    order = Order(sizes, settings.batch_size, sampling, cell.seed, phase, settings.epochs, settings.step)
-    step = session.workspace.once(key, lambda: _probe(session, cell, phase, order))
-    evaluated = sum(len(part) for (_, split), part in corpus.parts.items() if split == "dev") * settings.epochs
-    evaluated += sum(len(part) for part in corpus.parts.values())
-    batch = step * order.steps() / order.batches()
-    # Evaluation is a forward without gradients, about a third of a step's work an example.
-    return step * order.steps() * settings.epochs + batch * evaluated / settings.batch_size / 3
+    probe = session.workspace.once(("probe", cell.head, phase), lambda: _probe(session, cell, phase))
+    evaluated = probe.dev * settings.epochs + probe.examples
+    return probe.step * probe.steps * settings.epochs + probe.evaluation * evaluated
 
 
-def _probe(session: Session, cell: Cell, phase: str, order: Order) -> float:
-    """Median seconds of a training step, taken as the cell takes them, on weights that are thrown away."""
-    workspace, protocol, execution = session.workspace, cell.protocol, cell.execution
-    device, tuned = torch.device(execution.device), phase == "finetune"
-    spec = workspace.plugins.head(cell.head)
-    tasks = {task.name: task for task in workspace.tasks(protocol)}
-    shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
-    corpus, encoder = workspace.corpus(cell.data, protocol), workspace.encoder(cell.encoder).to(device)
-    if tuned:
-        encoder = encoder.copy()
-    config = spec.configure(cell.config)
-    settings = feature_settings(protocol, spec, encoder, execution.precision, device)
-    with global_stream(cell.seed, "init"):
-        head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
+@dataclass(frozen=True)
+class _Probe:
+    """What a phase of a head was found to take.
+
+    Attributes:
+        step: seconds of an optimiser step, `steps` of them an epoch.
+        evaluation: seconds to score an example; `dev` of them after each epoch, `examples` of all splits at the end.
+    """
+
+    step: float
+    steps: int
+    evaluation: float
+    dev: int
+    examples: int
+
+
+def _probe(session: Session, cell: Cell, phase: str) -> _Probe:
+    """Take a few steps as the cell would, on weights that are thrown away, and score a few examples."""
+    opened = OpenCell.of(cell, session.workspace)
+    order, parts = opened.order(phase), opened.corpus.parts
     rounds = list(islice(order.rounds(list(order.epoch(1))), 2 * _STEPS))
-    tokenized = workspace.tokenized(cell.encoder, corpus, protocol.max_length)
-
-    def make_table(rows: Tensor) -> FeatureTable:
-        return encode_table(encoder, tokenized.select(rows), settings).to(device)
-
-    reader: Reader = LiveReader(encoder, tokenized, settings, spec.reads, tuned, make_table)
-    if not tuned and execution.feature_cache:
-        used = [corpus.parts[task, "train"].rows[each].flatten() for batches in rounds for task, each in batches]
-        reader = reader.snapshot(torch.unique(torch.cat(used)))
-    modules = nn.ModuleDict({"head": head, "encoder": encoder.model} if tuned else {"head": head}).train()
-    context = PhaseContext(
-        phase=phase,
-        settings=protocol.phase(phase),
-        tasks=tasks,
-        shapes=shapes,
-        losses={name: task.losses[loss_name(spec, config, task, protocol)] for name, task in tasks.items()},
-        constant_losses={},
-        corpus=corpus,
-        order=order,
-        seed=cell.seed,
-        device=device,
-        autocast=tuned and execution.precision == "bf16",
-        fixed=execution.cuda_graph,
-        graphs=execution.cuda_graph,
-    )
-    steps = make_steps(context, modules, reader, AdamW(modules.parameters(), weight_decay=0.0))
+    dev = {name: parts[name, "dev"].first(_EXAMPLES) for name in opened.tasks}
+    used = [parts[task, "train"].rows[each].flatten() for batches in rounds for task, each in batches]
+    used += [part.rows.flatten() for part in dev.values()]
+    reader = opened.reader(phase, only=torch.unique(torch.cat(used)))
+    context, modules = opened.context(phase), opened.modules(phase)
+    steps = make_steps(context, modules.train(), reader, AdamW(modules.parameters(), weight_decay=0.0))
     # A graph is captured in a second pass over the same steps; one by one, each step tells what the next will take.
     passes = [rounds] * 4 if context.graphs else [[together] for together in rounds]
     seconds = []
-    with threads(execution.threads):
+    with threads(cell.execution.threads), global_stream(cell.seed, "probe"), fast_cpu_layers(modules):
         for few in passes:
-            started = time.perf_counter()
-            steps.epoch(few, [0.0] * len(few))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append((time.perf_counter() - started) / len(few))
+            taken = _timed(partial(steps.epoch, few, [0.0] * len(few)), opened.device)
+            seconds.append(taken / len(few))
     steps.close()
-    return median(seconds[len(seconds) // 2 :])
+    with threads(cell.execution.threads):
+        evaluation = _timed(lambda: _evaluate(context, opened.head, reader, dev), opened.device)
+    return _Probe(
+        step=median(seconds[len(seconds) // 2 :]),
+        steps=order.steps(),
+        evaluation=evaluation / sum(len(part) for part in dev.values()),
+        dev=sum(len(part) for (_, split), part in parts.items() if split == "dev"),
+        examples=sum(len(part) for part in parts.values()),
+    )
+
+
+def _evaluate(context: PhaseContext, head: nn.Module, reader: Reader, parts: Mapping[str, Part]) -> None:
+    snapshot = reader.snapshot(torch.unique(torch.cat([part.rows.flatten() for part in parts.values()])))
+    for name, part in parts.items():
+        evaluate(head, snapshot, part, context.tasks[name], context.shapes[name], context.losses[name])
+
+
+def _timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -9,18 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-from benchkit.core.record import Record
+from benchkit.core.record import Failure
 from benchkit.experiment.cell import Cell
-from benchkit.experiment.run_cell import Emit, Event, Predictions, execute, out_of_memory
+from benchkit.experiment.run_cell import Emit, Event, Predictions, execute, out_of_memory, unfinished
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.cells import CellStore
-from benchkit.turns import together
 
 
 class Executor(Protocol):
@@ -37,23 +35,6 @@ class InProcess:
     def run(self, cells: Sequence[Cell], store: CellStore, emit: Emit) -> None:
         for cell in cells:
             _run_here(cell, self.workspace, store, emit)
-
-
-@dataclass
-class Together:
-    """`at_once` cells here, which take turns (see `benchkit.turns`); as one ends, the next begins."""
-
-    workspace: Workspace
-    at_once: int
-
-    def run(self, cells: Sequence[Cell], store: CellStore, emit: Emit) -> None:
-        waiting = deque(cells)
-
-        def work() -> None:
-            while waiting:
-                _run_here(waiting.popleft(), self.workspace, store, emit)
-
-        together([work] * min(self.at_once, len(cells)))
 
 
 @dataclass
@@ -104,7 +85,7 @@ class LocalProcesses:
                 events.put({"event": "start", "key": cell.key})
                 if not _run_one(worker, cell, events):
                     error = _end(worker.wait(), cell)
-                    record = Record(cell.key, cell.head, cell.seed, "failed", cell.identity, error=error)
+                    record = unfinished(cell, Failure("worker", "", error))
                     store.save(record, Predictions().columns(), {})
                     events.put({"event": "cell", "key": cell.key, "status": "failed", "error": error})
             except Exception as error:  # noqa: BLE001 - a full disk, say; whoever waits for the cell must hear of it

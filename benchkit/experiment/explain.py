@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from benchkit.core.errors import UserError
 from benchkit.core.head import HeadSpec
 from benchkit.core.identity import Parts, parts_of
-from benchkit.core.protocol import PHASES, Phase, Protocol, TaskOptions
+from benchkit.core.protocol import Protocol, TaskOptions
 from benchkit.core.record import Record
 from benchkit.core.task import SPLITS, TaskSpec
-from benchkit.experiment.cell import data_part, engine_part, head_part, protocol_part, sources_of, tasks_part
+from benchkit.experiment.cell import data_part, engine_part, head_part, sources_of, tasks_part
 from benchkit.experiment.run_cell import splits_of
 from benchkit.experiment.workspace import Data, Workspace
 
@@ -36,7 +36,7 @@ def today(record: Record, workspace: Workspace) -> Today:
     look, stored = _Look(record, workspace), record.identity
     parts: dict[str, Callable[[], Any]] = {
         "head": lambda: head_part(*look.head()),
-        "protocol": lambda: protocol_part(look.protocol()),
+        "protocol": lambda: look.protocol().identity(),
         "tasks": lambda: tasks_part(*look.head(), look.tasks(), look.protocol()),
         "data": lambda: data_part(look.tasks(), look.data()),
         "encoder": lambda: workspace.encoder(record.encoder["name"]).fingerprint,
@@ -68,16 +68,16 @@ class _Look:
 
     def protocol(self) -> Protocol:
         """The stored protocol, with the stored sizes: a subset of rows that are all there is, is all of them."""
-        stored: Mapping[str, Any] = self.record.identity["protocol"]
-        phases = {name: Phase(**stored[name]) for name in PHASES if name in stored}
-        tuples = {name: tuple(stored[name]) for name in ("phases", "layers")}
         tasks = {task["name"]: self._options(task) for task in self.record.identity["tasks"]}
-        return Protocol(**{**stored, **tuples, **phases, "tasks": tuple(tasks), "task_options": tasks})
+        return Protocol.from_identity(self.record.identity["protocol"], tasks)
 
     def _options(self, task: Mapping[str, Any]) -> TaskOptions:
         splits = self.record.data["splits"][task["name"]]
         sizes = {f"{name}_size": splits[name]["rows"] for name in SPLITS if name in splits}
-        return TaskOptions(loss=task["loss"], **sizes)
+        pair_input: Literal["", "separate", "joint"] = ""
+        if "joint" in task:  # older records have it in the protocol alone
+            pair_input = "joint" if task["joint"] else "separate"
+        return TaskOptions(loss=task["loss"], pair_input=pair_input, **sizes)
 
     def tasks(self) -> list[TaskSpec]:
         return self.workspace.tasks(self.protocol())

@@ -1,4 +1,4 @@
-"""Records of cells that ended, well or not."""
+"""Running one cell: from its data to its record."""
 
 from __future__ import annotations
 
@@ -10,25 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchkit.core.errors import UserError
-from benchkit.core.head import HeadSpec, parameter_counts
-from benchkit.core.record import Cosine, CurvePoint, PhaseResult, Record, Score, Status
-from benchkit.core.rng import global_stream
-from benchkit.core.task import SPLITS, Loss, TaskShape, TaskSpec
-from benchkit.encoder import Encoder
-from benchkit.experiment.cell import Cell, loss_name
-from benchkit.experiment.companions import baseline_loss
-from benchkit.experiment.environment import environment, peak_memory, threads
-from benchkit.experiment.workspace import Data, Workspace, build_head, feature_settings
+from benchkit.core.head import parameter_counts
+from benchkit.core.record import Cosine, CurvePoint, Failure, FailureKind, PhaseResult, Record, Score, Status
+from benchkit.core.task import SPLITS, TaskSpec
+from benchkit.experiment.cell import Cell
+from benchkit.experiment.environment import PeakMemory, environment, threads
+from benchkit.experiment.open_cell import OpenCell
+from benchkit.experiment.workspace import Data, Workspace
 from benchkit.store.cells import CellStore
-from benchkit.store.features import FeatureSettings, encode_table
-from benchkit.store.table import FeatureTable
-from benchkit.training.batches import Corpus, Order
 from benchkit.training.evaluation import Evaluation, PhaseContext, Reader, collapsed, evaluate
 from benchkit.training.loop import State, train_phase
-from benchkit.training.readers import LiveReader, StoredReader
 
 
 def result_of(cell: Cell, store: CellStore) -> Record | None:
@@ -42,48 +36,19 @@ def result_of(cell: Cell, store: CellStore) -> Record | None:
     return done
 
 
-def finished(
-    cell: Cell,
-    data: Data,
-    encoder: Encoder,
-    parameters: dict[str, int],
-    phases: Sequence[PhaseResult],
-    *,
-    diverged: str,
-    collapses: Sequence[str],
-) -> Record:
-    """The record of a cell that ran to its end, or until its training diverged."""
-    error = diverged or "; ".join(collapses)
-    status: Status = "diverged" if diverged else "collapsed" if error else "ok"
-    return Record(
-        key=cell.key,
-        head=cell.head,
-        seed=cell.seed,
-        status=status,
-        identity=cell.identity,
-        sources=cell.sources,
-        parameters=parameters,
-        environment=environment(cell.execution),
-        data={"name": cell.data, "splits": splits_of(data)},
-        encoder={
-            "name": encoder.name,
-            "fingerprint": cell.identity["encoder"],  # its weights may have been trained since
-            "notes": list(encoder.notes),
-            "config": dataclasses.asdict(encoder.config),
-        },
-        phases=tuple(phases),
-        error=error,
-        peak_memory_bytes=peak_memory(torch.device(cell.execution.device)),
-    )
-
-
-def failed(cell: Cell, error: Exception) -> Record:
+def failed(cell: Cell, error: Exception, phase: str = "") -> Record:
     """The record of a cell that could not be run, with the reason in one line."""
+    kind: FailureKind = "input" if isinstance(error, UserError) else "head"
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        text = out_of_memory(cell)
-    elif not isinstance(error, UserError):
+        kind, text = "out_of_memory", out_of_memory(cell)
+    elif kind == "head":
         text = f"head {cell.head!r} raised {type(error).__name__}: {text}"
+    return unfinished(cell, Failure(kind, phase, text))
+
+
+def unfinished(cell: Cell, failure: Failure) -> Record:
+    """The record of a cell without results."""
     return Record(
         key=cell.key,
         head=cell.head,
@@ -92,7 +57,7 @@ def failed(cell: Cell, error: Exception) -> Record:
         identity=cell.identity,
         sources=cell.sources,
         environment=environment(cell.execution),
-        error=text,
+        failure=failure,
     )
 
 
@@ -114,8 +79,8 @@ def splits_of(data: Data) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Exploration:
-    """What trying a cell out showed, on dev.
+class TrialResult:
+    """What a cell that is blind to test showed on dev.
 
     Attributes:
         states: one for each phase, its weights dropped.
@@ -156,8 +121,11 @@ class Predictions:
 
     def collapse(self, task: TaskSpec) -> str:
         """Why the task's dev predictions are worthless, or ""."""
-        rows = zip(self.task, self.split, self.prediction, strict=True)
-        return collapsed(np.array([value for name, split, value in rows if (name, split) == (task.name, "dev")]), task)
+        rows = zip(self.task, self.split, self.prediction, self.label, strict=True)
+        dev = [(value, label) for name, split, value, label in rows if (name, split) == (task.name, "dev")]
+        predictions, labels = np.array([value for value, _ in dev]), [label for _, label in dev]
+        known = None if None in labels else np.array(labels, dtype=float)
+        return collapsed(predictions, known, task)
 
 
 def score_splits(context: PhaseContext, head: nn.Module, reader: Reader) -> tuple[tuple[Score, ...], Predictions]:
@@ -182,6 +150,8 @@ def score_splits(context: PhaseContext, head: nn.Module, reader: Reader) -> tupl
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
+Watch = Callable[[State], None]
+"""Sees the state of a phase after each epoch; what it raises ends the training."""
 
 
 def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> Record:
@@ -195,22 +165,19 @@ def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> R
         done = result_of(cell, store)
         if done is not None:
             return done
+        run = _Run(cell, workspace, store, emit)
         try:
             with threads(cell.execution.threads):
-                return _Run.open(cell, workspace, store, emit).finish()
+                return run.finish()
         except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
-            record = failed(cell, error)
+            record = failed(cell, error, run.phase)
             store.save(record, Predictions().columns(), {})
-            if not isinstance(error, UserError):
+            if record.failure and record.failure.kind != "input":
                 emit({"event": "log", "line": f"{cell.label}: the traceback is in {store.note(cell.key, error)}"})
             return record
 
 
-Watch = Callable[[State], None]
-"""Sees the state of a phase after each epoch; what it raises ends the training."""
-
-
-def explore(cell: Cell, workspace: Workspace, watch: Watch) -> Exploration:
+def explore(cell: Cell, workspace: Workspace, watch: Watch) -> TrialResult:
     """Train a cell as `execute` would, without looking at test, and store nothing.
 
     Ends with the phase in which training diverged, if it did; `watch` may end it sooner.
@@ -221,120 +188,73 @@ def explore(cell: Cell, workspace: Workspace, watch: Watch) -> Exploration:
     """
     if "test" in cell.splits:
         raise ValueError(f"a cell that is tried out must be blind to test, this one may look at {cell.splits}")
+    states: list[State] = []
     with threads(cell.execution.threads):
-        return _Run.open(cell, workspace, None, lambda event: None).explore(watch)
+        opened = OpenCell.of(cell, workspace)
+        for phase in cell.protocol.phases:
+            state = train_phase(opened.context(phase), opened.modules(phase), opened.reader(phase), State(phase), watch)
+            states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
+            if state.diverged:
+                break
+    return TrialResult(tuple(states), parameter_counts(opened.head, opened.assembly.spec.trunk))
 
 
 @dataclass
 class _Run:
-    """One cell with everything it needs loaded. Without a store nothing of it is kept."""
+    """A cell on its way to a record.
+
+    Attributes:
+        phase: the phase that is being run.
+    """
 
     cell: Cell
-    store: CellStore | None
-    emit: Emit
     workspace: Workspace
-    device: torch.device
-    spec: HeadSpec
-    config: Any
-    settings: FeatureSettings
-    tasks: dict[str, TaskSpec]
-    shapes: dict[str, TaskShape]
-    texts: Corpus  # of all splits: what features are made of, the same for every cell
-    corpus: Corpus  # of the splits that the cell may look at
-    encoder: Encoder
-    head: nn.Module
-
-    @staticmethod
-    def open(cell: Cell, workspace: Workspace, store: CellStore | None, emit: Emit) -> _Run:
-        protocol, device = cell.protocol, torch.device(cell.execution.device)
-        spec = workspace.plugins.head(cell.head)
-        tasks = {task.name: task for task in workspace.tasks(protocol)}
-        shapes = {name: task.shape(joint=protocol.pair_input == "joint") for name, task in tasks.items()}
-        texts = workspace.corpus(cell.data, protocol)
-        if workspace.fingerprint(cell.encoder) != cell.identity["encoder"]:
-            raise UserError(f"encoder {cell.encoder} is not the one this cell was planned with: run the command again")
-        encoder = workspace.encoder(cell.encoder).to(device)
-        if "finetune" in protocol.phases:  # other cells of this process share it
-            encoder = encoder.copy()
-        config = spec.configure(cell.config)
-        settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
-        with global_stream(cell.seed, "init"):
-            head = build_head(spec, config, encoder, settings, tuple(shapes.values())).to(device)
-        return _Run(
-            cell=cell,
-            store=store,
-            emit=emit,
-            workspace=workspace,
-            device=device,
-            spec=spec,
-            config=config,
-            settings=settings,
-            tasks=tasks,
-            shapes=shapes,
-            texts=texts,
-            corpus=texts.only(cell.splits),
-            encoder=encoder,
-            head=head,
-        )
-
-    def explore(self, watch: Watch) -> Exploration:
-        """All phases, or those up to where training diverged."""
-        states: list[State] = []
-        for phase in self.cell.protocol.phases:
-            modules = self._modules(tuned=phase == "finetune")
-            state = train_phase(self._work(phase), modules, self._reader(phase), State(phase), watch)
-            states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
-            if state.diverged:
-                break
-        return Exploration(tuple(states), parameter_counts(self.head, self.spec.trunk))
+    store: CellStore
+    emit: Emit
+    phase: str = ""
 
     def finish(self) -> Record:
         """All phases, from the last checkpoint if there is one, then the record."""
-        assert self.store is not None
-        saved = self.store.load_checkpoint(self.cell.key) or {}
+        cell, memory = self.cell, PeakMemory(torch.device(self.cell.execution.device))
+        opened = OpenCell.of(cell, self.workspace, self._log)
+        saved = self.store.load_checkpoint(cell.key) or {}
         done = [PhaseResult.from_dict(each) for each in saved.get("done", [])]
         predictions = Predictions(**saved.get("predictions", {}))
         state = State(**saved["state"]) if saved.get("state") else None
         diverged = ""
         if saved.get("weights"):
-            self._modules().load_state_dict(saved["weights"])
-        for phase in self.cell.protocol.phases[len(done) :]:
-            result, predictions, diverged = self._phase(phase, state or State(phase), done)
+            opened.all_modules().load_state_dict(saved["weights"])
+        for self.phase in cell.protocol.phases[len(done) :]:
+            result, predictions, diverged = self._phase(opened, state or State(self.phase), done)
             state = None  # the next phase begins with its first epoch
             done.append(result)
             if diverged:
                 break
-            self._checkpoint(done, None, predictions)
-        weights = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        encoder = self.encoder.model.state_dict() if self.cell.keeps_encoder else None
-        record = finished(
-            self.cell,
-            self.workspace.data(self.cell.data, self.cell.protocol),
-            self.encoder,
-            {**parameter_counts(self.head, self.spec.trunk), "encoder": self.encoder.parameters},
-            done,
-            diverged=diverged,
-            collapses=[reason for task in self.tasks.values() if (reason := predictions.collapse(task))],
-        )
+            self._checkpoint(opened, done, None, predictions)
+        record = self._record(opened, done, diverged, predictions)
+        record = dataclasses.replace(record, peak_memory_bytes=memory.read())
+        weights = {f"head.{name}": value for name, value in opened.head.state_dict().items()}
+        encoder = opened.encoder.model.state_dict() if cell.keeps_encoder else None
         self.store.save(record, predictions.columns(), weights, encoder)
-        return self.store.load(self.cell.key) or record
+        return self.store.load(cell.key) or record
 
-    def _phase(self, phase: str, state: State, done: list[PhaseResult]) -> tuple[PhaseResult, Predictions, str]:
+    def _phase(
+        self, opened: OpenCell, state: State, done: Sequence[PhaseResult]
+    ) -> tuple[PhaseResult, Predictions, str]:
         """Train one phase to its end and score it; the last value says why it diverged, or is ""."""
-        context, reader = self._work(phase), self._reader(phase)
+        context, reader = opened.context(self.phase), opened.reader(self.phase)
 
         def on_epoch(state: State) -> None:
-            self._checkpoint(done, state, Predictions())
-            event = {"event": "epoch", "key": self.cell.key, "phase": phase, "epoch": state.epoch}
+            self._checkpoint(opened, done, state, Predictions())
+            event = {"event": "epoch", "key": self.cell.key, "phase": self.phase, "epoch": state.epoch}
             self.emit({**event, "seconds": state.train_seconds + state.eval_seconds, "score": state.best_score})
 
-        modules = self._modules(tuned=phase == "finetune")
-        state = train_phase(context, modules, reader, state, on_epoch)
+        state = train_phase(context, opened.modules(self.phase), reader, state, on_epoch)
         started = time.perf_counter()
-        scores, predictions = ((), Predictions()) if state.diverged else score_splits(context, self.head, reader)
+        scores, predictions = ((), Predictions()) if state.diverged else score_splits(context, opened.head, reader)
         state.eval_seconds += time.perf_counter() - started
         result = PhaseResult(
-            name=phase,
+            name=self.phase,
             epochs=state.epoch,
             best_epoch=state.best_epoch,
             steps=state.epoch * context.order.steps(),
@@ -349,75 +269,54 @@ class _Run:
         )
         return result, predictions, state.diverged
 
-    def _work(self, phase: str) -> PhaseContext:
-        cell, settings = self.cell, self.cell.protocol.phase(phase)
-        sizes = {name: len(self.corpus.parts[name, "train"]) for name in self.tasks}
-        sampling = cell.protocol.sampling
-        order = Order(sizes, settings.batch_size, sampling, cell.seed, phase, settings.epochs, settings.step)
-        return PhaseContext(
-            phase=phase,
-            settings=settings,
-            tasks=self.tasks,
-            shapes=self.shapes,
-            losses={name: self._loss(task) for name, task in self.tasks.items()},
-            constant_losses={name: self._constant_loss(task) for name, task in self.tasks.items()},
-            corpus=self.corpus,
-            order=order,
+    def _record(self, opened: OpenCell, done: Sequence[PhaseResult], diverged: str, predictions: Predictions) -> Record:
+        """The record of a cell that ran to its end, or until its training diverged."""
+        cell, encoder = self.cell, opened.encoder
+        collapses = [reason for task in opened.tasks.values() if (reason := predictions.collapse(task))]
+        status: Status = "diverged" if diverged else "collapsed" if collapses else "ok"
+        kind: FailureKind = "diverged" if diverged else "collapsed"
+        failure = Failure(kind, self.phase, diverged or "; ".join(collapses)) if status != "ok" else None
+        return Record(
+            key=cell.key,
+            head=cell.head,
             seed=cell.seed,
-            device=self.device,
-            autocast=phase == "finetune" and cell.execution.precision == "bf16",
-            interference=cell.interference,
-            fixed=cell.execution.cuda_graph or cell.execution.compiled,
-            graphs=cell.execution.cuda_graph,
-            compiled=cell.execution.compiled,
-            log=lambda line: self.emit({"event": "log", "line": f"{cell.label}: {line}"}),
+            status=status,
+            identity=cell.identity,
+            sources=cell.sources,
+            parameters={
+                **parameter_counts(opened.head, opened.assembly.spec.trunk),
+                "encoder": encoder.parameters,
+            },
+            environment=environment(cell.execution),
+            data={"name": cell.data, "splits": splits_of(self.workspace.data(cell.data, cell.protocol))},
+            encoder={
+                "name": encoder.name,
+                "fingerprint": cell.identity["encoder"],  # its weights may have been trained since
+                "notes": list(encoder.notes),
+                "config": dataclasses.asdict(encoder.config),
+            },
+            phases=tuple(done),
+            failure=failure,
         )
 
-    def _reader(self, phase: str) -> Reader:
-        cell, settings = self.cell, self.settings
-        if phase == "pretrain" and cell.execution.feature_cache:
-            return StoredReader(self.workspace.resident(cell.encoder, self.texts, settings, self.device))
-        tokenized = self.workspace.tokenized(cell.encoder, self.texts, cell.protocol.max_length)
-
-        # A fine-tuned encoder is scored as it is trained: weights in fp32, since rounding them to bf16 would undo most
-        # of what small steps changed; the forward in bf16, under autocast.
-        tuned, half = phase == "finetune", settings.precision == "bf16"
-        kind = dataclasses.replace(settings, precision="fp32") if tuned else settings
-
-        def make_table(rows: Tensor) -> FeatureTable:
-            self.encoder.eval()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=tuned and half):
-                return encode_table(self.encoder, tokenized.select(rows), kind).to(self.device)
-
-        self.encoder.eval()
-        return LiveReader(self.encoder, tokenized, settings, self.spec.reads, tuned, make_table)
-
-    def _modules(self, *, tuned: bool | None = None) -> nn.ModuleDict:
-        """What a phase trains; without `tuned`, what any phase of the cell changes."""
-        if tuned is None:
-            tuned = "finetune" in self.cell.protocol.phases
-        return nn.ModuleDict({"head": self.head, "encoder": self.encoder.model} if tuned else {"head": self.head})
-
-    def _checkpoint(self, done: list[PhaseResult], state: State | None, predictions: Predictions) -> None:
-        assert self.store is not None
+    def _checkpoint(
+        self, opened: OpenCell, done: Sequence[PhaseResult], state: State | None, predictions: Predictions
+    ) -> None:
         self.store.save_checkpoint(
             self.cell.key,
             {
                 "done": [dataclasses.asdict(each) for each in done],
                 "state": dict(vars(state)) if state else None,
-                # A state has the weights of the modules that its phase trains; between phases all are kept.
-                "weights": None if state else self._modules().state_dict(),
+                # A state has the weights that its phase trains; what earlier phases trained besides is kept too.
+                "weights": None if state and self._state_is_all(opened) else opened.all_modules().state_dict(),
                 "predictions": predictions.columns(),
             },
         )
 
-    def _loss(self, task: TaskSpec) -> Loss:
-        return task.losses[self._loss_name(task)]
+    def _state_is_all(self, opened: OpenCell) -> bool:
+        """Whether the running phase trains all that any phase of the cell changes."""
+        trained = sum(each.numel() for each in opened.modules(self.phase).parameters())
+        return trained == sum(each.numel() for each in opened.all_modules().parameters())
 
-    def _loss_name(self, task: TaskSpec) -> str:
-        return loss_name(self.spec, self.config, task, self.cell.protocol)
-
-    def _constant_loss(self, task: TaskSpec) -> float:
-        labels = self.corpus.parts[task.name, "train"].labels
-        assert labels is not None
-        return baseline_loss(task, self._loss_name(task), labels.numpy())
+    def _log(self, line: str) -> None:
+        self.emit({"event": "log", "line": f"{self.cell.label}: {line}"})

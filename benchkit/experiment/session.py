@@ -6,18 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from benchkit.core.plugins import Plugins
-from benchkit.core.record import Record
+from benchkit.core.record import Failure, Record
 from benchkit.core.task import TaskSpec
 from benchkit.data import label_problems
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.companions import Control, controls
 from benchkit.experiment.config import Plan, Request, make_cells, resolve
-from benchkit.experiment.executors import Executor, InProcess, LocalProcesses, Together
-from benchkit.experiment.run_cell import Emit, Event, result_of
-from benchkit.experiment.workspace import Workspace, feature_settings
+from benchkit.experiment.executors import Executor, InProcess, LocalProcesses
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.run_cell import Emit, Event, result_of, unfinished
+from benchkit.experiment.workspace import Workspace
 from benchkit.store.cells import CellStore
 from benchkit.store.features import FeatureSettings
 from benchkit.store.files import cache_root
@@ -115,28 +114,31 @@ class Session:
     def _lost(self, cell: Cell) -> Record:
         """A row for a cell whose record could not even be stored."""
         error = self.errors.get(cell.key) or f"its record in {self.store.root} is gone; run the command again"
-        return Record(cell.key, cell.head, cell.seed, "failed", cell.identity, error=error)
+        return unfinished(cell, Failure("unknown", "", error))
 
     def encode(self, cells: Sequence[Cell]) -> None:
-        """Encode each distinct text that the frozen phase needs, once for all heads and seeds."""
+        """Encode each distinct text that frozen phases need, once for all heads and seeds."""
+        corpus = self.workspace.corpus(self.plan.data, self.plan.protocol)
         for settings in self.feature_settings(cells):
-            corpus = self.workspace.corpus(self.plan.data, self.plan.protocol)
             self.workspace.table(self.plan.encoder, corpus, settings)
 
     def feature_settings(self, cells: Sequence[Cell]) -> list[FeatureSettings]:
         """The distinct kinds of stored features that cells read."""
         plan = self.plan
-        if "pretrain" not in plan.protocol.phases or not plan.execution.feature_cache:
+        if not plan.execution.feature_cache:
             return []
-        device = torch.device(plan.execution.device)
-        encoder, precision = self.workspace.encoder(plan.encoder), plan.execution.precision
-        specs = [self.workspace.plugins.head(name) for name in dict.fromkeys(cell.head for cell in cells)]
-        found = [feature_settings(plan.protocol, spec, encoder, precision, device) for spec in specs]
+        tasks, encoder = self.workspace.tasks(plan.protocol), self.workspace.encoder(plan.encoder)
+        found: list[FeatureSettings] = []
+        for name in dict.fromkeys(cell.head for cell in cells):
+            spec = self.workspace.plugins.head(name)
+            execution = plan.execution
+            assembly = Assembly.of(
+                spec, plan.configs[name], plan.protocol, tasks, encoder, execution.precision, execution.device
+            )
+            found += assembly.stored_features()
         return list(dict.fromkeys(found))
 
     def _executor(self, pending: int) -> Executor:
-        if min(self.plan.at_once, pending) > 1:
-            return Together(self.workspace, self.plan.at_once)
         if min(self.plan.jobs, pending) == 1:
             return InProcess(self.workspace)
         return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))

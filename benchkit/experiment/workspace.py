@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
-from torch import nn
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.features import Layers, Tokens
-from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import Plugins
 from benchkit.core.protocol import Protocol
-from benchkit.core.task import SPLITS, TaskShape, TaskSpec
+from benchkit.core.task import SPLITS, TaskSpec
 from benchkit.data import Split, load_data, subsample
 from benchkit.data.splits import SHUFFLED, shuffle_labels
 from benchkit.encoder import Encoder, Tokenized, load_encoder
@@ -149,7 +146,8 @@ class Workspace:
         )
 
     def corpus(self, source: str, protocol: Protocol) -> Corpus:
-        data, tasks, joint = self.data(source, protocol), self.tasks(protocol), protocol.pair_input == "joint"
+        data, tasks = self.data(source, protocol), self.tasks(protocol)
+        joint = frozenset(task.name for task in tasks if protocol.joint(task.name))
         return self.once(("corpus", id(data), joint), lambda: build_corpus(data, tasks, joint=joint))
 
     def tokenized(self, encoder: str, corpus: Corpus, max_length: int) -> Tokenized:
@@ -208,26 +206,3 @@ def _shuffled(data: Data, seed: int) -> Data:
         task: {name: shuffle_labels(split, seed) if name == "train" else split for name, split in splits.items()}
         for task, splits in data.items()
     }
-
-
-def feature_settings(
-    protocol: Protocol, spec: HeadSpec, encoder: Encoder, precision: str, device: torch.device
-) -> FeatureSettings:
-    """How the inputs of a head are encoded. A head that reads `Layers` gets all of them, whatever the protocol says."""
-    apart = issubclass(spec.reads, Layers)
-    return FeatureSettings(
-        reads="layers" if apart else "tokens" if issubclass(spec.reads, Tokens) else "pooled",
-        pooling=protocol.pooling,
-        layers=tuple(range(encoder.config.num_hidden_layers + 1)) if apart else tuple(protocol.layers),
-        max_length=protocol.max_length,
-        precision="bf16" if precision == "bf16" else "fp32",
-        device="cuda" if device.type == "cuda" else "cpu",
-    )
-
-
-def build_head(
-    spec: HeadSpec, config: Any, encoder: Encoder, settings: FeatureSettings, shapes: Sequence[TaskShape]
-) -> nn.Module:
-    """A head for features of these settings, with fresh weights from torch's global generator."""
-    side_by_side = 1 if settings.apart else len(settings.layers)
-    return spec.build(config, encoder.hidden * side_by_side, shapes, len(settings.layers))

@@ -38,6 +38,7 @@ from benchkit.store.table import (
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder
     from benchkit.encoder.encoder import EncodedChunk
+    from benchkit.encoder.packing import Inputs
     from benchkit.encoder.tokenizer import Tokenized
 
 
@@ -288,7 +289,7 @@ def _batches(inputs: Mapping[bytes, tuple[str, ...]], size: int) -> Iterator[lis
         yield batch
 
 
-def encode_table(encoder: Encoder, tokenized: Tokenized, settings: FeatureSettings) -> FeatureTable:
+def encode_table(encoder: Encoder, tokenized: Inputs, settings: FeatureSettings) -> FeatureTable:
     """The features of `tokenized` from the encoder as it is now, in memory, on the CPU."""
     began, count = time.perf_counter(), len(tokenized)
     reads = Tokens if settings.reads == "tokens" else Pooled

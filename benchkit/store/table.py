@@ -31,6 +31,10 @@ class TokenPayload(Protocol):
         """Of `rows` (row): tokens (row, time, hidden), float32, zero in the padding; mask (row, time)."""
         ...
 
+    def packed(self, rows: Tensor) -> Tensor:
+        """Of `rows` (row), end to end without padding: (piece, hidden), float32."""
+        ...
+
 
 @dataclass(frozen=True)
 class MappedTokens:
@@ -65,6 +69,18 @@ class MappedTokens:
         for i, (part, start, n) in enumerate(picked):  # slices of NumPy arrays cost a third of torch's
             raw[i, :n] = parts[part][start : start + n]
         return tokens.float(), mask
+
+    def packed(self, rows: Tensor) -> Tensor:
+        rows = rows.cpu()
+        length = self.length[rows]
+        found = self.parts[0].new_empty((int(length.sum()), self.parts[0].shape[1]))
+        picked = zip(self.part[rows].tolist(), self.start[rows].tolist(), length.tolist(), strict=True)
+        raw, end = _bits(found).numpy(), 0
+        parts = {part: _bits(self.parts[part]).numpy() for part in set(self.part[rows].tolist())}
+        for part, start, n in picked:
+            raw[end : end + n] = parts[part][start : start + n]
+            end += n
+        return found.float()
 
     def resident(self, device: torch.device) -> ResidentTokens:
         """All rows in the memory of `device`, copied one after the other."""
@@ -103,6 +119,11 @@ class ResidentTokens:
         pieces = self.start[rows.to(self.start.device), None] + steps
         tokens[mask] = self.tokens[pieces[mask]]
         return tokens.float(), mask
+
+    def packed(self, rows: Tensor) -> Tensor:
+        rows = rows.cpu()
+        pieces = _ranges(self.start.cpu()[rows], self.length[rows])
+        return self.tokens[pieces.to(self.tokens.device)].float()
 
     def gather_fixed(self, rows: Tensor, time: int) -> tuple[Tensor, Tensor]:
         """As `gather`, of `rows` on the device, padded to `time`, which no row exceeds; waits for nothing."""

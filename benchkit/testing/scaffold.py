@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 
 import benchkit
 from benchkit.core.errors import UserError
+from benchkit.core.protocol import phase_names
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -80,7 +81,7 @@ def check_name(name: str, taken: Collection[str]) -> Names:
         )
     if name.startswith("benchkit"):
         raise UserError(f"name the head alone, such as 'my-head', not {name!r}: its package is called benchkit-NAME")
-    if name in ("pretrain", "finetune", "mean"):
+    if name in {"mean", *phase_names()}:
         raise UserError(f"{name!r} has a meaning in protocols or tables: choose another name")
     names = Names(name)
     if name in taken or find_spec(names.module) is not None:

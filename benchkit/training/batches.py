@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,10 @@ class Part:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def first(self, count: int) -> Part:
+        """Its first examples."""
+        return Part(self.rows[:count], None if self.labels is None else self.labels[:count], self.ids[:count])
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -60,14 +64,23 @@ class Corpus:
         return Corpus(self.inputs, {key: part for key, part in self.parts.items() if key[1] in splits})
 
 
-def build_corpus(data: Mapping[str, Mapping[str, Split]], tasks: Sequence[TaskSpec], *, joint: bool) -> Corpus:
-    """Number the distinct inputs of all splits, in order of appearance."""
+def build_corpus(
+    data: Mapping[str, Mapping[str, Split]], tasks: Sequence[TaskSpec], *, joint: Collection[str]
+) -> Corpus:
+    """Number the distinct inputs of all splits, in order of appearance.
+
+    Args:
+        joint: names of the tasks whose pairs are encoded as one input.
+    """
     index: dict[tuple[str, ...], int] = {}
     parts = {}
     for task in tasks:
         for name, split in data[task.name].items():
             rows = [
-                [index.setdefault(each, len(index)) for each in ([texts] if joint else [(text,) for text in texts])]
+                [
+                    index.setdefault(each, len(index))
+                    for each in ([texts] if task.name in joint else [(text,) for text in texts])
+                ]
                 for texts in split.texts
             ]
             labels = _labels(split.labels, task) if split.labelled else None

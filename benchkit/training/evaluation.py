@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchkit.core.errors import unknown
 from benchkit.core.features import Pooled, Tokens
 from benchkit.core.protocol import Phase
 from benchkit.core.task import Loss, TaskShape, TaskSpec
@@ -53,6 +54,7 @@ class PhaseContext:
 
 
 _BATCH = 512
+_ROWS = 1024  # of a loss of constant outputs
 _LARGE = 4096  # on a GPU, which 512 vectors do not fill
 
 
@@ -131,12 +133,56 @@ def decide(outputs: Tensor, shape: TaskShape) -> tuple[np.ndarray, np.ndarray]:
     return classes.cpu().numpy(), probabilities.double().cpu().numpy()
 
 
-def collapsed(predictions: np.ndarray, task: TaskSpec) -> str:
-    """Why predictions are worthless though finite: all one class, or all one score; "" if they are not."""
-    if len(predictions) < 2:
+def collapsed(predictions: np.ndarray, labels: np.ndarray | None, task: TaskSpec) -> str:
+    """Why predictions are worthless though finite: all one class, or all one score; "" if they are not.
+
+    Args:
+        predictions: (n,).
+        labels: (n,), or None where they are unknown. If they are all alike, so may the predictions be.
+    """
+    if len(predictions) < 2 or (labels is not None and (labels == labels[0]).all()):
         return ""
     if task.classes:
         first = int(predictions[0])
         return f"{task.name} predicts only class {task.classes[first]!r}" if (predictions == first).all() else ""
     spread = float(np.std(predictions)) / (task.high - task.low)
     return f"{task.name} predicts only {predictions[0]:.3g}" if spread < 1e-4 else ""
+
+
+def constant_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> float:
+    """Training loss of constant outputs: the log class frequencies, or the mean score.
+
+    A class without an example counts as half a one, so that its logit is finite.
+
+    Args:
+        loss_name: "" is the task's default loss.
+        train_labels: (n,), class indices or scores.
+
+    Raises:
+        UserError: the task has no loss of that name.
+        ValueError: there is no label.
+    """
+    return mean_loss(task, loss_name, constant_outputs(task, train_labels), train_labels)
+
+
+def constant_outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
+    """The constant outputs (out,), fp32, that fit labels (n,) best."""
+    if not len(labels) or np.isnan(labels).any():
+        raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
+    if not task.classes:
+        return torch.tensor([labels.mean()], dtype=torch.float32)
+    counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
+    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
+
+
+def mean_loss(task: TaskSpec, name: str, outputs: Tensor, labels: np.ndarray) -> float:
+    """Mean loss of constant outputs (out,) over labels (n,)."""
+    if name and name not in task.losses:
+        raise unknown(f"loss of task {task.name!r},", name, task.losses)
+    loss = task.losses[name or next(iter(task.losses))]
+    targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
+    total = 0.0
+    for start in range(0, len(targets), _ROWS):
+        part = targets[start : start + _ROWS]
+        total += float(loss(outputs.expand(len(part), -1), part, task.shape())) * len(part)
+    return total / len(labels)

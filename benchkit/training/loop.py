@@ -24,7 +24,7 @@ from benchkit.training.gradients import cosines
 from benchkit.training.optimizer import AdamW, rate
 from benchkit.training.steps import Steps, Trained
 
-# A head that ends a phase with a training loss this much above a constant prediction's has not learnt: it has diverged.
+# A phase whose training loss ends this many times above a constant prediction's, and has not fallen, has diverged.
 _DIVERGED = 1.5
 
 
@@ -130,7 +130,10 @@ def _train_points(context: PhaseContext, kept: Mapping[str, Trained], state: Sta
         value = task.metric.score(kept[name].labels.cpu().numpy(), predictions)
         points.append(CurvePoint(context.phase, state.epoch, name, "train", task.metric.name, value, loss))
         limit = _DIVERGED * context.constant_losses[name]
-        if state.epoch == context.settings.epochs and loss > limit and not state.diverged:
+        first = next((each["loss"] for each in state.curve if (each["task"], each["split"]) == (name, "train")), None)
+        # A loss that is high but falls belongs to a training that was too short.
+        falling = first is None or loss < first
+        if state.epoch == context.settings.epochs and loss > limit and not falling and not state.diverged:
             state.diverged = (
                 f"{context.phase} epoch {state.epoch}, its last, has a training loss of {loss:.3g} on {name}; "
                 f"a constant prediction has {context.constant_losses[name]:.3g}"
@@ -149,7 +152,7 @@ def _dev_points(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, s
             state.diverged = (
                 state.diverged or f"{context.phase} epoch {state.epoch}: the dev loss of {name} is {result.loss}"
             )
-        reason = collapsed(result.predictions, task)
+        reason = collapsed(result.predictions, None if part.labels is None else part.labels.numpy(), task)
         if reason:
             state.events.append(f"{context.phase} epoch {state.epoch}: {reason} on dev")
     return points

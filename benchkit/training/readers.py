@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
-from benchkit.encoder.packing import Size, arrange, batch_of, room, widths
+from benchkit.encoder.packing import Inputs, LowerStates, Size, arrange, batch_of, room, widths
+from benchkit.encoder.tokenizer import Tokenized
 from benchkit.store.table import ResidentTokens
 
 if TYPE_CHECKING:
-    from benchkit.encoder import Encoder, Tokenized
+    from benchkit.encoder import Encoder
     from benchkit.store.features import FeatureSettings
     from benchkit.store.table import FeatureTable
     from benchkit.training.evaluation import Reader
@@ -42,12 +43,13 @@ class LiveReader:
     """Features computed batch by batch.
 
     Attributes:
+        tokenized: the inputs as word pieces, or as their states below the lowest trained layer.
         grad: whether the encoder is trained along; a frozen one is run in eval mode, without gradients.
         make_table: builds a table of some rows from the encoder as it is now.
     """
 
     encoder: Encoder
-    tokenized: Tokenized
+    tokenized: Inputs
     settings: FeatureSettings
     reads: type[Pooled]
     grad: bool
@@ -221,6 +223,7 @@ class LiveSource:
         return widths(size)
 
     def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+        assert isinstance(self.reader.tokenized, Tokenized)  # see `source_of`
         return arrange(self.reader.tokenized, rows, size)
 
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
@@ -241,6 +244,6 @@ def source_of(reader: Reader, *, autocast: bool) -> Source | None:
         resident = reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
         place = reader.place.numpy() if isinstance(reader, Snapshot) else None
         return StoredSource(reader.table, place) if resident else None
-    if not (isinstance(reader, LiveReader) and reader.grad):
+    if not (isinstance(reader, LiveReader) and reader.grad) or isinstance(reader.tokenized, LowerStates):
         return None
     return LiveSource(reader, ShadowWeights(reader.encoder.model) if autocast else None)

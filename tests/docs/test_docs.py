@@ -65,7 +65,7 @@ def test_the_protocol_of_the_readme_loads(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(written)
     plugins = load_plugins()
     protocol = load_file(tmp_path / "own.toml", plugins.tasks, plugins.heads)
-    assert protocol.finetune.epochs == 25  # from its base
+    assert protocol.phase("finetune").epochs == 25  # from its base
     assert protocol.layers == (0, 3, -1)
     assert plugins.head("cnn").configure(protocol.head_options["cnn"]).kernel_size == 5
 

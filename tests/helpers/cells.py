@@ -13,6 +13,7 @@ from benchkit.core.record import PhaseResult, Record, Score, Status
 from benchkit.core.task import TaskSpec
 from benchkit.experiment.cell import key_of
 from benchkit.store.cells import CellStore
+from helpers.failures import failure
 
 TASKS = ("sst", "quora", "sts")
 SIZES = {"dev": 60, "test": 120}
@@ -59,7 +60,7 @@ def write_cells(
             columns, scores = _predict(known, sizes, skill, np.random.default_rng([seed, *head.encode()]), unlabelled)
             results = tuple(PhaseResult(name, 2, 2, 8, 4, f"order {seed}", 3.0, 1.0, scores) for name in phases)
             record = Record(
-                key_of(parts), head, seed, status, parts, {"head": 1000}, phases=results, error=error,
+                key_of(parts), head, seed, status, parts, {"head": 1000}, phases=results, failure=failure(error),
                 data={"name": "nowhere", "splits": {}}, environment={"device": "cpu", "benchkit": "0"},
             )  # fmt: skip
             records.append(store.save(record, columns, {}))

@@ -15,6 +15,7 @@ from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
 from benchkit.core.task import SPLITS, TaskSpec
 from benchkit.data import Split, load_data
 from benchkit.store.cells import CellStore
+from helpers.failures import failure
 
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in benchkit_tasks()}
 Data = Mapping[str, Mapping[str, Split]]
@@ -89,7 +90,7 @@ def _write_cell(store: CellStore, folder: Path, data: Data, made: Made, place: i
         data={"name": str(folder), "splits": _sources(data)},
         encoder={"name": "tiny", "fingerprint": "e" * 64, "notes": []},
         phases=() if status == "failed" else phases,
-        error="" if status == "ok" else f"{next(iter(made.phases))} epoch 2: <i>{status}</i> & so on",
+        failure=failure("" if status == "ok" else f"{next(iter(made.phases))} epoch 2: <i>{status}</i> & so on"),
         peak_memory_bytes=2**30,
     )
     empty: dict[str, list[Any]] = {name: [] for name in columns}

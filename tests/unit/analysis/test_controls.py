@@ -10,7 +10,8 @@ from torch import Tensor
 from benchkit.core.errors import UserError
 from benchkit.core.task import Metric, TaskShape, TaskSpec
 from benchkit.data import Split
-from benchkit.experiment.companions import Control, baseline_loss, controls
+from benchkit.experiment.companions import Control, controls
+from benchkit.training.evaluation import constant_loss
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -93,18 +94,18 @@ def test_scores_are_predicted_by_the_mean_of_train() -> None:
     assert controls(GRADE, splits, "bce")[0].loss == pytest.approx(-0.4 * math.log(0.4) - 0.6 * math.log(0.6))
 
 
-def test_the_baseline_loss_of_classes_is_their_entropy() -> None:
+def test_the_constant_loss_of_classes_is_their_entropy() -> None:
     """Over many batches, the last one short, it is still the mean over the examples."""
     labels = np.repeat([0.0, 1.0, 2.0], [2000, 700, 333])
     shares = np.array([2000, 700, 333]) / 3033
-    assert baseline_loss(TOPIC, "ce", labels) == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-6)
-    assert baseline_loss(TOPIC, "", labels) == baseline_loss(TOPIC, "ce", labels)
+    assert constant_loss(TOPIC, "ce", labels) == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-6)
+    assert constant_loss(TOPIC, "", labels) == constant_loss(TOPIC, "ce", labels)
 
 
 def test_no_constant_has_a_lower_loss() -> None:
     labels = np.array([0.5, 1.0, 4.5, 5.0, 3.0])
     for name in ("mse", "bce"):
-        best = baseline_loss(GRADE, name, labels)
+        best = constant_loss(GRADE, name, labels)
         for value in np.linspace(0.1, 4.9, 49):
             outputs = torch.full((5, 1), float(value))
             assert best <= float(GRADE.losses[name](outputs, torch.tensor(labels).float(), GRADE.shape())) + 1e-6
@@ -117,6 +118,6 @@ def test_a_class_that_train_lacks_has_a_finite_loss() -> None:
 
 def test_an_unknown_loss_and_missing_labels_are_named() -> None:
     with pytest.raises(UserError, match=r"loss of task 'grade', 'mes'; did you mean 'mse'"):
-        baseline_loss(GRADE, "mes", np.array([1.0]))
+        constant_loss(GRADE, "mes", np.array([1.0]))
     with pytest.raises(ValueError, match="'topic' has no labels"):
-        baseline_loss(TOPIC, "ce", np.array([math.nan]))
+        constant_loss(TOPIC, "ce", np.array([math.nan]))

@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.failures import failure
 
 from benchkit.analysis.plots import draw_curves, style
 from benchkit.analysis.report import curves_frame, summary_frame, write_report
@@ -53,7 +54,16 @@ def _records() -> list[Record]:
     ]
     last = records[-1]
     error = 'finetune epoch 2: the loss of tone is nan, "inf", or worse'
-    records[-1] = Record(last.key, last.head, 2, "diverged", {}, {"head": 940}, phases=last.phases, error=error)
+    records[-1] = Record(
+        last.key,
+        last.head,
+        2,
+        "diverged",
+        {},
+        {"head": 940},
+        phases=last.phases,
+        failure=failure(error),
+    )
     return records
 
 
@@ -96,7 +106,7 @@ def test_without_matplotlib_a_line_says_how_to_get_it(tmp_path: Path, monkeypatc
 
 def test_no_curve_no_picture(tmp_path: Path) -> None:
     said: list[str] = []
-    write_report(tmp_path, [Record("a-0", "a", 0, "failed", {}, error="x")], [], TASKS, log=said.append)
+    write_report(tmp_path, [Record("a-0", "a", 0, "failed", {}, failure=failure("x"))], [], TASKS, log=said.append)
     assert said == ["curves.png left out: no cell has a curve"]
 
 

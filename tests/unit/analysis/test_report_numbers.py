@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.failures import failure
 from scipy import stats
 
 from benchkit.analysis.report import curves_frame, summary_frame
@@ -38,7 +39,16 @@ def _phase(name: str, seed: int, values: Mapping[tuple[str, str], float], second
 
 
 def _record(head: str, seed: int, *phases: PhaseResult, status: Status = "ok", error: str = "") -> Record:
-    return Record(f"{head}-{seed}", head, seed, status, {}, parameters={"head": 1234}, phases=phases, error=error)
+    return Record(
+        f"{head}-{seed}",
+        head,
+        seed,
+        status,
+        {},
+        parameters={"head": 1234},
+        phases=phases,
+        failure=failure(error),
+    )
 
 
 def _values(rng: np.random.Generator, without: str = "") -> dict[tuple[str, str], float]:
@@ -96,7 +106,7 @@ def test_columns_and_order() -> None:
     rng = np.random.default_rng(0)
     control = [Control("majority class", task, "dev", "accuracy", 0.5, 0.7) for task in ("twin", "tone")]
     records = [
-        _record(head, 0, _phase("finetune", 0, _values(rng)), _phase("pretrain", 0, _values(rng)))
+        _record(head, 0, _phase("pretrain", 0, _values(rng)), _phase("finetune", 0, _values(rng)))
         for head in ("b", "a")
     ]
     frame = summary_frame(records, control, TASKS)

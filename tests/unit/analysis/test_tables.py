@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 import pytest
+from helpers.failures import failure
 
 from benchkit.analysis.tables import Style, escape, render
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
@@ -46,7 +47,16 @@ def _phase(
 
 def _record(head: str, seed: int, *phases: PhaseResult, status: Status = "ok", error: str = "") -> Record:
     size = {"head": 307200 if head == "plain" else 940}
-    return Record(f"{head}-{seed}", head, seed, status, {}, parameters=size, phases=phases, error=error)
+    return Record(
+        f"{head}-{seed}",
+        head,
+        seed,
+        status,
+        {},
+        parameters=size,
+        phases=phases,
+        failure=failure(error),
+    )
 
 
 def _controls(tasks: Iterable[str] = TASKS, unlabelled: str = "") -> list[Control]:

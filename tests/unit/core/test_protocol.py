@@ -13,6 +13,7 @@ from benchkit.core.protocol import (
     Phase,
     Protocol,
     TaskOptions,
+    base_protocol,
     load_file,
     load_preset,
     override,
@@ -25,11 +26,11 @@ TASKS, HEADS = ("sst", "quora", "sts"), ("baseline", "recurrent", "cnn")
 
 
 def changed(**values: Any) -> Protocol:
-    return override(Protocol(), values, TASKS, HEADS)
+    return override(base_protocol(), values, TASKS, HEADS)
 
 
 def from_settings(*pairs: str) -> Protocol:
-    return override(Protocol(), parse_settings(pairs), TASKS, HEADS)
+    return override(base_protocol(), parse_settings(pairs), TASKS, HEADS)
 
 
 def from_toml(folder: Path, text: str) -> Protocol:
@@ -55,8 +56,16 @@ def test_a_preset_is_complete(name: str) -> None:
 
 def test_paper_is_the_report_to_the_letter() -> None:
     paper = load_preset("paper", TASKS, HEADS)
-    assert (paper.pretrain.epochs, paper.pretrain.batch_size, paper.pretrain.learning_rate) == (10, 64, 1e-3)
-    assert (paper.finetune.epochs, paper.finetune.batch_size, paper.finetune.learning_rate) == (25, 8, 1e-6)
+    assert (
+        paper.phase("pretrain").epochs,
+        paper.phase("pretrain").batch_size,
+        paper.phase("pretrain").learning_rate,
+    ) == (10, 64, 1e-3)
+    assert (
+        paper.phase("finetune").epochs,
+        paper.phase("finetune").batch_size,
+        paper.phase("finetune").learning_rate,
+    ) == (25, 8, 1e-6)
     assert paper.pooling == "cls"
     assert paper.layers == (-1,)
     assert paper.pair_input == "separate"
@@ -75,7 +84,7 @@ def test_the_reports_negative_control_can_be_said() -> None:
     protocol = override(
         load_preset("paper", TASKS, HEADS), parse_settings(["pretrain.learning_rate=0.1"]), TASKS, HEADS
     )
-    assert protocol.pretrain == Phase(learning_rate=0.1)
+    assert protocol.phase("pretrain") == Phase(trains="head", learning_rate=0.1)
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
@@ -91,8 +100,8 @@ def test_a_file_changes_its_base_and_nothing_else(tmp_path: Path) -> None:
     paper, mine = load_preset("paper", TASKS, HEADS), from_toml(tmp_path, text)
     assert mine.name == "mine"
     assert mine.pooling == "mean"
-    assert mine.finetune == Phase(epochs=2, batch_size=8, learning_rate=1e-6)
-    assert mine.pretrain == paper.pretrain
+    assert mine.phase("finetune") == Phase(epochs=2, batch_size=8, learning_rate=1e-6)
+    assert mine.phase("pretrain") == paper.phase("pretrain")
     assert mine.options("sts") == TaskOptions(loss="mse")
     assert mine.options("quora") == TaskOptions(train_size=8544, dev_size=50)
     assert mine.head_options == {"cnn": {"dropout": 0.1}}
@@ -100,7 +109,7 @@ def test_a_file_changes_its_base_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_file_without_a_base_starts_from_the_defaults(tmp_path: Path) -> None:
     mine = from_toml(tmp_path, "seeds = 5\n")
-    assert plain(mine) == {**plain(Protocol()), "name": "mine", "seeds": 5}
+    assert plain(mine) == {**plain(base_protocol()), "name": "mine", "seeds": 5}
 
 
 def test_dotted_settings_reach_phase_task_and_head() -> None:
@@ -117,15 +126,15 @@ def test_dotted_settings_reach_phase_task_and_head() -> None:
     assert protocol.pooling == "max"
     assert protocol.layers == (1, -1)
     assert protocol.phases == ("pretrain",)
-    assert protocol.pretrain == Phase(batch_size=16)
-    assert protocol.finetune.schedule == "cosine"
+    assert protocol.phase("pretrain") == Phase(trains="head", batch_size=16)
+    assert protocol.phase("finetune").schedule == "cosine"
     assert protocol.options("quora").train_size == 100
     # A head's values are read as its config's types when it is configured.
     assert protocol.head_options == {"cnn": {"kernel_size": "5", "dropout": "0.1"}}
 
 
 def test_the_last_setting_of_a_field_wins() -> None:
-    assert from_settings("pretrain.epochs=2", "pretrain.epochs=3").pretrain.epochs == 3
+    assert from_settings("pretrain.epochs=2", "pretrain.epochs=3").phase("pretrain").epochs == 3
 
 
 def test_later_overrides_keep_earlier_ones() -> None:
@@ -133,7 +142,7 @@ def test_later_overrides_keep_earlier_ones() -> None:
     second = override(first, parse_settings(["quora.dev_size=8", "cnn.channels=4", "finetune.clip=1"]), TASKS, HEADS)
     assert second.options("quora") == TaskOptions(train_size=9, dev_size=8)
     assert second.head_options["cnn"] == {"dropout": "0.1", "channels": "4"}
-    assert (second.finetune.epochs, second.finetune.clip) == (2, 1.0)
+    assert (second.phase("finetune").epochs, second.phase("finetune").clip) == (2, 1.0)
     assert first.options("quora") == TaskOptions(train_size=9), "the first protocol is frozen"
 
 
@@ -230,12 +239,71 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 def test_python_values_are_checked_like_text() -> None:
-    assert changed(layers=[-1, -2], pretrain={"epochs": 3.0}).pretrain.epochs == 3
+    assert changed(layers=[-1, -2], pretrain={"epochs": 3.0}).phase("pretrain").epochs == 3
     with pytest.raises(UserError, match=r"pretrain\.epochs takes a whole number, not '3'?"):
         changed(pretrain={"epochs": "3x"})
 
 
-def test_a_phase_is_asked_for_by_name() -> None:
-    protocol = Protocol()
-    assert protocol.phase("pretrain") is protocol.pretrain
-    assert protocol.phase("finetune") is protocol.finetune
+def test_phases_are_data(tmp_path: Path) -> None:
+    """A file defines phases by listing names that have a table; the others stay known, after them."""
+    text = """
+    phases = ["warm", "deep"]
+    [warm]
+    trains = "head"
+    epochs = 2
+    [deep]
+    trains = "top:2"
+    """
+    protocol = from_toml(tmp_path, text)
+    assert protocol.phases == ("warm", "deep")
+    assert protocol.phase("deep").top(6) == 2
+    assert list(protocol.phase_settings) == ["warm", "deep", "pretrain", "finetune"]
+    assert override(protocol, {"phases": "deep"}, TASKS, HEADS).phases == ("deep",)
+    assert override(protocol, {"deep": {"epochs": "4"}}, TASKS, HEADS).phase("deep").epochs == 4
+    with pytest.raises(UserError, match="unknown phase 'warmth'"):
+        override(protocol, {"phases": "warmth"}, TASKS, HEADS)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('phases = ["sst"]\n[sst]\ntrain_size = 3', "unknown|name of a task"),
+        ('phases = ["new"]', "unknown phase 'new'"),
+        ('[pretrain]\ntrains = "top:0"', "pretrain.trains is head, all, or top:k"),
+        ('[pretrain]\ntrains = "bottom"', "pretrain.trains is head, all, or top:k"),
+    ],
+)
+def test_a_phase_that_makes_no_sense_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        from_toml(tmp_path, text)
+
+
+def test_more_layers_than_there_are() -> None:
+    with pytest.raises(UserError, match="trains = 'top:9', but the encoder has 6 layers"):
+        Phase(trains="top:9").top(6)
+    assert [Phase(trains=trains).top(6) for trains in ("head", "top:6", "all")] == [0, 6, 6]
+
+
+def test_an_identity_gives_the_protocol_again() -> None:
+    protocol = load_preset("paper", TASKS, HEADS)
+    options = {name: protocol.options(name) for name in protocol.tasks}
+    again = Protocol.from_identity(json.loads(json.dumps(protocol.identity())), options)
+    assert again.identity() == protocol.identity()
+
+
+def test_an_identity_of_an_older_record_is_read() -> None:
+    """Phases were names, with a table each beside them that did not say what it trains."""
+    protocol = load_preset("paper", TASKS, HEADS)
+    old = protocol.identity()
+    tables = {each.pop("name"): each for each in old.pop("phases")}
+    for each in tables.values():
+        del each["trains"]
+    options = {name: protocol.options(name) for name in protocol.tasks}
+    again = Protocol.from_identity({**old, "phases": list(tables), **tables}, options)
+    assert again.identity() == protocol.identity()
+
+
+def test_pairs_may_be_joint_for_one_task_alone() -> None:
+    protocol = changed(sts={"pair_input": "joint"})
+    assert [protocol.joint(name) for name in TASKS] == [False, False, True]
+    assert changed(pair_input="joint", sts={"pair_input": "separate"}).joint("sts") is False

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchkit.core.record import SCHEMA, CurvePoint, PhaseResult, Record, Score
+from benchkit.core.record import SCHEMA, CurvePoint, Failure, PhaseResult, Record, Score
 
 
 def a_record(**changes: Any) -> Record:
@@ -45,7 +45,7 @@ def test_a_record_survives_json() -> None:
 
 
 def test_a_failed_record_without_phases_survives_too() -> None:
-    record = Record("k", "cnn", 0, "failed", {}, error="ValueError: no")
+    record = Record("k", "cnn", 0, "failed", {}, failure=Failure("head", "pretrain", "ValueError: no"))
     assert through_json(record) == record
 
 

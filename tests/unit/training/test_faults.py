@@ -102,8 +102,25 @@ def test_a_head_that_says_one_thing_is_named_each_epoch() -> None:
 def test_collapse_is_told_from_work() -> None:
     topic, score = TASKS["topic"], TASKS["score"]
     numpy = pytest.importorskip("numpy")
-    assert collapsed(numpy.array([1, 1, 1]), topic) == "topic predicts only class 'y'"
-    assert collapsed(numpy.array([1, 1, 2]), topic) == ""
-    assert collapsed(numpy.array([2.5, 2.5 + 1e-5]), score) == "score predicts only 2.5"
-    assert collapsed(numpy.array([2.5, 2.6]), score) == ""
-    assert collapsed(numpy.array([1]), topic) == collapsed(numpy.array([]), topic) == "", "nothing to tell"
+    assert collapsed(numpy.array([1, 1, 1]), numpy.array([0, 1, 2]), topic) == "topic predicts only class 'y'"
+    assert collapsed(numpy.array([1, 1, 1]), None, topic) == "topic predicts only class 'y'"
+    assert collapsed(numpy.array([1, 1, 2]), None, topic) == ""
+    assert collapsed(numpy.array([2.5, 2.5 + 1e-5]), None, score) == "score predicts only 2.5"
+    assert collapsed(numpy.array([2.5, 2.6]), None, score) == ""
+    assert collapsed(numpy.array([1]), None, topic) == collapsed(numpy.array([]), None, topic) == "", "nothing to tell"
+
+
+def test_a_perfect_head_on_a_split_of_one_class_has_not_collapsed() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert collapsed(numpy.array([1, 1, 1]), numpy.array([1, 1, 1]), TASKS["topic"]) == ""
+
+
+def test_a_training_that_is_too_short_has_not_diverged() -> None:
+    """Its loss is above a constant's, but falls."""
+    context, vectors = make_work(learning_rate=1e-3, epochs=3)
+    low = dataclasses.replace(context, constant_losses=dict.fromkeys(context.tasks, 1e-3))
+    state = train(low, vectors, make_modules())
+    losses = [each["loss"] for each in state.curve if (each["task"], each["split"]) == ("topic", "train")]
+    assert losses[-1] > 1.5e-3
+    assert losses[-1] < losses[0]
+    assert state.diverged == ""
