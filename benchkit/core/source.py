@@ -74,8 +74,6 @@ def numeric_versions() -> dict[str, Any]:
 
 def _lines(node: ast.AST) -> Iterator[str]:
     """A node and what is below it, the same in every version of Python: empty fields are left out."""
-    if _is_silent(node):
-        return
     yield type(node).__name__
     for name, value in ast.iter_fields(node):
         if isinstance(node, ast.Raise) and isinstance(value, ast.Call):
@@ -84,8 +82,9 @@ def _lines(node: ast.AST) -> Iterator[str]:
             continue
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, ast.AST):
-                yield f".{name}"
-                yield from _lines(each)
+                if not _is_silent(each):
+                    yield f".{name}"
+                    yield from _lines(each)
             elif each is not None and name not in ("type_comment", "kind"):
                 yield f".{name}={each!r}"
     yield "end"

@@ -11,6 +11,7 @@ import torch
 from helpers.stores import CONFIG, POOLED, TOKENS, VOCAB, Store, direct, encoder, pooled_one_by_one, sentences
 
 from benchkit.core.features import Pooled, Tokens
+from benchkit.core.source import numeric_versions
 from benchkit.encoder import random_encoder
 from benchkit.store.features import FeatureSettings
 from benchkit.store.table import MappedTokens, digest
@@ -98,6 +99,16 @@ def test_the_encoder_and_its_source_are_part_of_the_key(store: Store, monkeypatc
     monkeypatch.setattr("benchkit.store.features.encoder_source", lambda: "another version")
     keys.add(store.key(encoder(), POOLED))
     assert len(keys) == 5
+
+
+@pytest.mark.parametrize("package", ["torch", "tokenizers", "numerics"])
+def test_versions_are_part_of_the_key(store: Store, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Another release of torch or tokenizers may give other features: they are not served under the old key."""
+    before = store.key(encoder(), POOLED)
+    assert package in numeric_versions()
+    others = {**numeric_versions(), package: "another"}
+    monkeypatch.setattr("benchkit.store.features.numeric_versions", lambda: others)
+    assert store.key(encoder(), POOLED) != before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
