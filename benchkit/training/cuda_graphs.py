@@ -216,6 +216,8 @@ class FixedSteps:
         for done, shape in enumerate(shapes, start=1):
             result = next(results[shape])
             result.copy_(self.graphed[shape].run(next(inputs[shape])))
+            if self.optimizer.average:  # outside of the graph: its decay changes
+                self.optimizer.average.update()
             if (done - 1) % LOOK == 0 and not bool(torch.isfinite(result[: len(shape.tasks)]).all()):
                 break
         self.optimizer.lr = rates[done - 1]

@@ -61,6 +61,8 @@ class PlainSteps:
         kept: dict[str, list[Result]] = {}
         for step, (together, lr) in enumerate(zip(rounds, rates, strict=True)):
             results = take_step(self.context, self.modules, self.reader, self.optimizer, together, lr)
+            if self.optimizer.average:
+                self.optimizer.average.update()
             for (task, _), result in zip(together, results, strict=True):
                 kept.setdefault(task, []).append(result)
             if step % LOOK == 0 and not all(torch.isfinite(loss) for _, _, loss in results):

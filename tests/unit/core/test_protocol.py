@@ -269,8 +269,8 @@ def test_phases_are_data(tmp_path: Path) -> None:
     [
         ('phases = ["sst"]\n[sst]\ntrain_size = 3', "unknown|name of a task"),
         ('phases = ["new"]', "unknown phase 'new'"),
-        ('[pretrain]\ntrains = "top:0"', "pretrain.trains is head, all, or top:k"),
-        ('[pretrain]\ntrains = "bottom"', "pretrain.trains is head, all, or top:k"),
+        ('[pretrain]\ntrains = "top:0"', "pretrain.trains is head, top:k with a number of layers"),
+        ('[pretrain]\ntrains = "bottom"', "pretrain.trains is head, top:k with a number of layers"),
     ],
 )
 def test_a_phase_that_makes_no_sense_is_one_line(tmp_path: Path, text: str, line: str) -> None:
