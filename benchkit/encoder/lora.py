@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021): low-rank changes of an encoder's matrices, trained while the matrices themselves are frozen."""
+"""LoRA (Hu et al. 2021): low-rank changes of an encoder's matrices, which are frozen themselves."""
 
 from __future__ import annotations
 

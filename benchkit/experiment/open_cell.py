@@ -265,9 +265,9 @@ class OpenCell:
 
     def close_phase(self, phase: str) -> None:
         """After a phase has been trained and scored: low-rank changes become part of the encoder."""
-        encoder = self.modules(phase)["encoder"] if "encoder" in self.modules(phase) else None
-        if isinstance(encoder, LowRank):
-            encoder.merge()
+        for module in self.modules(phase).values():
+            if isinstance(module, LowRank):
+                module.merge()
 
     def all_modules(self) -> nn.ModuleDict:
         """All that any phase of the cell changes."""
