@@ -1,8 +1,8 @@
 """Regenerates what is generated in the documentation: `python docs/build.py`, or `--check` to only compare.
 
 `docs/cli.md` is the `--help` page of every command, `docs/hooks.md` is `benchkit/hookspecs.py` read aloud,
-`docs/baseline.svg` is what `benchkit heads show` draws, and the tables between `<!-- table: NAME -->` and
-`<!-- end -->` in README.md are those of `results/NAME/`.
+`docs/baseline.svg` is what `benchkit heads show` draws, and what stands between `<!-- summary: NAME -->` (or `table`)
+and `<!-- end -->` in README.md is that of `results/NAME/`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pandas as pd
 
 from benchkit.cli import cli
 from benchkit.core import hookspecs
 from benchkit.core.plugins import load_plugins
 from benchkit.experiment.config import Request
+from benchkit.experiment.estimate import clock
 from benchkit.inspect.heads import Setting, as_svg
 
 DOCS = Path(__file__).parent
@@ -50,11 +52,30 @@ def hook_pages() -> Iterator[str]:
 def readme() -> str:
     """README.md with its tables as they are in `results/`."""
     return re.sub(
-        r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)",
-        lambda found: f"{found[1]}{table(found[2])}\n{found[3]}",
+        r"(<!-- (table|summary): (\S+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{(summary if found[2] == 'summary' else table)(found[3])}\n{found[4]}",
         (ROOT / "README.md").read_text("utf-8"),
         flags=re.DOTALL,
     )
+
+
+def summary(name: str) -> str:
+    """The test scores of a published result in one table: heads by tasks, of its last phase."""
+    frame = pd.read_csv(ROOT / "results" / name / "summary.csv")
+    frame = frame[frame["split"] == "test"]
+    heads = frame[frame["phase"] == frame["phase"].dropna().iloc[-1]]
+    tasks = list(heads["task"].drop_duplicates())
+    metrics = {row.task: "" if row.task == "mean" else f" {row.metric}" for row in heads.itertuples()}
+    lines = ["| head | " + " | ".join(f"{task}{metrics[task]}" for task in tasks) + " | parameters | time a seed |"]
+    lines.append("|:--|" + "--:|" * (len(tasks) + 2))
+    for head, rows in heads.groupby("head", sort=False):
+        found = rows.set_index("task")
+        scores = " | ".join(f"{found['mean'][task]:.3f} ± {found['std'][task]:.3f}" for task in tasks)
+        first = found.iloc[0]
+        lines.append(f"| {head} | {scores} | {int(first.head_params):,} | {clock(float(first.train_seconds))} |")
+    chance = frame[frame["phase"].isna()].set_index("task")["mean"]
+    scores = " | ".join(f"*{chance[task]:.3f}*" if task in chance else "" for task in tasks)
+    return "\n".join([*lines, f"| *a constant* | {scores} | | |"])
 
 
 def table(name: str) -> str:
