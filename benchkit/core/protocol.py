@@ -35,11 +35,15 @@ class Phase:
         trains: `head`: the head alone, on features of the frozen encoder; `top:k`: also the encoder's highest k layers
             and its pooler; `lora:r`: low-rank changes of rank r of all its layers' matrices, which are merged into them
             at the end (Hu et al. 2021); `all`: the whole encoder. What lies below `top:k` is encoded once.
+        epochs: passes over as many batches as all tasks have.
         batch_size: examples (not sentences) of one task in one batch.
         step: what one optimiser step sees. `task`: one batch. `round`: as many consecutive batches as there are tasks,
             their losses summed; with `sampling = "round_robin"` that is one batch of each task. The same batches in
             the same order, but another method: fewer steps, each down a summed loss.
-        schedule: of the learning rate over the whole phase, after `warmup` (a fraction of the steps).
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW, decoupled from the gradient.
+        schedule: of the learning rate over the whole phase, after `warmup`: constant, or falling to 0.
+        warmup: fraction of the steps in which the rate rises from 0.
         clip: largest norm of the gradient; 0 leaves it as it is.
         encoder_learning_rate: of the encoder's highest layer and pooler; 0 is `learning_rate`, the head's.
         layer_decay: each lower layer's rate is that of the layer above it times this, the embeddings' the lowest
@@ -124,8 +128,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a protocol says of one task. A size of 0 means all rows; a smaller one draws a subset that keeps
-    the class balance. `loss` "" is the task's default, `pair_input` "" the protocol's.
+    """What a protocol says of one task.
+
+    Attributes:
+        train_size, dev_size, test_size: rows; 0 is all, fewer are drawn so that classes keep their shares.
+        loss: a loss of the task by name; "" is the head's wish, or the task's first.
+        pair_input: as the protocol's, for this task; "" is the protocol's.
     """
 
     train_size: int = 0
@@ -145,14 +153,17 @@ class Protocol:
     """The recipe of a comparison.
 
     Attributes:
+        summary: one line for lists.
         encoder, data: used where the user names none; "" demands one.
-        heads: the heads compared where the user names none.
+        heads, tasks: compared and trained where the user names none.
         seeds: how many seeds a head, counted from 0, where the user says nothing.
         phases: names of the phases that are run, in order.
         phase_settings: all phases that are defined, by name, in order.
-        pooling: `cls`, `mean`, `max` or `pooler`, over the hidden states of `layers` (0 = embeddings, -1 = last),
-            concatenated.
+        pooling: `cls`, `mean`, `max` or `pooler`, of the hidden states of `layers`, side by side.
+        layers: hidden states that are read; 0 is the embeddings, -1 the last layer.
         pair_input: a pair's sentences encoded apart (`separate`) or as one input (`joint`).
+        max_length: word pieces kept of an input.
+        precision: that the encoder computes in; `auto` is bf16 where the hardware multiplies it natively.
         sampling: order of task batches. `proportional`: each task's batches, shuffled together; `round_robin`: tasks
             in turn; `annealed`: by size to the power 1 - 0.8 (epoch-1)/(epochs-1) (Stickland & Murray 2019, PALs).
         subsample_seed: draws the subsets; the same for all seeds, so that seeds differ in training alone.
