@@ -28,8 +28,8 @@ from benchkit.inspect.heads import Setting, as_svg
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-_PROTOCOL = """A protocol is a TOML file, given with `--protocol FILE`, or a preset that ships with benchkit. A file may start
-from a preset with `base = "paper"`. `--set FIELD=VALUE` changes one field: `--set pooling=mean`,
+_PROTOCOL = """A protocol is a TOML file, given with `--protocol FILE`, or a preset that ships with benchkit. A file may
+start from a preset with `base = "paper"`. `--set FIELD=VALUE` changes one field: `--set pooling=mean`,
 `--set finetune.epochs=3`, `--set cnn.dropout=0.1`.
 
 Phases are data. A name in `phases` that has a table of its own is a phase:

@@ -53,6 +53,9 @@ class Phase:
         patience: the phase ends after so many epochs without a better dev score; 0 runs all epochs.
         average: weights are scored and kept as their exponential moving average over steps with this decay, such as
             0.999 (Polyak & Juditsky 1992); 0 keeps the last step's.
+        r_drop: each batch is computed twice, with other dropout, and the two outputs are drawn together with this
+            weight (Wu et al. 2021): by their symmetric Kullback-Leibler divergence; for a regression, by the square of
+            their difference over the label range. Twice the work a step; 0 does without.
     """
 
     trains: str = "all"
@@ -69,6 +72,7 @@ class Phase:
     decays: Literal["all", "matrices"] = "all"
     patience: int = 0
     average: float = 0.0
+    r_drop: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -79,6 +83,7 @@ class Phase:
             ("clip", 0),
             ("encoder_learning_rate", 0),
             ("patience", 0),
+            ("r_drop", 0),
         ):
             value = getattr(self, name)
             if not value >= low or value == float("inf"):

@@ -177,6 +177,9 @@ def make_steps(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, op
     source = source_of(reader, autocast=context.autocast) if context.fixed else None
     if context.fixed and source is None:
         context.log("features are not in the device's memory as a whole: steps are taken one by one, no CUDA graphs")
+    if source is not None and context.settings.r_drop:
+        context.log("R-Drop computes each batch twice: steps are taken one by one, no CUDA graphs")
+        source = None
     if source is None:
         return PlainSteps(context, modules, reader, optimizer)
     return FixedSteps(context, modules, source, optimizer)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
+from benchkit.core.task import TaskShape
 from benchkit.training.batches import Batch
 from benchkit.training.evaluation import PhaseContext, Reader, forward
 from benchkit.training.optimizer import AdamW
@@ -85,6 +86,8 @@ def take_step(
     parts = [context.corpus.parts[task, "train"] for task, _ in batches]
     with torch.autocast(context.device.type, torch.bfloat16, enabled=context.autocast):
         rows = [part.rows[examples] for part, (_, examples) in zip(parts, batches, strict=True)]
+        if context.settings.r_drop:
+            rows = [each.repeat(2, 1) for each in rows]
         features = gather_together(reader, rows)
     labels = []
     for part, (_, examples) in zip(parts, batches, strict=True):
@@ -111,9 +114,16 @@ def descend(
     """
     results, losses = [], []
     for task, given, wanted in zip(tasks, features, labels, strict=True):
-        outputs = forward(head, given, context.shapes[task], len(wanted))
-        losses.append(context.losses[task](outputs, wanted, context.shapes[task]))
-        results.append((outputs.detach(), wanted, losses[-1].detach()))
+        shape, loss = context.shapes[task], context.losses[task]
+        if context.settings.r_drop:
+            both = forward(head, given, shape, 2 * len(wanted)).chunk(2)
+            outputs, task_loss = both[0], (loss(both[0], wanted, shape) + loss(both[1], wanted, shape)) / 2
+            losses.append(task_loss + context.settings.r_drop * disagreement(*both, shape))
+        else:
+            outputs = forward(head, given, shape, len(wanted))
+            task_loss = loss(outputs, wanted, shape)
+            losses.append(task_loss)
+        results.append((outputs.detach(), wanted, task_loss.detach()))
     optimizer.zero_grad()
     sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
     if shadow:
@@ -124,3 +134,11 @@ def descend(
     if shadow:
         shadow.refresh()
     return results
+
+
+def disagreement(a: Tensor, b: Tensor, shape: TaskShape) -> Tensor:
+    """How far two outputs (batch, out) of the same examples are apart: (), the mean over the batch."""
+    if not shape.classes:
+        return ((a - b) / (shape.high - shape.low)).square().mean()
+    first, second = a.log_softmax(1), b.log_softmax(1)
+    return ((first.exp() - second.exp()) * (first - second)).sum(1).mean() / 2

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.training import curve, equal, from_disk, make_modules, make_work, on_disk, train, weights
+from helpers.training import SHAPES, curve, equal, from_disk, make_modules, make_work, on_disk, train, weights
 from torch import nn
 
 from benchkit.core.errors import UserError
+from benchkit.core.features import Pooled
 from benchkit.core.protocol import Phase, base_protocol, override
 from benchkit.encoder import BertConfig, random_encoder
 from benchkit.encoder.bert import TopLayers
 from benchkit.training.loop import State
 from benchkit.training.optimizer import AdamW, Average, groups_of
+from benchkit.training.steps import disagreement
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]
 ENCODER = random_encoder("tiny", VOCAB, BertConfig(len(VOCAB), 16, 3, 2, 32, 32), seed=0)
@@ -117,6 +119,7 @@ RECIPES: list[dict[str, Any]] = [
     {"average": 0.9},
     {"layer_decay": 0.5, "encoder_learning_rate": 0.001, "decays": "matrices"},
     {"patience": 2, "epochs": 8},
+    {"r_drop": 1.0},
 ]
 
 
@@ -131,6 +134,41 @@ def test_a_resumed_phase_ends_bit_by_bit_the_same(recipe: dict[str, Any]) -> Non
         again = train(context, vectors, resumed, from_disk(data))
         assert equal(weights(whole), weights(resumed))
         assert again.curve == state.curve
+
+
+def test_disagreement_is_the_symmetric_divergence() -> None:
+    a, b = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    topic, score = SHAPES["topic"], SHAPES["score"]
+    kl = torch.nn.functional.kl_div
+    p, q = a.log_softmax(1), b.log_softmax(1)
+    both = kl(p, q, reduction="batchmean", log_target=True) + kl(q, p, reduction="batchmean", log_target=True)
+    torch.testing.assert_close(disagreement(a, b, topic), both / 2)
+    half = (score.high - score.low) / 2
+    assert float(disagreement(torch.zeros(2, 1), torch.full((2, 1), half), score)) == pytest.approx(0.25)
+
+
+def test_r_drop_draws_outputs_under_dropout_together() -> None:
+    apart = []
+    for weight in (0.0, 20.0):
+        context, vectors = make_work(r_drop=weight)
+        modules = make_modules(dropout=0.5)
+        train(context, vectors, modules)
+        head = modules["head"].train()
+        torch.manual_seed(0)
+        features = Pooled(vectors[:200, None])
+        with torch.no_grad():
+            outputs = [head(features, "topic") for _ in range(2)]
+        apart.append(float(disagreement(*outputs, SHAPES["topic"])))
+    assert apart[1] < apart[0] / 2
+
+
+def test_without_dropout_r_drop_changes_nothing() -> None:
+    states = []
+    for weight in (0.0, 5.0):
+        context, vectors = make_work(r_drop=weight)
+        states.append(train(context, vectors, make_modules(dropout=0.0)))
+    first, second = (torch.tensor([each["loss"] for each in state.curve]) for state in states)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
 
 
 def test_a_phase_ends_when_dev_gets_no_better() -> None:
