@@ -25,7 +25,7 @@ from benchkit.encoder import Encoder
 from benchkit.encoder.bert import TopLayers
 from benchkit.encoder.lora import LowRank
 from benchkit.encoder.packing import Inputs, LowerStates
-from benchkit.experiment.cell import Cell, loss_names
+from benchkit.experiment.cell import Cell, losses_of
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
@@ -133,8 +133,8 @@ class Assembly:
 
     def losses(self) -> dict[str, Loss]:
         """By task, what the head is trained with."""
-        names = loss_names(self.spec, self.config, self.tasks, self.protocol)
-        return {task.name: task.losses[names[task.name]] for task in self.tasks}
+        found = losses_of(self.spec, self.config, self.tasks, self.protocol)
+        return {name: loss for name, (_, loss) in found.items()}
 
     def check_phases(self) -> None:
         """Refuse phases that this encoder cannot be trained by, or whose training the head would not see.
@@ -225,14 +225,15 @@ class OpenCell:
     def context(self, phase: str) -> PhaseContext:
         """What the trainer of a phase is told."""
         cell, execution, settings = self.cell, self.cell.execution, self.cell.protocol.phase(phase)
-        names = loss_names(self.assembly.spec, self.assembly.config, self.assembly.tasks, cell.protocol)
+        losses = self.assembly.losses()
         return PhaseContext(
             phase=phase,
             settings=settings,
             tasks=self.tasks,
             shapes={shape.name: shape for shape in self.assembly.shapes},
-            losses=self.assembly.losses(),
-            constant_losses={name: self._constant_loss(task, names[name]) for name, task in self.tasks.items()},
+            losses=losses,
+            constant_losses={name: self._constant_loss(task, losses[name]) for name, task in self.tasks.items()},
+            auxiliary=self.assembly.spec.auxiliary,
             corpus=self.corpus,
             order=self.order(phase),
             seed=cell.seed,
@@ -335,7 +336,7 @@ class OpenCell:
                 TopLayers(model, settings.top(len(model.layers))).requires_grad_(True)
         self.encoder.eval()
 
-    def _constant_loss(self, task: TaskSpec, loss: str) -> float:
+    def _constant_loss(self, task: TaskSpec, loss: Loss) -> float:
         labels = self.corpus.parts[task.name, "train"].labels
         assert labels is not None
         return constant_loss(task, loss, labels.numpy())

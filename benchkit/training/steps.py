@@ -113,16 +113,21 @@ def descend(
             and the new master weights to them after it.
     """
     results, losses = [], []
+    passes = 2 if context.settings.r_drop else 1
     for task, given, wanted in zip(tasks, features, labels, strict=True):
         shape, loss = context.shapes[task], context.losses[task]
-        if context.settings.r_drop:
-            both = forward(head, given, shape, 2 * len(wanted)).chunk(2)
-            outputs, task_loss = both[0], (loss(both[0], wanted, shape) + loss(both[1], wanted, shape)) / 2
-            losses.append(task_loss + context.settings.r_drop * disagreement(*both, shape))
-        else:
-            outputs = forward(head, given, shape, len(wanted))
-            task_loss = loss(outputs, wanted, shape)
-            losses.append(task_loss)
+        read = forward(head, given, shape, len(wanted) * passes)
+        both = read.chunk(passes)
+        outputs, task_loss = (
+            both[0],
+            sum((loss(each, wanted, shape) for each in both[1:]), loss(both[0], wanted, shape)),
+        )
+        task_loss = task_loss / passes
+        losses.append(task_loss)
+        if passes == 2:
+            losses[-1] = losses[-1] + context.settings.r_drop * disagreement(both[0], both[1], shape)
+        if context.auxiliary:
+            losses[-1] = losses[-1] + context.auxiliary(head, given, read, wanted.repeat(passes), shape)
         results.append((outputs.detach(), wanted, task_loss.detach()))
     optimizer.zero_grad()
     sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
