@@ -66,8 +66,17 @@ def run(folder: Path, penalty: float, name: str, **options: Any) -> benchkit.Rec
     file = folder / f"smooth{name}.py"
     file.write_text(HEAD.format(penalty=penalty))
     sizes = {f"{task}.{split}_size": 64 for task in ("sst", "sts") for split in ("train", "dev", "test")}
-    result = benchkit.run("smooth", head_files=[file], tasks="sst,sts", seeds=1, phases="pretrain", encoder="demo", out=folder / name,
-                          precision="fp32", settings={"pretrain.epochs": 2, **sizes, **options})  # fmt: skip
+    result = benchkit.run(
+        "smooth",
+        head_files=[file],
+        tasks="sst,sts",
+        seeds=1,
+        phases="pretrain",
+        encoder="demo",
+        precision="fp32",
+        out=folder / name,
+        settings={"pretrain.epochs": 2, **sizes, **options},
+    )
     return result.cells[0]
 
 
