@@ -1,19 +1,28 @@
-"""Files as tables of cells. The format follows from the file's name; a CSV's separator from its header line."""
+"""Files as tables of cells. The name says the format; all lines together say how a text is delimited and quoted."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchkit.core.errors import UserError
+from benchkit.core.settings import read_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNPACKED, RATIO = 2**30, 50
+"""A packed file may unpack to 1 GiB, or to 50 times its size where that is more: text packs 3 to 10 times."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +30,10 @@ class Table:
     """A header and the rows that fit it.
 
     Attributes:
-        rows: (line, cells), a cell for each column; text, or for JSON Lines and Parquet any value.
+        rows: (line, cells), a cell for each column; text, or for JSON, Parquet and Arrow any value.
         bad: (line, reason) of rows that do not fit, each with the lines it takes up.
         dialect: what the format was taken to be.
+        sha256: of the file, or of the files of one split, one after the other.
     """
 
     columns: tuple[str, ...]
@@ -37,31 +47,42 @@ _Body = tuple[list[str], list[tuple[int, Sequence[Any]]], list[tuple[int, str]],
 
 
 def read_table(path: Path) -> Table:
-    """Read `.tsv`, `.csv`, `.jsonl` (each also `.gz`) or `.parquet`.
+    """Read `.tsv`, `.csv`, `.jsonl` (each also `.gz`), `.parquet`, or a folder that `datasets.save_to_disk` wrote.
+
+    The first of several Parquet files (`train-00000-of-00002.parquet`) stands for all of them.
 
     Raises:
-        UserError: the file cannot be read, is truncated, is not UTF-8, is empty, or has an unknown suffix.
+        UserError: the file cannot be read, is truncated, unpacks to too much, is not UTF-8, is empty, has an unknown
+            suffix or mixed quoting; or one of several files is missing.
     """
     kind = format_of(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    if path.suffix == ".gz":
-        data = _gunzip(data, path)
-    if not data.strip():
-        raise UserError(f"{path} is empty: expected a header row and data")
-    columns, rows, bad, dialect = _READERS[kind](data, path)
-    return Table(tuple(columns), rows, bad, dialect, sha256)
+    paths = {"arrow": _arrow_files, "parquet": _parquet_files}.get(kind, lambda path: [path])(path)
+    parts, digest = [], hashlib.sha256()
+    for each in paths:
+        try:
+            data = each.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {each}: {error.strerror or error}") from error
+        digest.update(data)
+        if each.suffix == ".gz":
+            data = unpack(data, each)
+        if not data.strip():
+            raise UserError(f"{each} is empty: expected a header row and data")
+        parts.append(data)
+    columns, rows, bad, dialect = _READERS[kind](parts, paths)
+    # Half a character may come from an escape in JSON; a name is shown, so it must be printable.
+    names = tuple(name.encode("utf-8", "replace").decode() for name in columns)
+    return Table(names, rows, bad, dialect, digest.hexdigest())
 
 
 def format_of(path: Path) -> str:
-    """`tsv`, `csv`, `jsonl` or `parquet`, by the suffix.
+    """`tsv`, `csv`, `jsonl` or `parquet`, by the suffix; `arrow` for a folder that `datasets.save_to_disk` wrote.
 
     Raises:
         UserError: another suffix.
     """
+    if (path / STATE).is_file():
+        return "arrow"
     name = path.name.removesuffix(".gz")
     kind = name.rpartition(".")[2]
     if kind not in _READERS or (kind == "parquet" and name != path.name):
@@ -69,14 +90,29 @@ def format_of(path: Path) -> str:
     return kind
 
 
-def _gunzip(data: bytes, path: Path) -> bytes:
+def unpack(data: bytes, path: Path) -> bytes:
+    """The content of a gzip file.
+
+    Raises:
+        UserError: it is damaged, or unpacks to more than `UNPACKED` bytes and `RATIO` times its size.
+    """
+    limit = max(UNPACKED, RATIO * len(data))
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(limit + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file ({error}): copy or download it again") from error
+    if len(content) > limit:
+        raise _too_large(path, limit)
+    return content
+
+
+def _too_large(path: Path, limit: int) -> UserError:
+    return UserError(f"{path} unpacks to more than {limit / 2**30:.3g} GiB, the limit for a file of its size")
 
 
 def _text(data: bytes, path: Path) -> str:
+    """UTF-8, with or without a byte order mark; line ends of an old Mac, carriage returns alone, become line feeds."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,6 +121,13 @@ def _text(data: bytes, path: Path) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path}:{line} holds a NUL byte: not a text file, or not whole")
+    feeds, returns = text.count("\n"), text.count("\r") - text.count("\r\n")
+    if not feeds:
+        return text.replace("\r", "\n")
+    if returns > feeds:
+        raise UserError(
+            f"{path}: {returns} lines end with a carriage return and {feeds} with a line feed: convert the line ends"
+        )
     return text
 
 
@@ -96,99 +139,331 @@ def _lines(text: str) -> list[str]:
     return lines
 
 
-def _tsv(data: bytes, path: Path) -> _Body:
-    """Quotes are text like any other; a row is a line."""
-    lines = _lines(_text(data, path))
-    columns = lines[0].split("\t")
-    rows: list[tuple[int, Sequence[Any]]] = []
-    bad = []
+_DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon"}
+_DOUBLED = re.compile(r'"[^"]*(?:""[^"]*)+"')  # a field that only a CSV writer makes
+
+
+@dataclass
+class _Reading:
+    """A text read one way.
+
+    Attributes:
+        against: lines that this way of reading cannot explain.
+        quotes: the first line with a quote that the other way of reading explains, and how many there are.
+        spans: the first row of more than one line, as its first and last line.
+    """
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[tuple[int, Sequence[Any]]] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    against: int = 0
+    quotes: tuple[int, int] = (0, 0)
+    spans: tuple[int, int] = (0, 0)
+
+    def misread(self, line: int) -> None:
+        self.against += 1
+        self.quotes = (self.quotes[0] or line, self.quotes[1] + 1)
+
+
+def _delimited(parts: list[bytes], paths: list[Path], csv: bool) -> _Body:
+    """Rows of cells between tabs, commas or semicolons.
+
+    The text is read both ways: line by line, where quotes are text like any other; and as CSV, with quoted fields and
+    doubled quotes. Each way is held against the whole text: a line without the header's number of fields speaks
+    against it, a field with doubled quotes against the first way, a quote where CSV has none against the second. The
+    way with less against it is taken. Of two that are as good, it is the first if the rows differ, since it cannot lose
+    any; if only quotes around whole fields differ, the suffix decides. The delimiter is found likewise.
+
+    Args:
+        csv: what the suffix says: quoted, or not.
+
+    Raises:
+        UserError: some lines are quoted as CSV, and others not.
+    """
+    path = paths[0]
+    lines = _lines(_text(parts[0], path))
+    found = [each for each in _DELIMITERS if each in lines[0]] or ["," if csv else "\t"]
+    both = {delimiter: (_by_lines(lines, delimiter), _as_csv(lines, delimiter)) for delimiter in found}
+    delimiter = min(found, key=lambda each: min(reading.against for reading in both[each]))
+    plain, quoted = both[delimiter]
+    (doubled_line, doubled), (stray_line, stray) = plain.quotes, quoted.quotes
+    if 10 * min(doubled, stray) > max(doubled, stray):
+        raise UserError(
+            f"{path}: line {doubled_line} doubles its quotes as CSV does, line {stray_line} does not: save it with "
+            "quoted fields throughout, or without quoting"
+        )
+    if plain.against != quoted.against:
+        take_csv = quoted.against < plain.against
+    else:
+        take_csv = csv and len(quoted.rows) == len(plain.rows)
+    if (csv or take_csv) and len(quoted.columns) == 1 and quoted.spans[0]:
+        raise UserError(
+            f"{path}: a quote opens in line {quoted.spans[0]} and closes in line {quoted.spans[1]}: with one column, "
+            "that may be one row or several; save it as .jsonl, or without quotes"
+        )
+    chosen, name = (quoted, "quoted") if take_csv else (plain, "no quoting")
+    kind = "TSV" if (delimiter, take_csv) == ("\t", False) else f"CSV, {_DELIMITERS[delimiter]} separated"
+    return chosen.columns, chosen.rows, chosen.bad, f"{kind}, {name}"
+
+
+def _by_lines(lines: list[str], delimiter: str) -> _Reading:
+    """Each line is a row, and quotes are text."""
+    reading = _Reading(lines[0].split(delimiter))
+    width = len(reading.columns)
     for number, line in enumerate(lines[1:], start=2):
-        cells = line.split("\t")
-        if len(cells) == len(columns):
-            rows.append((number, cells))
+        cells = line.split(delimiter)
+        if len(cells) != width:
+            reading.bad.append((number, _misfit(cells, width) if line else "empty line"))
+            reading.against += bool(line)
+            continue
+        reading.rows.append((number, cells))
+        if '""' in line and any(map(_DOUBLED.fullmatch, cells)):
+            reading.misread(number)
+    if any(name.startswith('"') for name in reading.columns):
+        reading.against += len(lines)  # no column is called so
+    return reading
+
+
+def _as_csv(lines: list[str], delimiter: str) -> _Reading:
+    """Fields may be quoted, with doubled quotes and line breaks in them."""
+    reading = _Reading()
+    for first, last, cells, flaw in _records(lines, delimiter):
+        if not reading.columns:
+            reading.columns = cells
+        elif flaw and not cells:
+            reading.bad.append((first, flaw))
+            reading.misread(first)
+        elif len(cells) == len(reading.columns):
+            reading.rows.append((first, cells))
+            if last > first and not reading.spans[0]:
+                reading.spans = first, last
+            if flaw:
+                reading.misread(first)
+        elif first == last:
+            blank = not lines[first - 1]
+            reading.bad.append((first, "empty line" if blank else _misfit(cells, len(reading.columns))))
+            reading.against += not blank
         else:
-            bad.append((number, _misfit(len(cells), len(columns)) if line else "empty line"))
-    return columns, rows, bad, "TSV, no quoting"
+            reason = f"a quote opened in line {first} takes in the lines to {last}"
+            reading.bad += [(line, reason) for line in range(first, last + 1)]
+            reading.against += last - first + 1
+    return reading
 
 
-def _csv(data: bytes, path: Path) -> _Body:
-    """Quoted fields with doubled quotes; separated by tabs if the header holds one, else by commas."""
-    text = _text(data, path)
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    rows: list[tuple[int, Sequence[Any]]] = []
-    bad = []
-    columns: list[str] = []
-    end = text.rstrip("\r\n")
-    for first, last, cells in _records(text, delimiter, path):
-        # A quote in the last column that is never closed makes a row with the right number of fields.
-        unclosed = last > first and last > end.count("\n") and not end.endswith('"')
-        if not columns:
-            columns = cells
-        elif len(cells) == len(columns) and not unclosed:
-            rows.append((first, cells))
-        elif cells:
-            reason = _misfit(len(cells), len(columns))
-            if last > first:
-                reason = f"a quote opened in line {first} takes in the lines to {last}"
-            bad += [(line, reason) for line in range(first, last + 1)]
-        else:
-            bad.append((first, "empty line"))
-    while bad and bad[-1][1] == "empty line" and (not rows or bad[-1][0] > rows[-1][0]):
-        bad.pop()
-    return columns, rows, bad, f"CSV, {'tab' if delimiter == chr(9) else 'comma'} separated, quoted"
+def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, int, list[str], str]]:
+    """(first line, last line, cells, flaw) of each record.
+
+    A quote that opens a field and does not close it costs its own line alone: that has no cells, and reading goes on
+    with the next one. So it cannot take in rows, not even those that make a field with what follows them.
+    """
+    text, starts = "\n".join(lines), list(accumulate((len(line) + 1 for line in lines), initial=0))
+    one = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"|([^{delimiter}\n]*+))({delimiter}|\n|\Z)')
+    width, is_row = lines[0].count(delimiter) + 1, _row_test(lines, delimiter)
+    number = 0
+    while number < len(lines):
+        first = number
+        number += 1
+        if '"' not in lines[first]:
+            yield number, number, lines[first].split(delimiter), ""
+            continue
+        cells, position, flaw, end = [], starts[first], "", delimiter
+        while end == delimiter:
+            match = one.match(text, position)
+            assert match is not None  # an empty field at the least
+            quoted, bare, end = match.groups()
+            position = match.end()
+            cells.append(bare if quoted is None else quoted.replace('""', '"'))
+            number += (quoted or "").count("\n")
+            if bare and '"' in bare:
+                flaw = flaw or "a quote within a field"
+                if bare.startswith('"'):
+                    cells, number, flaw = [], first + 1, "a quote opens a field and does not close it"
+                    break
+        within = lines[first:number]
+        if len(within) > 1 < width and (rows := sum(map(is_row, within))) > 1:
+            flaw = f"a quote opened in line {first + 1} takes in the lines to {number}, {rows} of which are rows"
+            cells, number = [], first + 1
+        yield first + 1, number, cells, flaw
 
 
-def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, int, list[str]]]:
-    """(first line, last line, cells) of each record."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    last = 0
-    while True:
-        first = last + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}:{first}: {error}; is a quote opened here that is never closed?") from error
-        last = reader.line_num
-        yield first, last, cells
+def _row_test(lines: list[str], delimiter: str) -> Callable[[str], bool]:
+    """Whether a line can be a row by itself: it has all fields, and numbers where all lines without quotes have them.
+
+    So a comma in a quoted text with line breaks does not make a row of a part of it.
+    """
+    width = lines[0].count(delimiter) + 1
+    sure = [cells for line in lines[1:] if '"' not in line and len(cells := line.split(delimiter)) == width]
+    numbers = [at for at in range(width) if sure and all(_is_number(cells[at]) for cells in sure)]
+
+    def test(line: str) -> bool:
+        cells = line.split(delimiter)
+        return len(cells) == width and all(_is_number(cells[at].strip('"')) for at in numbers)
+
+    return test
 
 
-def _misfit(found: int, expected: int) -> str:
-    return f"{found} field{'s' * (found != 1)}, {expected} expected"
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
-def _jsonl(data: bytes, path: Path) -> _Body:
-    """One object a line; the columns are all names that occur, in order of appearance."""
+def _misfit(cells: Sequence[str], expected: int) -> str:
+    reason = f"{len(cells)} field{'s' * (len(cells) != 1)}, {expected} expected"
+    if any(cell.startswith('"') and cell.count('"') % 2 for cell in cells):
+        return f"{reason}; a quote opens a field and does not close it"
+    return f"{reason}; a carriage return is in it" if any("\r" in cell for cell in cells) else reason
+
+
+def _json(parts: list[bytes], paths: list[Path]) -> _Body:
+    """One object a line, or a list of objects; the columns are all names that occur, in order of appearance."""
+    text = _text(parts[0], paths[0])
+    values: Iterable[Any] = map(_parsed, _lines(text))
+    unit = "line"
+    if text.lstrip().startswith("[") and isinstance(whole := _parsed(text), list):
+        values, unit = whole, "item"
     objects: list[tuple[int, dict[str, Any]]] = []
     bad = []
     columns: dict[str, None] = {}
-    for number, line in enumerate(_lines(_text(data, path)), start=1):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            bad.append((number, f"bad JSON ({getattr(error, 'msg', error)})" if line else "empty line"))
-            continue
+    for number, value in enumerate(values, start=1):
         if isinstance(value, dict):
             objects.append((number, value))
             columns.update(dict.fromkeys(value))
         else:
-            bad.append((number, "not a JSON object"))
+            bad.append((number, value if isinstance(value, _BadJson) else _BadJson("not a JSON object")))
+    if not objects:
+        first = f": {unit} {bad[0][0]} is {bad[0][1]}" if bad else ""
+        raise UserError(f"{paths[0]} holds no JSON object{first}; expected one a line, or a list of them")
     rows: list[tuple[int, Sequence[Any]]] = [(n, [value.get(c) for c in columns]) for n, value in objects]
-    return list(columns), rows, bad, "JSON Lines"
+    return list(columns), rows, [(n, str(why)) for n, why in bad], "JSON Lines" if unit == "line" else "JSON list"
 
 
-def _parquet(data: bytes, path: Path) -> _Body:
+class _BadJson(str):
+    """Why a text is not JSON."""
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text) if text else _BadJson("empty line")
+    except RecursionError:
+        return _BadJson("bad JSON (nested too deeply)")
+    except ValueError as error:
+        return _BadJson(f"bad JSON ({getattr(error, 'msg', error)})")
+
+
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.parquet")
+STATE = "state.json"
+"""In a folder that `datasets.save_to_disk` wrote, for each split."""
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    """All files of a split, in order; `path` is the first, or the only one.
+
+    Raises:
+        UserError: one is missing.
+    """
+    match = _SHARD.fullmatch(path.name)
+    if match is None or int(match[2]):
+        return [path]
+    count = int(match[3])
+    if len(list(path.parent.glob("*.parquet"))) < count:  # before a list of that length is made
+        raise UserError(f"{path} is the first of {count} files, and not all of them are in its folder")
+    paths = [path.with_name(f"{match[1]}-{number:05}-of-{match[3]}.parquet") for number in range(count)]
+    for each in paths:
+        if not each.is_file():
+            raise UserError(f"{path} is the first of {count} files, and {each.name} is not there")
+    return paths
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    """The files of a data set that `datasets.save_to_disk` wrote.
+
+    Raises:
+        UserError: its `state.json` says something else.
+    """
+    state = read_json(folder / STATE)
+    files = state.get("_data_files")
+    names = [each.get("filename") if isinstance(each, dict) else None for each in files or ()] if files else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise UserError(f"{folder / STATE} names no Arrow files: save the data set again with save_to_disk")
+    if state.get("_indices_data_files"):
+        raise UserError(f"{folder} is a selection of other rows: call flatten_indices() before save_to_disk")
+    return [folder / str(name) for name in names]
+
+
+def _parquet(parts: list[bytes], paths: list[Path]) -> _Body:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def open_file(data: bytes) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        return file.schema_arrow, file.iter_batches(batch_size=1024)
+
+    return _columnar(parts, paths, open_file, "Parquet")
+
+
+def _arrow(parts: list[bytes], paths: list[Path]) -> _Body:
+    import pyarrow as pa
+
+    def open_file(data: bytes) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        stream = pa.ipc.open_stream(pa.BufferReader(data))
+        return stream.schema, stream
+
+    return _columnar(parts, paths, open_file, "Arrow")
+
+
+def _columnar(
+    parts: list[bytes],
+    paths: list[Path],
+    open_file: Callable[[bytes], tuple[pa.Schema, Iterator[pa.RecordBatch]]],
+    kind: str,
+) -> _Body:
+    import pyarrow as pa
+
+    tables = []
+    for data, path in zip(parts, paths, strict=True):
+        limit, size, taken = max(UNPACKED, RATIO * len(data)), 0, []
+        try:
+            schema, batches = open_file(data)
+            for batch in batches:
+                taken.append(batch)
+                if (size := size + batch.nbytes) > limit:
+                    raise _too_large(path, limit)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UserError(f"{path} is not a whole {kind} file ({reason}): copy or download it again") from error
+        tables.append(pa.Table.from_batches(taken, schema))
+        if tables[-1].column_names != tables[0].column_names:
+            names = ", ".join(tables[-1].column_names)
+            raise UserError(f"{path} has the columns {names}, and {paths[0].name} others")
+    names = tables[0].column_names
+    columns = [
+        [value for table in tables for value in _values(table.column(at), name, paths[0])]
+        for at, name in enumerate(names)
+    ]
+    rows: list[tuple[int, Sequence[Any]]] = list(enumerate(zip(*columns, strict=True), start=1))
+    return names, rows, [], kind if len(paths) == 1 else f"{kind}, {len(paths)} files"
+
+
+def _values(column: pa.ChunkedArray, name: str, path: Path) -> list[Any]:
+    import pyarrow as pa
+
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is not a whole Parquet file ({reason}): copy or download it again") from error
-    cells = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    return list(table.column_names), list(enumerate(cells, start=1)), [], "Parquet"
+        return list(column.to_pylist())
+    except OverflowError:  # a date that Python's own types cannot hold
+        with suppress(pa.ArrowException):
+            return list(column.cast(pa.string()).to_pylist())
+        raise UserError(f"{path}: column {name!r} holds a date out of range") from None
+    except ValueError as error:
+        raise UserError(f"{path}: column {name!r} holds what cannot be read: {error}") from error
 
 
-_READERS: dict[str, Callable[[bytes, Path], _Body]] = {"tsv": _tsv, "csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
+_READERS: dict[str, Callable[[list[bytes], list[Path]], _Body]] = {
+    "tsv": lambda parts, paths: _delimited(parts, paths, csv=False),
+    "csv": lambda parts, paths: _delimited(parts, paths, csv=True),
+    "jsonl": _json,
+    "parquet": _parquet,
+    "arrow": _arrow,
+}
