@@ -21,8 +21,8 @@ from benchkit.core.settings import read_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UNPACKED, RATIO = 2**30, 50
-"""A packed file may unpack to 1 GiB, or to 50 times its size where that is more: text packs 3 to 10 times."""
+UNPACKED, RATIO = 2**28, 50
+"""A packed file may unpack to 256 MiB, or to 50 times its size where that is more: text packs 3 to 10 times."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_table(path: Path) -> Table:
             suffix or mixed quoting; or one of several files is missing.
     """
     kind = format_of(path)
-    paths = {"arrow": _arrow_files, "parquet": _parquet_files}.get(kind, lambda path: [path])(path)
+    paths = _arrow_files(path) if kind == "arrow" else _parquet_files(path)
     parts, digest = [], hashlib.sha256()
     for each in paths:
         try:
@@ -108,7 +108,7 @@ def unpack(data: bytes, path: Path) -> bytes:
 
 
 def _too_large(path: Path, limit: int) -> UserError:
-    return UserError(f"{path} unpacks to more than {limit / 2**30:.3g} GiB, the limit for a file of its size")
+    return UserError(f"{path} unpacks to more than {limit >> 20:,} MiB, the limit for a file of its size")
 
 
 def _text(data: bytes, path: Path) -> str:

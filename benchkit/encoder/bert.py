@@ -70,7 +70,7 @@ class BertConfig:
                 raise ValueError(f"{field.name} must be a number from 0 to below 1, not {value!r:.40}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
-        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACTIVATIONS:
+        if self.hidden_act not in list(ACTIVATIONS):  # a list is compared, where a dictionary would ask for a hash
             raise ValueError(f"hidden_act {self.hidden_act!r:.40} is not one of {', '.join(ACTIVATIONS)}")
 
     @classmethod

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from benchkit.core.errors import UserError
+from benchkit.core.settings import read_json
 from benchkit.hub.download import Downloader, Listing, Patience, Stage, Watch, look_up, look_up_offline, staged
 from benchkit.hub.record import NAME, Fetched, RemoteFile, damage, named, read_record, sums
 from benchkit.store.files import hub_root
@@ -187,8 +187,8 @@ def fetched_folder(name: str) -> Path | None:
 def pooling_advice(folder: Path) -> str:
     """The pooling that a sentence encoder was trained with, as its `1_Pooling/config.json` says; "" without one."""
     try:
-        values = json.loads((folder / POOLING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_json(folder / POOLING)
+    except UserError:
         return ""
     if isinstance(mode := values.get("pooling_mode"), str):
         return mode

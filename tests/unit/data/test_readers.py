@@ -212,10 +212,10 @@ def test_parquet_in_several_files(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     (tmp_path / "sst").mkdir()
-    for number in range(2):
-        rows = pa.table({"text": [f"a{number}", f"b{number}"], "label": [number, 4]})
-        pq.write_table(rows, tmp_path / "sst" / f"train-{number:05}-of-00002.parquet")
-    pq.write_table(rows, tmp_path / "sst" / "validation-00000-of-00001.parquet")
+    parts = [pa.table({"text": [f"a{number}", f"b{number}"], "label": [number, 4]}) for number in range(2)]
+    for number, part in enumerate(parts):
+        pq.write_table(part, tmp_path / "sst" / f"train-{number:05}-of-00002.parquet")
+    pq.write_table(parts[1], tmp_path / "sst" / "validation-00000-of-00001.parquet")
     data = load(tmp_path, SST)
     assert data["train"].texts == (("a0",), ("b0",), ("a1",), ("b1",))
     assert data["train"].ids == ("1", "2", "3", "4")
