@@ -161,12 +161,13 @@ _FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """`tokenizer_config.json` where it is there, without flags that are null."""
+    """`tokenizer_config.json` where it is there; of a flag that is null, the default counts."""
     values = read_json(path) if path.is_file() else {}
     for name in _FLAGS:
         if not isinstance(values.get(name), bool | None):
             raise UserError(f"{path}: {name} must be true or false, not {values[name]!r:.40}")
-    return {name: value for name, value in values.items() if name not in _FLAGS or value is not None}
+    # Null is a value of strip_accents: as lower-casing has it.
+    return {name: value for name, value in values.items() if value is not None or name == "strip_accents"}
 
 
 def _read_vocab(path: Path) -> list[str]:
