@@ -185,7 +185,8 @@ def _column(table: Table, wanted: str, task: TaskSpec, path: Path) -> int:
     else:
         hint = "; is there a header row?" if table.dialect.startswith(("TSV", "CSV")) else ""
     other = f" (or {', '.join(names[1:])})" if names[1:] else ""
-    raise UserError(f"{path} has no column {wanted!r}{other}, only {', '.join(named) or 'unnamed ones'}{hint}")
+    there = ", ".join(named[:10]) + (f" and {len(named) - 10} more" if len(named) > 10 else "")
+    raise UserError(f"{path} has no column {wanted!r}{other}, only {there or 'unnamed ones'}{hint}")
 
 
 def _is_nested(table: Table, column: int) -> bool:

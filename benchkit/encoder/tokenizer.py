@@ -227,8 +227,9 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path, settings: dict[str, Any]) ->
         raise UserError(f"{path}: a token is not empty, and its id a whole number")
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     for at, token in sorted(wanted.items()):
-        if token.content not in known:
-            tokenizer.add_tokens([token])
+        if token.content in known:
+            continue
+        tokenizer.add_tokens([token])
         if (found := tokenizer.token_to_id(token.content)) != at:
             raise UserError(f"{path}: gives {token.content!r:.40} the id {at}, but the vocabulary makes it {found}")
 
