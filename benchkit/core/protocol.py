@@ -291,9 +291,11 @@ def load_file(path: Path, tasks: Iterable[str], heads: Iterable[str]) -> Protoco
         UserError: missing file, broken TOML, unknown field or wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read protocol {path}: {getattr(error, 'strerror', None) or error}") from error
+    except RecursionError:
+        raise UserError(f"protocol {path} is nested too deeply to be read as TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"protocol {path} is not TOML: {error}") from error
     base = values.pop("base", None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from benchkit.core.errors import UserError
+from benchkit.core.settings import read_json
 from benchkit.hub.download import Downloader, Listing, Patience, Stage, Watch, look_up, look_up_offline, staged
 from benchkit.hub.record import NAME, Fetched, RemoteFile, damage, named, read_record, sums
 from benchkit.store.files import hub_root
@@ -185,8 +187,8 @@ def fetched_folder(name: str) -> Path | None:
 def pooling_advice(folder: Path) -> str:
     """The pooling that a sentence encoder was trained with, as its `1_Pooling/config.json` says; "" without one."""
     try:
-        values = json.loads((folder / POOLING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = read_json(folder / POOLING)
+    except UserError:
         return ""
     if isinstance(mode := values.get("pooling_mode"), str):
         return mode
@@ -204,13 +206,21 @@ def convert_encoder(encoder: Encoder, source: Path | None, folder: Path) -> None
     from benchkit.encoder import save_encoder
     from benchkit.store.files import writing
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: name a new folder")
-    part = folder.with_name(f".{folder.name}.part")
+    taken = UserError(f"{folder} is there already: name a new folder")
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise taken
     with writing(folder):
-        shutil.rmtree(part, ignore_errors=True)
-        save_encoder(encoder, part)
-        if source and (source / POOLING).is_file():
-            (part / POOLING).parent.mkdir()
-            shutil.copyfile(source / POOLING, part / POOLING)
-        part.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A name that nobody can know before: another process writes elsewhere, and no planted link is followed.
+        with TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
+            part = Path(temporary) / folder.name
+            save_encoder(encoder, part)
+            if source and (source / POOLING).is_file():
+                (part / POOLING).parent.mkdir()
+                shutil.copyfile(source / POOLING, part / POOLING)
+            try:
+                part.replace(folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # another process was faster
+                    raise taken from None
+                raise
