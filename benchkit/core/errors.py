@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LONGEST = 1000  # characters of a message
+
 
 class UserError(Exception):
-    """A mistake in what the user asked for; the command line prints it and exits with code 2."""
+    """A mistake in what the user asked for; the command line prints it and exits with code 2.
+
+    Its text is one line, whatever was quoted in it: line ends become spaces, and the middle of a long text is cut.
+    """
+
+    def __init__(self, message: object) -> None:
+        line = " ".join(str(message).splitlines())
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST * 3 // 4]} … {line[-_LONGEST // 4 :]}"
+        super().__init__(line)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -89,8 +89,12 @@ def reshaped(value: Any, random: Random) -> Any:
 def harm(path: Path, random: Random) -> None:
     """Damage one file, as bytes or, if it is JSON, in its structure."""
     data = path.read_bytes()
-    if path.suffix == ".json" and random.random() < 0.6:
-        path.write_text(json.dumps(reshaped(json.loads(data), random)), "utf-8", "surrogatepass")
+    try:
+        value = json.loads(data) if path.suffix == ".json" and random.random() < 0.6 else None
+    except (ValueError, RecursionError):  # it is damaged already
+        value = None
+    if value is not None:
+        path.write_text(json.dumps(reshaped(value, random)), "utf-8", "surrogatepass")
     elif path.suffix == ".gz" and random.random() < 0.7:
         path.write_bytes(gzip.compress(damaged(gzip.decompress(data), random)))
     else:
