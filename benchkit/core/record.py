@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchkit.core.settings import parse
+
 SCHEMA = 1
 
 Status = Literal["ok", "collapsed", "diverged", "failed"]
@@ -81,12 +83,13 @@ class PhaseResult:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> PhaseResult:
-        scores = tuple(Score(**each) for each in data["scores"])
-        curve = tuple(CurvePoint(**each) for each in data["curve"])
-        found = {"scores": scores, "curve": curve, "events": tuple(data["events"])}
-        if data.get("interference") is not None:
-            found["interference"] = tuple(Cosine(**each) for each in data["interference"])
-        return PhaseResult(**{**data, **found})
+        """Inverse of `dataclasses.asdict`.
+
+        Raises:
+            ValueError: the data is not a phase's result.
+        """
+        result: PhaseResult = parse(PhaseResult, data)
+        return result
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,11 @@ class Record:
             raise ValueError(f"not a record: {type(data).__name__}")
         if data.get("schema") != SCHEMA:
             raise ValueError(f"record of schema {data.get('schema')}, this benchkit reads {SCHEMA}")
+        values = dict(data)
+        if error := values.pop("error", ""):  # a record from before failures had a kind
+            values["failure"] = {"kind": "unknown", "phase": "", "message": error}
         try:
-            values = {**data, "phases": tuple(PhaseResult.from_dict(each) for each in data["phases"])}
-            if error := values.pop("error", ""):  # a record from before failures had a kind
-                values["failure"] = {"kind": "unknown", "phase": "", "message": error}
-            if values.get("failure") is not None:
-                values["failure"] = Failure(**values["failure"])
-            return Record(**values)
-        except (KeyError, TypeError) as error:
+            record: Record = parse(Record, values)
+        except ValueError as error:
             raise ValueError(f"not a record: {error}") from error
+        return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -139,3 +140,59 @@ def plain(settings: Any) -> dict[str, Any]:
     result = walk(dataclasses.asdict(settings))
     assert isinstance(result, dict)
     return result
+
+
+def parse(kind: Any, value: Any, where: str = "") -> Any:
+    """JSON data as `kind`: a dataclass, or what its fields may be; the inverse of `plain`, with every type checked.
+
+    Args:
+        kind: a dataclass, bool, int, float, str, Any, a Literal, or tuples, mappings and unions of these.
+        where: the data's place in the whole, for messages.
+
+    Raises:
+        ValueError: something is missing, unknown or of another type; says what, and where.
+    """
+    origin, options = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, value, where)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return parse(next(each for each in options if each is not type(None)), value, where)
+    if origin is typing.Literal and value in options:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(parse(options[0], each, f"{where}[{place}]") for place, each in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {name: parse(options[1], each, f"{where}.{name}".lstrip(".")) for name, each in value.items()}
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise ValueError(f"{where or 'it'} is {value!r:.60}, not {_described(kind)}")
+
+
+def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where or 'it'} is {value!r:.60}, not an object")
+    hints, fields = _hints(kind), dataclasses.fields(kind)
+    for name in value:
+        if name not in hints:
+            raise ValueError(f"{where or 'it'} has a field {name!r:.60} that is not known")
+    needed = {each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING}
+    if missing := needed - value.keys():
+        raise ValueError(f"{where or 'it'} lacks {', '.join(sorted(missing))}")
+    return kind(**{name: parse(hints[name], each, f"{where}.{name}".lstrip(".")) for name, each in value.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "a list or object")

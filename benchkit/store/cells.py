@@ -21,6 +21,7 @@ from safetensors.torch import save as to_safetensors
 
 from benchkit.core.errors import UserError
 from benchkit.core.record import Record
+from benchkit.core.settings import read_json
 from benchkit.store.files import locked, write_atomic, writing
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class CellStore:
             return None
         try:
             return self._read(key)
-        except (OSError, ValueError):
+        except (OSError, ValueError, UserError):
             pass
         # Perhaps it is just being replaced: look again when nobody writes. Where nobody can, nobody does.
         try:
@@ -247,10 +248,7 @@ class CellStore:
         return locked(self._path(key, "saving.lock"), wait=True)
 
     def _read(self, key: str) -> Record:
-        data = json.loads(self._path(key, "record.json").read_bytes())
-        if not isinstance(data, dict):
-            raise ValueError("record.json holds no record")
-        record = Record.from_dict(data)
+        record = Record.from_dict(read_json(self._path(key, "record.json")))
         if record.key != key:
             raise ValueError(f"record.json is of the cell {record.key}")
         sha = hashlib.sha256(self._path(key, "predictions.parquet").read_bytes()).hexdigest()
