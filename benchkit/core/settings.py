@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -106,3 +107,43 @@ def plain(settings: Any) -> dict[str, Any]:
     result = walk(dataclasses.asdict(settings))
     assert isinstance(result, dict)
     return result
+
+
+def from_plain(kind: Any, value: Any, name: str) -> Any:
+    """Inverse of `plain`: JSON data as `kind`, a dataclass, tuple, mapping or scalar, or a union of these.
+
+    Nothing is converted but lists to tuples and integers to floats. Fields that the dataclass lacks are ignored.
+
+    Args:
+        name: of the value, for messages.
+
+    Raises:
+        ValueError: the data are of another form, or a dataclass refused them.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        for each in inner:
+            with contextlib.suppress(ValueError):
+                return from_plain(each, value, name)
+    elif origin is typing.Literal:
+        if value in inner:
+            return value
+    elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+        try:
+            return kind(
+                **{f.name: from_plain(hints[f.name], value[f.name], f.name) for f in fields if f.name in value}
+            )
+        except TypeError as error:  # a field without default is missing
+            raise ValueError(f"{name} is incomplete: {error}") from None
+    elif origin is tuple and isinstance(value, list):
+        return tuple(from_plain(inner[0], each, name) for each in value)
+    elif origin is Mapping and isinstance(value, dict):
+        return {key: from_plain(inner[1], each, f"{name}.{key}") for key, each in value.items()}
+    elif kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"{name} is {value!r:.60}, not of the kind expected")

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,27 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in _ADVICE:
             raise
         raise UserError(f"cannot write {path}: {os.strerror(error.errno)}; {_ADVICE[error.errno]}") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, to be filled; renamed to it in the end, or removed if filling it fails.
+
+    Raises:
+        UserError: `path` is there and not empty, or cannot be written.
+    """
+    path = path.absolute()
+    with writing(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is there already: choose another name, or remove it first")
+        inside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        inside.mkdir(parents=True)  # with the mode that the umask says; `mkdtemp` would say 0700
+        try:
+            yield inside
+            inside.replace(path)
+        except BaseException:
+            shutil.rmtree(inside, ignore_errors=True)
+            raise
 
 
 def _remove_stale(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchkit.hub.datasets import QUORA, SOURCES, SST, STS, Source
-from benchkit.hub.record import RemoteFile
+from benchkit.hub.download import RemoteFile
 from helpers.hub import COMMIT, etag
 
 WORDS = ("films", "boats", "songs", "roads", "birds", "games", "books", "trees")
