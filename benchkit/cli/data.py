@@ -20,8 +20,8 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     benchkit data fetch all
     benchkit run --preset paper --data hub --encoder DIR
 
-    An interrupted download continues where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables
-    are honoured. Licences and citations are shown.
+    An interrupted download continues where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy
+    variables are honoured. Licences and citations are shown.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.cli.progress import Progress
     from benchkit.core.errors import UserError

@@ -133,9 +133,7 @@ def from_plain(kind: Any, value: Any, name: str) -> Any:
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
         try:
-            return kind(
-                **{f.name: from_plain(hints[f.name], value[f.name], f.name) for f in fields if f.name in value}
-            )
+            return kind(**{f.name: from_plain(hints[f.name], value[f.name], f.name) for f in fields if f.name in value})
         except TypeError as error:  # a field without default is missing
             raise ValueError(f"{name} is incomplete: {error}") from None
     elif origin is tuple and isinstance(value, list):

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchkit.core.errors import UserError, unknown
+from benchkit.core.progress import Progress
 from benchkit.core.task import SPLITS
 from benchkit.data.tables import read_table
 from benchkit.hub.download import (
     Fetched,
-    Progress,
     RemoteFile,
     Repository,
     Stage,

@@ -13,10 +13,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from benchkit import __version__
 from benchkit.core.errors import UserError
+from benchkit.core.progress import Progress
 from benchkit.core.settings import from_plain
 from benchkit.store.files import hub_root, locked, write_atomic, writing
 
@@ -26,34 +27,6 @@ RETRIES = 4
 """How often a request is repeated before it is given up; progress resets the count."""
 _LONGEST = 8.0  # seconds between two tries
 _NOTICED = 3.0  # seconds after which a user wonders
-
-
-class Progress(Protocol):
-    """Called in the order `start`, `advance` …, `stop` for each file; `say` at any time."""
-
-    def start(self, name: str, done: int, total: int | None) -> None:
-        """A file begins: `done` bytes of it were fetched earlier; `total` is its size, if known."""
-
-    def advance(self, count: int) -> None:
-        """So many more bytes arrived; negative where the server starts the file again."""
-
-    def stop(self) -> None:
-        """The file is complete, or given up."""
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
-
-
-class Silent:
-    """A `Progress` that shows nothing."""
-
-    def start(self, name: str, done: int, total: int | None) -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def say(self, line: str) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchkit.core.errors import UserError
+from benchkit.core.progress import Progress
 from benchkit.hub.download import (
     NAME,
     Fetched,
-    Progress,
     Repository,
     Stage,
     check_name,

@@ -16,7 +16,7 @@ from benchkit.core.record import Record
 from benchkit.data import Split, load_data
 from benchkit.data.readers import ID_NAMES
 from benchkit.data.tables import Table, format_of, read_table
-from benchkit.predict.model import Answer, Model, Question, short
+from benchkit.predict.model import InputFormat, Model, Prediction, short
 from benchkit.store.cells import CellStore
 from benchkit.store.files import write_atomic
 
@@ -25,35 +25,35 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One example; `id` is None where its source gives none."""
+class Input:
+    """One example to predict for; `id` is None where its source gives none."""
 
     id: str | None
     texts: Texts
 
 
-def from_arguments(arguments: Sequence[str], question: Question) -> list[Asked]:
+def from_arguments(arguments: Sequence[str], format: InputFormat) -> list[Input]:
     """Each argument a sentence; for pairs two by two.
 
     Raises:
         UserError: a pair has no second sentence, or a text is empty.
     """
-    size = len(question.texts)
+    size = len(format.texts)
     if len(arguments) % size:
         raise UserError(f"a pair is two arguments, and {len(arguments)} were given: is a sentence not in quotes?")
     for number, text in enumerate(arguments, start=1):
         if not text.strip():
             raise UserError(f"argument {number} is empty")
-    return [Asked(None, tuple(arguments[at : at + size])) for at in range(0, len(arguments), size)]
+    return [Input(None, tuple(arguments[at : at + size])) for at in range(0, len(arguments), size)]
 
 
-def from_lines(lines: Iterable[str], question: Question, where: str) -> Iterator[Asked]:
+def from_lines(lines: Iterable[str], format: InputFormat, where: str) -> Iterator[Input]:
     """Each line a sentence; for pairs with a tab between them. Empty lines are passed over.
 
     Raises:
         UserError: a line has another number of texts.
     """
-    size = len(question.texts)
+    size = len(format.texts)
     for number, line in enumerate(lines, start=1):
         text = line.removesuffix("\n").removesuffix("\r")
         if not text.strip():
@@ -61,10 +61,10 @@ def from_lines(lines: Iterable[str], question: Question, where: str) -> Iterator
         texts = tuple(part.strip() for part in text.split("\t")) if size > 1 else (text.strip(),)
         if len(texts) != size or not all(texts):
             raise UserError(f"{where}:{number}: a line holds {size} texts with a tab between them, not {text!r:.80}")
-        yield Asked(None, texts)
+        yield Input(None, texts)
 
 
-def from_file(path: Path, question: Question, log: Log) -> Iterator[Asked]:
+def from_file(path: Path, format: InputFormat, log: Log) -> Iterator[Input]:
     """A `.txt` file line by line, or a table with a header: .tsv, .csv, .jsonl (each also .gz), .parquet.
 
     A row with an empty text is left out, and `log` told so.
@@ -74,33 +74,33 @@ def from_file(path: Path, question: Question, log: Log) -> Iterator[Asked]:
     """
     if path.suffix != ".txt":
         format_of(path)  # refuses what is none of these
-        yield from _rows(read_table(path), question, path, log)
+        yield from _rows(read_table(path), format, path, log)
         return
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
-            yield from from_lines(file, question, str(path))
+            yield from from_lines(file, format, str(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: convert the file to UTF-8") from error
 
 
-def _rows(table: Table, question: Question, path: Path, log: Log) -> Iterator[Asked]:
+def _rows(table: Table, format: InputFormat, path: Path, log: Log) -> Iterator[Input]:
     names = [name.strip() for name in table.columns]
-    texts = [_column(names, name, question, path) for name in question.texts]
-    number = next((names.index(name) for name in (*question.aliases.get("id", ()), *ID_NAMES) if name in names), None)
+    texts = [_column(names, name, format, path) for name in format.texts]
+    number = next((names.index(name) for name in (*format.aliases.get("id", ()), *ID_NAMES) if name in names), None)
     for line, reason in table.bad:
         log(f"left out {path}:{line}: {reason}")
     for line, cells in table.rows:
         found = tuple(str(cells[at]).strip() if isinstance(cells[at], str) else "" for at in texts)
         if all(found):
-            yield Asked(_id(cells, number), found)
+            yield Input(_id(cells, number), found)
         else:
-            log(f"left out {path}:{line}: empty {question.texts[found.index('')]}")
+            log(f"left out {path}:{line}: empty {format.texts[found.index('')]}")
 
 
-def _column(names: Sequence[str], wanted: str, question: Question, path: Path) -> int:
-    accepted = (wanted, *question.aliases.get(wanted, ()))
+def _column(names: Sequence[str], wanted: str, format: InputFormat, path: Path) -> int:
+    accepted = (wanted, *format.aliases.get(wanted, ()))
     for name in accepted:
         if name in names:
             return names.index(name)
@@ -170,7 +170,7 @@ class Submission:
         self.log(f"predicting {len(split):,} rows of {task} {split.name}, which the run did not")
         model = self.model()
         parts = [list(split.texts[at : at + CHUNK]) for at in range(0, len(split), CHUNK)]
-        return [short(answer.value) for part in parts for answer in model.predict(task, part)]
+        return [short(each.value) for part in parts for each in model.predict(task, part)]
 
 
 SPLITS = ("dev", "test")
@@ -225,113 +225,86 @@ def _lines(form: Form, ids: Sequence[str], predictions: Sequence[float]) -> Iter
         yield f"{name.strip().lower()} , {int(value) if form.whole else float(value)} \n"
 
 
-FORMATS = ("table", "csv", "jsonl")
 _WIDTH = 100
 _LEAST = 30  # columns of a text
 
-Answered = tuple[Asked, Answer]
+Predicted = tuple[Input, Prediction]
 
 
-def write(file: IO[str], answers: Iterable[Answered], question: Question, kind: str) -> None:
-    """Write all answers in one of `FORMATS`, each as soon as it is there."""
-    lines = {"table": _table, "csv": _csv, "jsonl": _jsonl}[kind]
-    for line in lines(answers, question):
-        file.write(line)
+def write(file: IO[str], predicted: Iterable[Predicted], format: InputFormat, kind: str) -> None:
+    """Write predictions as a `table`, `csv` or `jsonl`, each as soon as it is there."""
+    {"table": _table, "csv": _csv, "jsonl": _jsonl}[kind](file, predicted, format)
 
 
-def write_file(path: Path, answers: Iterable[Answered], question: Question, kind: str) -> None:
-    """The same into a file, which is there only when it is whole.
+def write_file(path: Path, predicted: Iterable[Predicted], format: InputFormat, kind: str) -> None:
+    """The same into a file, which is there only when it is complete.
 
     Raises:
-        UserError: it cannot be written; also whatever making the answers raises.
+        UserError: it cannot be written; also whatever making the predictions raises.
     """
 
     def fill(binary: BinaryIO) -> None:
         text = io.TextIOWrapper(binary, encoding="utf-8", newline="\n")
-        write(text, answers, question, kind)
+        write(text, predicted, format, kind)
         text.flush()
         text.detach()
 
     write_atomic(path, fill)
 
 
-def _jsonl(answers: Iterable[Answered], question: Question) -> Iterator[str]:
-    for asked, answer in answers:
-        named = {} if asked.id is None else {"id": asked.id}
-        yield json.dumps({**named, **answer.to_dict(question.texts)}, ensure_ascii=False) + "\n"
+def _jsonl(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> None:
+    for given, each in predicted:
+        named = {} if given.id is None else {"id": given.id}
+        file.write(json.dumps({**named, **each.to_dict(format.texts)}, ensure_ascii=False) + "\n")
 
 
-class _Line:
-    """A file that keeps what is written to it last."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text = text
-
-
-def _csv(answers: Iterable[Answered], question: Question) -> Iterator[str]:
-    line = _Line()
-    writer = csv.writer(line, lineterminator="\n")
-    for number, (asked, answer) in enumerate(answers):
+def _csv(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    columns = ["prediction", "label", *format.classes] if format.classes else ["score"]
+    for number, (given, each) in enumerate(predicted):
         if not number:
-            writer.writerow(["id"] * (asked.id is not None) + [*question.texts, *_columns(question)])
-            yield line.text
-        writer.writerow([asked.id or ""] * (asked.id is not None) + [*answer.texts, *_values(answer)])
-        yield line.text
+            writer.writerow(["id"] * (given.id is not None) + [*format.texts, *columns])
+        values = [short(each.value)]
+        if each.probabilities is not None:
+            values = [each.label, int(each.value), *map(short, each.probabilities.values())]
+        writer.writerow([given.id or ""] * (given.id is not None) + [*each.texts, *values])
 
 
-def _columns(question: Question) -> list[str]:
-    """Of a table: the answer, then a probability a class."""
-    return ["prediction", "label", *question.classes] if question.classes else ["score"]
-
-
-def _values(answer: Answer) -> list[Any]:
-    if answer.probabilities is None:
-        return [short(answer.value)]
-    return [answer.label, int(answer.value), *map(short, answer.probabilities.values())]
-
-
-def _table(answers: Iterable[Answered], question: Question) -> Iterator[str]:
+def _table(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> None:
     """Numbers first; then the texts, cut to what the width leaves for them.
 
-    All probabilities, or that of the answer alone where all would leave too little for the texts.
+    All probabilities, or that of the predicted class alone where all would leave too little for the texts.
     """
-    classes = question.classes
-    shares = classes if _room(_widths(classes, classes), question) >= _LEAST else ("probability",)
-    widths = _widths(classes, shares) if classes else [5]
-    room = max(_LEAST, _room(widths, question))
-    header = ["prediction", *shares] if classes else ["score"]
-    yield _row(header, widths, question.texts, room) + "─" * _WIDTH + "\n"
-    for _, answer in answers:
-        yield _row(_numbers(answer, shares), widths, answer.texts, room)
+    classes, count = format.classes, len(format.texts)
+
+    def fit(shares: Sequence[str]) -> tuple[list[int], int]:
+        """Widths of the numbers' columns, and what they leave for one text."""
+        first = [max(map(len, ("prediction", *classes)))] if classes else []
+        widths = [*first, *(max(5, len(name)) for name in shares)]
+        return widths, (_WIDTH - sum(widths) - 2 * len(widths) - 2 * (count - 1)) // count
+
+    shares = classes or ("score",)
+    if fit(shares)[1] < _LEAST:
+        shares = ("probability",)
+    widths, room = fit(shares)
+    room = max(_LEAST, room)
+
+    def line(cells: Sequence[str], texts: Sequence[str]) -> None:
+        numbers = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        if classes:
+            numbers[0] = cells[0].ljust(widths[0])
+        file.write("  ".join([*numbers, *(_shortened(text, room).ljust(room) for text in texts)]).rstrip() + "\n")
+
+    line(["prediction"] * bool(classes) + [*shares], format.texts)
+    file.write("─" * _WIDTH + "\n")
+    for _, each in predicted:
+        if each.probabilities is None:
+            line([f"{each.value:.3f}"], each.texts)
+        else:
+            shown = [each.probabilities.get(name, max(each.probabilities.values())) for name in shares]
+            line([each.label, *(f"{value:.3f}" for value in shown)], each.texts)
 
 
-def _widths(classes: Sequence[str], shares: Sequence[str]) -> list[int]:
-    return [max(map(len, ("prediction", *classes))), *(max(5, len(name)) for name in shares)]
-
-
-def _room(widths: Sequence[int], question: Question) -> int:
-    """Columns for one text."""
-    count = len(question.texts)
-    return (_WIDTH - sum(widths) - 2 * len(widths) - 2 * (count - 1)) // count
-
-
-def _numbers(answer: Answer, shares: Sequence[str]) -> list[str]:
-    if answer.probabilities is None:
-        return [f"{answer.value:.3f}"]
-    shown = [answer.probabilities.get(name, max(answer.probabilities.values())) for name in shares]
-    return [answer.label, *(f"{each:.3f}" for each in shown)]
-
-
-def _row(cells: Sequence[str], widths: Sequence[int], texts: Sequence[str], room: int) -> str:
-    first = cells[0].ljust(widths[0])
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    cut = [_cut(text, room).ljust(room) for text in texts]
-    return "  ".join([first, *numbers, *cut]).rstrip() + "\n"
-
-
-def _cut(text: str, room: int) -> str:
+def _shortened(text: str, room: int) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= room else flat[: room - 1] + "…"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import Plugins
+from benchkit.core.progress import Progress
 from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
 from benchkit.encoder.checkpoint import WEIGHTS, names, read_tensors
 from benchkit.encoder.tokenizer import read_json, wordpiece
@@ -257,22 +258,10 @@ def _new(texts: Sequence[str], recipe: Recipe, name: str) -> Encoder:
 RECORD, CHECKPOINT = "pretrain.json", "checkpoint.pt"
 
 
-class Watcher(Protocol):
-    """Who is told how a pre-training goes."""
-
-    def say(self, line: str) -> None: ...
-
-    def begin(self, ready: Ready, done: int) -> None: ...
-
-    def look(self, row: Mapping[str, Any]) -> None: ...
-
-    def step(self, step: int) -> None: ...
-
-
-def pretrain(request: Request, plugins: Plugins, watcher: Watcher) -> dict[str, Any]:
+def pretrain(request: Request, plugins: Plugins, progress: Progress) -> dict[str, Any]:
     """Train, and leave in `request.out` the encoder, its record and its curve; returns the record.
 
-    The folder can be loaded from the first look at the held-out texts on. The same request goes on after the last
+    The folder can be loaded from the first evaluation on the held-out texts on. The same request goes on after the last
     one, and ends with the numbers (on a CPU to the last bit) of a training that was left alone.
 
     Raises:
@@ -281,22 +270,30 @@ def pretrain(request: Request, plugins: Plugins, watcher: Watcher) -> dict[str, 
     out = request.out
     if (out / "config.json").exists() and not (out / RECORD).is_file():
         raise UserError(f"{out} holds an encoder that was not made here: choose another --out")
-    ready = prepare(request, plugins, watcher.say)
+    ready = prepare(request, plugins, progress.say)
     with locked(out / ".lock", wait=False) as held:
         if not held:
             raise UserError(f"{out}: another process trains into this folder; wait for it, or choose another --out")
         found = _found(out, ready.identity)
         if found.get("status") == "done":
             return found
-        state = _stored(out, found, watcher.say)
-        watcher.begin(ready, state.step)
+        state = _stored(out, found, progress.say)
+        train_on, held_out = len(ready.texts.train), len(ready.texts.held_out)
+        progress.say(
+            f"{train_on:,} texts of {len(ready.work.tokenized.ids):,} word pieces, and {held_out:,} held out; "
+            f"{ready.work.steps:,} steps{f', {state.step:,} done already' if state.step else ''}"
+        )
+        progress.start("pretrain", state.step, ready.work.steps, "steps")
 
         def on_look(state: State) -> None:
             _save(request, ready, state)
-            watcher.look(state.curve[-1])
+            progress.advance(0, f"held-out perplexity {state.curve[-1]['held_out_perplexity']:,.1f}")
 
-        train(ready.work, ready.model, state, on_look, watcher.step)
-        return _finish(request, ready, state, watcher.say)
+        try:
+            train(ready.work, ready.model, state, on_look, lambda: progress.advance(1))
+        finally:
+            progress.stop()
+        return _finish(request, ready, state, progress.say)
 
 
 def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from benchkit.encoder.bert import ACTIVATIONS, activate
 from benchkit.encoder.packing import Batch, gather
 from benchkit.pretraining.texts import Pieces, batches, cut, mask
 from benchkit.store.files import write_atomic
-from benchkit.training.fast_cpu import quick
+from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.optimizer import AdamW, rate
 
 
@@ -266,7 +266,7 @@ class State:
 
 
 def train(
-    work: Work, model: MaskedLm, state: State, on_look: Callable[[State], None], on_step: Callable[[int], None]
+    work: Work, model: MaskedLm, state: State, on_look: Callable[[State], None], on_step: Callable[[], None]
 ) -> None:
     """Train to the last step. `on_look` gets a state whose tensors are the model's own, to be saved then and there.
 
@@ -286,7 +286,7 @@ def train(
     total = torch.zeros((), dtype=torch.float64, device=work.device)
     since, started = state.step, time.perf_counter()
     model.train()
-    with quick(model):
+    with fast_cpu_layers(model):
         while state.step < work.steps:
             if state.batch == len(plan):
                 state.epoch, state.batch = state.epoch + 1, 0
@@ -301,7 +301,7 @@ def train(
                 on_look(state)
                 total.zero_()
                 since, started = state.step, time.perf_counter()
-            on_step(state.step)
+            on_step()
 
 
 def _step(work: Work, model: MaskedLm, optimizers: list[AdamW], rows: Tensor, step: int) -> Tensor:

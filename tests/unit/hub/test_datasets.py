@@ -12,9 +12,10 @@ from helpers.hub_sets import CONTENT, ROWS, SMALL, pairs, parquet, sst
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
+from benchkit.core.progress import Silent
 from benchkit.data import load_data
 from benchkit.hub.datasets import QUORA, SST, data_root, fetch_set, split_pairs
-from benchkit.hub.download import RETRIES, Silent, git_blob, read_record, sha256_of
+from benchkit.hub.download import RETRIES, git_blob, read_record, sha256_of
 
 
 @pytest.fixture
