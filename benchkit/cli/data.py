@@ -25,15 +25,15 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.cli.progress import Progress
     from benchkit.core.errors import UserError
-    from benchkit.hub.datasets import SOURCES, data_root, fetch_set, source_of
+    from benchkit.hub.datasets import data_root, fetch_set, source_of, sources
 
-    wanted = dict.fromkeys(each for name in names for each in (SOURCES if name == "all" else (name,)))
-    sources = [source_of(name) for name in wanted]
-    if revision and len(sources) > 1:
+    wanted = dict.fromkeys(each for name in names for each in (sources() if name == "all" else (name,)))
+    chosen = [source_of(name) for name in wanted]
+    if revision and len(chosen) > 1:
         raise UserError("--revision is of one repository: name one data set")
     if by_hand is not None and not by_hand.is_dir():
         raise UserError(f"--from {by_hand}: no such folder")
-    for source in sources:
+    for source in chosen:
         record = fetch_set(source, Progress(), revision, by_hand)
         rows = ", ".join(f"{split} {count:,}" for split, count in record.rows.items())
         click.echo(f"{source.task}: {rows}; from {record.repo} at {record.revision[:12]}")
@@ -46,11 +46,11 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
 def list_sets() -> None:
     """List the data sets that can be fetched, and what of them is here."""
     from benchkit.cli.progress import size
-    from benchkit.hub.datasets import SOURCES, data_root, fetched_sets
+    from benchkit.hub.datasets import data_root, fetched_sets, sources
     from benchkit.hub.download import damage
 
     here, parts = fetched_sets(), []
-    for task, source in SOURCES.items():
+    for task, source in sources().items():
         record = here.get(task)
         if record is None:
             state = f"not fetched, {size(source.size)}: benchkit data fetch {task}"

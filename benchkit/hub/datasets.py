@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.progress import Progress
+from benchkit.core.settings import from_plain
 from benchkit.core.task import SPLITS
 from benchkit.data.tables import read_table
 from benchkit.hub.download import (
@@ -55,63 +59,11 @@ class Source:
         return sum(file.size or 0 for file in self.files)
 
 
-SST = Source(
-    task="sst",
-    repo="SetFit/sst5",
-    revision="e51bdcd8cd3a30da231967c1a249ba59361279a3",
-    files=(
-        RemoteFile("train.jsonl", 1_323_698, "46bde4fb5abc93ffbadfa9a9f67de17c08a2f535cfb5756c59188d070434f433"),
-        RemoteFile("dev.jsonl", 171_422, "4369df4d4229e736fa734af49b342c7d6002c4d8514d9c206a5aa26edc620b79"),
-        RemoteFile("test.jsonl", 342_783, "1384216112a34f3d70b6fa210762f3399bb080410c0456ac6e54a5cb413f04b2"),
-    ),
-    one_file=False,
-    rows={"train": 8544, "dev": 1101, "test": 2210},
-    splits="official, which the CS224N project uses too",
-    licence="none stated by the repository; the treebank was published for research",
-    citation=(
-        "Socher, Perelygin, Wu, Chuang, Manning, Ng, Potts (2013): Recursive Deep Models for Semantic "
-        "Compositionality Over a Sentiment Treebank. EMNLP"
-    ),
-)
-
-QUORA = Source(
-    task="quora",
-    repo="sentence-transformers/quora-duplicates",
-    revision="17139635dac015abb960f0c494d62df1551b91f4",
-    files=(
-        RemoteFile(
-            "pair-class/train-00000-of-00001.parquet",
-            34_965_546,
-            "71954cb44e706ad26675731b6138995763c6dc8079c14f1fdf956122ccea587f",
-        ),
-    ),
-    one_file=True,
-    rows={"all": 404_290},
-    splits="benchkit's own, by hash: about 85/5/10 %, as the CS224N project's; there are no official ones with labels",
-    licence="Quora's terms of service: non-commercial use",
-    citation="Iyer, Dandekar, Csernai (2017): First Quora Dataset Release: Question Pairs",
-)
-
-STS = Source(
-    task="sts",
-    repo="mteb/stsbenchmark-sts",
-    revision="b0fddb56ed78048fa8b90373c8a3cfc37b684831",
-    files=(
-        RemoteFile("train.jsonl.gz", 277_970, "a65b4c9e9b1e7a8f784b0099cba2d5db046d6763e63cccb1286e1eaada24db63"),
-        RemoteFile("validation.jsonl.gz", 86_431, "e2cf5a5881c37c44d5de5c5b390834585234acdab4e6e08071c474bf00157783"),
-        RemoteFile("test.jsonl.gz", 63_205, "524a75137d413dbfc40c3e84905f733714232647c3848521acb6bc375b834e1c"),
-    ),
-    one_file=False,
-    rows={"train": 5749, "dev": 1500, "test": 1379},
-    splits="official; the CS224N project splits the same pairs into 6,040 / 863 / 1,725: never mix the two",
-    licence="scores CC BY-SA 4.0; the sentences are their sources'",
-    citation=(
-        "Cer, Diab, Agirre, Lopez-Gazpio, Specia (2017): SemEval-2017 Task 1: Semantic Textual Similarity "
-        "Multilingual and Crosslingual Focused Evaluation. SemEval"
-    ),
-)
-
-SOURCES: Mapping[str, Source] = {source.task: source for source in (SST, QUORA, STS)}
+@cache
+def sources() -> dict[str, Source]:
+    """The data sets that can be fetched, by task: what `sources.toml` lists."""
+    tables = tomllib.loads((files("benchkit.hub") / "sources.toml").read_text("utf-8"))
+    return {task: from_plain(Source, {"task": task, **table}, task) for task, table in tables.items()}
 
 
 def source_of(name: str) -> Source:
@@ -120,9 +72,9 @@ def source_of(name: str) -> Source:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in SOURCES:
-        raise unknown("data set", name, [*SOURCES, "all"])
-    return SOURCES[name]
+    if name not in sources():
+        raise unknown("data set", name, [*sources(), "all"])
+    return sources()[name]
 
 
 Row = Mapping[str, Any]
@@ -257,7 +209,7 @@ def hub_folder(tasks: Iterable[str] = ()) -> Path:
     here = fetched_sets()
     if not here:
         raise UserError("nothing has been fetched yet for --data hub: run `benchkit data fetch all` first")
-    missing = [task for task in tasks if task in SOURCES and task not in here]
+    missing = [task for task in tasks if task in sources() and task not in here]
     if missing:
         way_out = f"benchkit data fetch {' '.join(missing)}, or leave them out with --tasks {','.join(here)}"
         raise UserError(f"--data hub has no {', '.join(missing)}: {way_out}")

@@ -28,14 +28,13 @@ from benchkit.experiment.cell import Execution
 from benchkit.experiment.config import choose_device
 from benchkit.experiment.environment import environment, peak_memory
 from benchkit.experiment.workspace import find_folder, open_encoder
-from benchkit.pretraining.texts import Pieces, Source, Texts, read_file, read_tasks, sequences, split_texts, train_vocab
+from benchkit.pretraining.texts import Pieces, Source, read_file, read_tasks, sequences, split_texts, train_vocab
 from benchkit.pretraining.train import (
     HeldOut,
     MaskedLm,
     Recipe,
-    Score,
     State,
-    Work,
+    Training,
     frequencies,
     train,
     write_csv,
@@ -156,26 +155,7 @@ class Request:
     threads: int = 1
 
 
-@dataclass(frozen=True)
-class Ready:
-    """All that a training needs.
-
-    Attributes:
-        identity: what must be equal for a stored state to be gone on with.
-        head: whether the head for masked words is `new` or the checkpoint's (`kept`).
-        unigram: what the frequencies of the training texts' word pieces reach on the held-out ones.
-    """
-
-    work: Work
-    model: MaskedLm
-    tokenizer: Tokenizer
-    texts: Texts
-    identity: dict[str, Any]
-    head: str
-    unigram: Score
-
-
-def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> Ready:
+def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> Training:
     """Read, tokenise, build; `say` is told before what takes long.
 
     Raises:
@@ -208,18 +188,23 @@ def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> R
     if not kept:
         model.start_head(counted, recipe.seed)
     steps = recipe.steps or math.ceil(recipe.epochs * len(train.ids) / recipe.batch)
-    work = Work(
+    measured = HeldOut(held_out, pieces, device)
+    return Training(
         recipe=recipe,
         steps=steps,
         every=recipe.every or math.ceil(steps / 50),
         tokenized=train,
         pieces=pieces,
-        held_out=HeldOut(held_out, pieces, device),
+        held_out=measured,
         device=device,
         autocast=precision == "bf16",
+        model=model.to(device),
+        tokenizer=tokenizer,
+        texts=texts,
+        identity=identity,
+        head="kept" if kept else "new",
+        unigram=measured.unigram(counted),
     )
-    unigram = work.held_out.unigram(counted)
-    return Ready(work, model.to(device), tokenizer, texts, identity, "kept" if kept else "new", unigram)
 
 
 def _sources(request: Request, plugins: Plugins) -> list[Source]:
@@ -270,30 +255,31 @@ def pretrain(request: Request, plugins: Plugins, progress: Progress) -> dict[str
     out = request.out
     if (out / "config.json").exists() and not (out / RECORD).is_file():
         raise UserError(f"{out} holds an encoder that was not made here: choose another --out")
-    ready = prepare(request, plugins, progress.say)
+    training = prepare(request, plugins, progress.say)
     with locked(out / ".lock", wait=False) as held:
         if not held:
             raise UserError(f"{out}: another process trains into this folder; wait for it, or choose another --out")
-        found = _found(out, ready.identity)
+        found = _found(out, training.identity)
         if found.get("status") == "done":
             return found
         state = _stored(out, found, progress.say)
-        train_on, held_out = len(ready.texts.train), len(ready.texts.held_out)
+        texts = training.texts
         progress.say(
-            f"{train_on:,} texts of {len(ready.work.tokenized.ids):,} word pieces, and {held_out:,} held out; "
-            f"{ready.work.steps:,} steps{f', {state.step:,} done already' if state.step else ''}"
+            f"{len(texts.train):,} texts of {len(training.tokenized.ids):,} word pieces, "
+            f"and {len(texts.held_out):,} held out; "
+            f"{training.steps:,} steps{f', {state.step:,} done already' if state.step else ''}"
         )
-        progress.start("pretrain", state.step, ready.work.steps, "steps")
+        progress.start("pretrain", state.step, training.steps, "steps")
 
-        def on_look(state: State) -> None:
-            _save(request, ready, state)
+        def on_evaluation(state: State) -> None:
+            _save(request, training, state)
             progress.advance(0, f"held-out perplexity {state.curve[-1]['held_out_perplexity']:,.1f}")
 
         try:
-            train(ready.work, ready.model, state, on_look, lambda: progress.advance(1))
+            train(training, state, on_evaluation, lambda: progress.advance(1))
         finally:
             progress.stop()
-        return _finish(request, ready, state, progress.say)
+        return _finish(request, training, state, progress.say)
 
 
 def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,14 +291,18 @@ def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     if not (out / RECORD).is_file():
         return {}
     record = read_json(out / RECORD)
-    changed = _differences(record.get("identity", {}), json.loads(json.dumps(identity)))
+    known = record.get("identity")
+    recipe = known.get("recipe") if isinstance(known, dict) else None
+    if not all(isinstance(part, dict) for part in (recipe, record.get("result"), record.get("unigram"))):
+        raise UserError(f"{out / RECORD} is damaged: choose another --out, or remove the folder")
+    changed = _differences(record["identity"], json.loads(json.dumps(identity)))
     if changed:
         raise UserError(f"{out} holds another pre-training ({', '.join(changed)} differ): choose another --out")
     return record
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, after = ({**each.get("recipe", {}), **each} for each in (old, new))
+    before, after = ({**each["recipe"], **each} for each in (old, new))
     names = [name for name in after if name != "recipe" and before.get(name) != after[name]]
     # A changed recipe makes another encoder, too: the cause is enough.
     return [name for name in names if name != "encoder"] or names
@@ -323,23 +313,23 @@ def _stored(out: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> 
     return State(**kept) if kept else State()
 
 
-def _save(request: Request, ready: Ready, state: State) -> None:
+def _save(request: Request, training: Training, state: State) -> None:
     out = request.out
-    _write_record(out, _record(request, ready, state, "running"))
+    _write_record(out, _record(request, training, state, "running"))
     save_checkpoint(out / CHECKPOINT, vars(state))
-    write_folder(out, ready.model, ready.tokenizer, request.half)
+    write_folder(out, training.model, training.tokenizer, request.half)
     write_csv(state.curve, out / "curve.csv")
 
 
-def _finish(request: Request, ready: Ready, state: State, say: Callable[[str], None]) -> dict[str, Any]:
+def _finish(request: Request, training: Training, state: State, say: Callable[[str], None]) -> dict[str, Any]:
     out = request.out
-    write_folder(out, ready.model, ready.tokenizer, request.half)
+    write_folder(out, training.model, training.tokenizer, request.half)
     write_csv(state.curve, out / "curve.csv")
     try:
-        write_png(state.curve, ready.unigram, out / "curve.png")
+        write_png(state.curve, training.unigram, out / "curve.png")
     except ImportError:
         say("no curve.png: matplotlib is not installed (pip install 'benchkit[plots]')")
-    record = _record(request, ready, state, "done")
+    record = _record(request, training, state, "done")
     _write_record(out, record)
     with suppress(FileNotFoundError):
         (out / CHECKPOINT).unlink()
@@ -350,26 +340,26 @@ def _write_record(out: Path, record: Mapping[str, Any]) -> None:
     write_atomic(out / RECORD, (json.dumps(record, indent=2) + "\n").encode(), durable=False)
 
 
-def _record(request: Request, ready: Ready, state: State, status: str) -> dict[str, Any]:
-    work, texts, unigram = ready.work, ready.texts, ready.unigram
-    execution = Execution(work.device.type, ready.identity["precision"], request.threads)
+def _record(request: Request, training: Training, state: State, status: str) -> dict[str, Any]:
+    texts, unigram = training.texts, training.unigram
+    execution = Execution(training.device.type, training.identity["precision"], request.threads)
     return {
         "status": status,
         "command": shlex.join(["benchkit", *sys.argv[1:]]),
-        "identity": ready.identity,
+        "identity": training.identity,
         "from": request.base,
-        "head": ready.head,
-        "parameters": sum(each.numel() for each in ready.model.parameters()),
-        "vocab_size": ready.model.bert.config.vocab_size,
+        "head": training.head,
+        "parameters": sum(each.numel() for each in training.model.parameters()),
+        "vocab_size": training.model.bert.config.vocab_size,
         "sources": [{"name": s.name, "sha256": s.sha256, "texts": len(s.texts)} for s in texts.sources],
         "texts": {"train": len(texts.train), "held_out": len(texts.held_out)},
-        "pieces": {"train": len(work.tokenized.ids), "held_out_masked": len(work.held_out.targets)},
-        "steps": work.steps,
+        "pieces": {"train": len(training.tokenized.ids), "held_out_masked": len(training.held_out.targets)},
+        "steps": training.steps,
         "unigram": {"loss": unigram.loss, "perplexity": unigram.perplexity, "accuracy": unigram.accuracy},
         "result": {
             **{name: value for name, value in state.curve[-1].items() if value == value},
             "pieces_per_second": round(state.seen / state.seconds) if state.seconds else 0,
         },
-        "peak_memory": peak_memory(work.device),
+        "peak_memory": peak_memory(training.device),
         "environment": environment(execution),
     }

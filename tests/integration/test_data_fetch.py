@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from helpers.hub import Fault, Hub, benchkit, call, serving, use, variables
-from helpers.hub_sets import CONTENT, sst
+from helpers.hub_sets import CONTENT, QUORA, SST, sst
 
 from benchkit.core.errors import UserError
-from benchkit.hub.datasets import QUORA, SST, data_root
+from benchkit.hub.datasets import data_root
 
 
 @pytest.fixture
