@@ -98,9 +98,6 @@ def open_exported(options: dict[str, Any]) -> Model:
     return load_exported(options["model"], head_files=options["head_files"], device=options["device"])
 
 
-_CHUNK = 4096  # examples that are encoded together
-
-
 @click.command(short_help="Predict with a trained head.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @chosen
@@ -138,7 +135,7 @@ def predict(texts: tuple[str, ...], **options: Any) -> None:
 
 def _submission(texts: tuple[str, ...], options: dict[str, Any]) -> None:
     from benchkit.core.errors import UserError
-    from benchkit.predict.data import Submission
+    from benchkit.predict.data import write_submission
 
     given = [name for name in ("task", "source", "average", "model") if options[name]]
     if texts or given:
@@ -148,8 +145,9 @@ def _submission(texts: tuple[str, ...], options: dict[str, Any]) -> None:
         raise UserError("--format cs224n writes several files: name their folder with --out")
     trained = Trained.open(options)
     record = trained.one()
-    submission = Submission(trained.store, record, trained.plugins, cache(lambda: trained.load(record)), say)
-    for path in submission.write(options["data"] or "", options["out"]):
+    model = cache(lambda: trained.load(record))
+    source, folder = options["data"] or "", options["out"]
+    for path in write_submission(trained.store, record, trained.plugins, model, source, folder, say):
         click.echo(path)
 
 
@@ -214,10 +212,11 @@ def _inputs(texts: tuple[str, ...], source: Path | None, format: InputFormat) ->
 
 
 def _predicted(models: list[Model], task: str, inputs: Iterable[Input]) -> Iterator[Predicted]:
+    from benchkit.predict.data import CHUNK
     from benchkit.predict.model import predict as predict_all
 
     examples = iter(inputs)
-    while chunk := list(islice(examples, _CHUNK)):
+    while chunk := list(islice(examples, CHUNK)):
         yield from zip(chunk, predict_all(models, task, [each.texts for each in chunk]), strict=True)
 
 

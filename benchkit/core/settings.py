@@ -130,7 +130,7 @@ def from_plain(kind: Any, value: Any, name: str) -> Any:
     elif origin is typing.Literal:
         if value in inner:
             return value
-    elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
+    elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
         try:
             return kind(**{f.name: from_plain(hints[f.name], value[f.name], f.name) for f in fields if f.name in value})
@@ -140,8 +140,9 @@ def from_plain(kind: Any, value: Any, name: str) -> Any:
         return tuple(from_plain(inner[0], each, name) for each in value)
     elif origin is Mapping and isinstance(value, dict):
         return {key: from_plain(inner[1], each, f"{name}.{key}") for key, each in value.items()}
-    elif kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
+    elif kind is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
     elif type(value) is kind:
         return value
     raise ValueError(f"{name} is {value!r:.60}, not of the kind expected")

@@ -269,7 +269,8 @@ def download(repository: Repository, file: RemoteFile, folder: Path, progress: P
             progress.start(file.path, _size(part), file.size)
             try:
                 if file.size is None or _size(part) < file.size:
-                    _complete(part, url, repository.advice, progress)
+                    with asking(url, repository.advice):
+                        _complete(part, url, repository.advice, progress)
             finally:
                 progress.stop()
             flaw = file.flaw(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,10 +88,14 @@ def _find(repo: str, revision: str) -> Repository:
     """What the hub says; where it may not be asked, what is in its library's cache."""
     from huggingface_hub.constants import is_offline_mode
 
-    advice = f"by hand: get the files of {repo} at {revision} elsewhere and give their folder: --encoder DIR"
-    if is_offline_mode() and (found := look_up_cached(repo, "model", revision, (*_SMALL, SAFE, PICKLED), advice)):
-        return found
-    return look_up(repo, "model", revision, advice)
+    def advice(at: str) -> str:
+        return f"by hand: get the files of {repo} at {at} elsewhere and give their folder: --encoder DIR"
+
+    found = None
+    if is_offline_mode():
+        found = look_up_cached(repo, "model", revision, (*_SMALL, SAFE, PICKLED), advice(revision))
+    found = found or look_up(repo, "model", revision, advice(revision))
+    return replace(found, advice=advice(found.revision))
 
 
 def _take(repository: Repository, stage: Stage) -> list[str]:

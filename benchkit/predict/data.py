@@ -116,113 +116,70 @@ def _id(cells: Sequence[Any], number: int | None) -> str | None:
     return str(cells[number]).strip()
 
 
-CHUNK = 4096
+CHUNK = 4096  # examples that are encoded together
 
-
-@dataclass
-class Submission:
-    """Writes the course's files from one cell.
-
-    Attributes:
-        model: opens the cell; called only if something must be predicted that the run did not.
-    """
-
-    store: CellStore
-    record: Record
-    plugins: Plugins
-    model: Callable[[], Model]
-    log: Callable[[str], None]
-
-    def write(self, source: str, folder: Path) -> list[Path]:
-        """A file a task and split that the data have.
-
-        Args:
-            source: a data folder, `demo`, or "" for that of the run.
-
-        Raises:
-            UserError: the cell was trained on no task of the course, or the data cannot be read.
-        """
-        trained = [each["name"] for each in self.record.identity["tasks"]]
-        names = [name for name in trained if name in FORMS]
-        if not names:
-            raise UserError(f"the course's tasks are {', '.join(FORMS)}; this cell was trained on {', '.join(trained)}")
-        tasks = [self.plugins.task(name) for name in names]
-        data = load_data(source or self.record.data["name"], tasks)
-        for name in FORMS:
-            if name not in names:
-                self.log(f"{FORMS[name].name}-*-output.csv are not written: the cell was not trained on {name}")
-        return list(self._files(data, folder))
-
-    def _files(self, data: Mapping[str, Mapping[str, Split]], folder: Path) -> Iterator[Path]:
-        for name, splits in data.items():
-            for each in SPLITS:
-                if each not in splits:
-                    self.log(f"{file_name(name, each)} is not written: the data have no {each} split of {name}")
-                    continue
-                values = self._values(name, splits[each])
-                yield write_predictions(folder, name, each, splits[each].ids, values)
-
-    def _values(self, task: str, split: Split) -> list[float]:
-        if self.record.identity["data"][task].get(split.name) == split.digest():
-            frame = self.store.predictions(self.record.key)
-            rows = frame[(frame["task"] == task) & (frame["split"] == split.name)]
-            return [short(value) for value in rows["prediction"].tolist()]
-        self.log(f"predicting {len(split):,} rows of {task} {split.name}, which the run did not")
-        model = self.model()
-        parts = [list(split.texts[at : at + CHUNK]) for at in range(0, len(split), CHUNK)]
-        return [short(each.value) for part in parts for each in model.predict(task, part)]
-
-
-SPLITS = ("dev", "test")
-
-
-@dataclass(frozen=True)
-class Form:
-    """One task's files.
-
-    Attributes:
-        name: file names begin with it.
-        column: in the header, the course's misspelling of "similarity" included.
-        whole: whether predictions are written as 3, not as 1.0 or 2.718.
-    """
-
-    name: str
-    column: str
-    whole: bool = False
-
-
-# A class of a paraphrase is a float there, since it is the rounded sigmoid of one logit.
-FORMS: Mapping[str, Form] = {
-    "sst": Form("sst", "Predicted_Sentiment", whole=True),
-    "quora": Form("para", "Predicted_Is_Paraphrase"),
-    "sts": Form("sts", "Predicted_Similiary"),
+# Of the CS224N project, by task: how file names begin, the header's column with its misspelling, and how a prediction
+# is written. A class of a paraphrase is a float there, since it is the rounded sigmoid of one logit.
+_COURSE: Mapping[str, tuple[str, str, type]] = {
+    "sst": ("sst", "Predicted_Sentiment", int),
+    "quora": ("para", "Predicted_Is_Paraphrase", float),
+    "sts": ("sts", "Predicted_Similiary", float),
 }
 
 
-def file_name(task: str, split: str) -> str:
-    return f"{FORMS[task].name}-{split}-output.csv"
+def write_submission(
+    store: CellStore, record: Record, plugins: Plugins, model: Callable[[], Model], source: str, folder: Path, log: Log
+) -> Iterator[Path]:
+    """Write the files of the CS224N project from one cell: one for each task, and each of dev and test in the data.
 
-
-def write_predictions(folder: Path, task: str, split: str, ids: Sequence[str], predictions: Sequence[float]) -> Path:
-    """One file: a row an example in the order of the data, ids in lower case, " , " between id and prediction.
+    A row an example in the order of the data, ids in lower case, " , " between id and prediction.
 
     Args:
-        predictions: class indices or scores.
+        model: opens the cell; called only if something must be predicted that the run did not.
+        source: a data folder, `demo`, or "" for that of the run.
 
     Raises:
-        UserError: the file cannot be written, or the course has no such task.
+        UserError: the cell was trained on no task of the course, or the data cannot be read, or a file not written.
     """
-    if task not in FORMS:
-        raise UserError(f"the course has no task {task!r}, only {', '.join(FORMS)}")
-    path = folder / file_name(task, split)
-    write_atomic(path, "".join(_lines(FORMS[task], ids, predictions)).encode())
-    return path
+    trained = [each["name"] for each in record.identity["tasks"]]
+    names = [name for name in trained if name in _COURSE]
+    if not names:
+        raise UserError(f"the course's tasks are {', '.join(_COURSE)}; this cell was trained on {', '.join(trained)}")
+    data = load_data(source or record.data["name"], [plugins.task(name) for name in names])
+    for task, (stem, column, kind) in _COURSE.items():
+        if task not in data:
+            log(f"{stem}-*-output.csv are not written: the cell was not trained on {task}")
+            continue
+        for split in ("dev", "test"):
+            path = folder / f"{stem}-{split}-output.csv"
+            if split not in data[task]:
+                log(f"{path.name} is not written: the data have no {split} split of {task}")
+                continue
+            found = _stored(store, record, data[task][split])
+            if found is None:
+                log(f"predicting {len(data[task][split]):,} rows of {task} {split}, which the run did not")
+                found = _made(model(), task, data[task][split])
+            rows = zip(data[task][split].ids, found, strict=True)
+            lines = [
+                f"id \t {column} \n",
+                *(f"{name.strip().lower()} , {kind(short(value))} \n" for name, value in rows),
+            ]
+            write_atomic(path, "".join(lines).encode())
+            yield path
 
 
-def _lines(form: Form, ids: Sequence[str], predictions: Sequence[float]) -> Iterator[str]:
-    yield f"id \t {form.column} \n"
-    for name, value in zip(ids, predictions, strict=True):
-        yield f"{name.strip().lower()} , {int(value) if form.whole else float(value)} \n"
+def _stored(store: CellStore, record: Record, split: Split) -> list[float] | None:
+    """The predictions of the run, if it made them for these rows."""
+    if record.identity["data"][split.task].get(split.name) != split.digest():
+        return None
+    frame = store.predictions(record.key)
+    values: list[float] = frame[(frame["task"] == split.task) & (frame["split"] == split.name)]["prediction"].tolist()
+    return values
+
+
+def _made(model: Model, task: str, split: Split) -> list[float]:
+    parts = [list(split.texts[at : at + CHUNK]) for at in range(0, len(split), CHUNK)]
+    return [each.value for part in parts for each in model.predict(task, part)]
 
 
 _WIDTH = 100
@@ -264,7 +221,7 @@ def _csv(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> 
     for number, (given, each) in enumerate(predicted):
         if not number:
             writer.writerow(["id"] * (given.id is not None) + [*format.texts, *columns])
-        values = [short(each.value)]
+        values: list[Any] = [short(each.value)]
         if each.probabilities is not None:
             values = [each.label, int(each.value), *map(short, each.probabilities.values())]
         writer.writerow([given.id or ""] * (given.id is not None) + [*each.texts, *values])

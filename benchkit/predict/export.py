@@ -113,7 +113,7 @@ def _readme(model: Model, record: Record, folder: Path) -> str:
     from jinja2 import Template
 
     text = (files("benchkit.predict") / "README.md.jinja").read_text("utf-8")
-    return Template(text, trim_blocks=True, keep_trailing_newline=True).render(
+    written: str = Template(text, trim_blocks=True, keep_trailing_newline=True).render(
         model=model,
         record=record,
         graphs=sorted(each.name for each in folder.glob("onnx/*.onnx")),
@@ -121,6 +121,7 @@ def _readme(model: Model, record: Record, folder: Path) -> str:
         sentences=_SENTENCES,
         pairs=_PAIRS,
     )
+    return written
 
 
 def load_exported(folder: str | Path, *, head_files: Sequence[str | Path] = (), device: str = "cpu") -> Model:

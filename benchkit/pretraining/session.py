@@ -8,7 +8,6 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from benchkit.encoder.checkpoint import WEIGHTS, names, read_tensors
 from benchkit.encoder.tokenizer import read_json, wordpiece
 from benchkit.experiment.cell import Execution
 from benchkit.experiment.config import choose_device
-from benchkit.experiment.environment import environment, peak_memory
+from benchkit.experiment.environment import PeakMemory, environment
 from benchkit.experiment.workspace import find_folder, open_encoder
 from benchkit.pretraining.texts import Pieces, Source, read_file, read_tasks, sequences, split_texts, train_vocab
 from benchkit.pretraining.train import (
@@ -162,7 +161,7 @@ def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> T
         UserError: no usable texts, encoder, device or precision.
     """
     recipe, device = request.recipe, choose_device(request.device)
-    precision = resolve_precision(request.precision, device)
+    precision, memory = resolve_precision(request.precision, device), PeakMemory(device)
     texts = split_texts(_sources(request, plugins), recipe.held_out)
     if request.base:
         encoder = open_encoder(request.base, plugins)
@@ -204,6 +203,7 @@ def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> T
         identity=identity,
         head="kept" if kept else "new",
         unigram=measured.unigram(counted),
+        memory=memory,
     )
 
 
@@ -272,7 +272,7 @@ def pretrain(request: Request, plugins: Plugins, progress: Progress) -> dict[str
         progress.start("pretrain", state.step, training.steps, "steps")
 
         def on_evaluation(state: State) -> None:
-            _save(request, training, state)
+            _save(request, training, state, "running")
             progress.advance(0, f"held-out perplexity {state.curve[-1]['held_out_perplexity']:,.1f}")
 
         try:
@@ -313,26 +313,25 @@ def _stored(out: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> 
     return State(**kept) if kept else State()
 
 
-def _save(request: Request, training: Training, state: State) -> None:
-    out = request.out
-    _write_record(out, _record(request, training, state, "running"))
-    save_checkpoint(out / CHECKPOINT, vars(state))
+def _save(request: Request, training: Training, state: State, status: str) -> dict[str, Any]:
+    """Leave everything but the plot; the record comes first, since it says whose the folder is."""
+    out, record = request.out, _record(request, training, state, status)
+    if status == "running":
+        _write_record(out, record)
+        save_checkpoint(out / CHECKPOINT, vars(state))
     write_folder(out, training.model, training.tokenizer, request.half)
     write_csv(state.curve, out / "curve.csv")
+    return record
 
 
 def _finish(request: Request, training: Training, state: State, say: Callable[[str], None]) -> dict[str, Any]:
-    out = request.out
-    write_folder(out, training.model, training.tokenizer, request.half)
-    write_csv(state.curve, out / "curve.csv")
+    out, record = request.out, _save(request, training, state, "done")
     try:
         write_png(state.curve, training.unigram, out / "curve.png")
     except ImportError:
         say("no curve.png: matplotlib is not installed (pip install 'benchkit[plots]')")
-    record = _record(request, training, state, "done")
     _write_record(out, record)
-    with suppress(FileNotFoundError):
-        (out / CHECKPOINT).unlink()
+    (out / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 
@@ -360,6 +359,6 @@ def _record(request: Request, training: Training, state: State, status: str) -> 
             **{name: value for name, value in state.curve[-1].items() if value == value},
             "pieces_per_second": round(state.seen / state.seconds) if state.seconds else 0,
         },
-        "peak_memory": peak_memory(training.device),
+        "peak_memory": training.memory.read(),
         "environment": environment(execution),
     }

@@ -155,12 +155,12 @@ def sequences(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> To
     tokenizer.no_truncation()
     vocab = tokenizer.get_vocab()
     first, last = vocab["[CLS]"], vocab["[SEP]"]
-    room, parts, lengths = max_length - 2, list[np.ndarray](), list[int]()
+    longest, parts, lengths = max_length - 2, list[np.ndarray](), list[int]()
     for start in range(0, len(texts), _TOGETHER):
         flat: list[int] = []
         for encoding in tokenizer.encode_batch(list(texts[start : start + _TOGETHER]), add_special_tokens=False):
-            for begin in range(0, len(encoding), room):
-                part = encoding.ids[begin : begin + room]
+            for begin in range(0, len(encoding), longest):
+                part = encoding.ids[begin : begin + longest]
                 flat += [first, *part, last]
                 lengths.append(len(part) + 2)
         parts.append(np.array(flat, np.int32))
@@ -171,10 +171,10 @@ def sequences(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> To
 
 def batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
     """Rows (batch,) int64 of each batch of an epoch, every row once: a function of seed and epoch."""
-    return cut(torch.randperm(len(lengths), generator=generator(seed, "order", epoch)), lengths, size)
+    return pack(torch.randperm(len(lengths), generator=generator(seed, "order", epoch)), lengths, size)
 
 
-def cut(order: Tensor, lengths: Tensor, size: int) -> list[Tensor]:
+def pack(order: Tensor, lengths: Tensor, size: int) -> list[Tensor]:
     """Neighbours in `order`, at most `size` word pieces together (but at least one row), by length within."""
     ends = lengths[order].cumsum(0)
     start, done, result = 0, 0, []

@@ -22,7 +22,8 @@ from benchkit.core.rng import generator, global_stream
 from benchkit.encoder import MiniBert, Tokenized
 from benchkit.encoder.bert import ACTIVATIONS, activate
 from benchkit.encoder.packing import Batch, gather
-from benchkit.pretraining.texts import Pieces, Texts, batches, cut, mask
+from benchkit.experiment.environment import PeakMemory
+from benchkit.pretraining.texts import Pieces, Texts, batches, mask, pack
 from benchkit.store.files import write_atomic
 from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.optimizer import AdamW, rate
@@ -149,7 +150,7 @@ class HeldOut:
     def __init__(self, tokenized: Tokenized, pieces: Pieces, device: torch.device) -> None:
         self.batches: list[tuple[Batch, Tensor, Tensor]] = []
         stream, lengths = generator(_SEED, "held out"), tokenized.lengths
-        for rows in cut(torch.arange(len(lengths)), lengths, _BATCH):
+        for rows in pack(torch.arange(len(lengths)), lengths, _BATCH):
             batch = gather(tokenized, rows, device, padded=device.type != "cpu")
             self.batches.append((batch, *mask(batch.ids, pieces, _RATE, False, stream)))
 
@@ -254,6 +255,7 @@ class Training:
     identity: dict[str, Any]
     head: str
     unigram: Score
+    memory: PeakMemory
 
 
 @dataclass

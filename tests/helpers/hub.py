@@ -249,6 +249,7 @@ def use(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(constants, "ENDPOINT", hub.url)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
     patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hf" / "hub"))
     patch.setenv("BENCHKIT_CACHE", str(cache / "benchkit"))
     patch.delenv("HF_TOKEN", raising=False)
