@@ -102,7 +102,8 @@ class Model:
         name: such as `cnn seed 0`.
         tasks: the inputs of each, by name.
         settings: how texts become features.
-        tuned: whether the encoder was trained along; it then stays in float32, under autocast where it was trained so.
+        tuned: whether the last phase trained the encoder; it then stays in float32, under autocast where it was trained
+            so.
         threads: CPU threads of the head, as when it was trained.
         notes: what a user should know, a line each.
     """
@@ -325,7 +326,7 @@ class Loader:
                 for task, shape in zip(tasks, assembly.shapes, strict=True)
             },
             settings=assembly.features,
-            tuned=protocol.trains_encoder,
+            tuned=protocol.phase(protocol.phases[-1]).trains_encoder,
             threads=execution["threads"],
             notes=tuple(_notes(record, spec)),
         )

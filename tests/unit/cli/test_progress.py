@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +11,11 @@ from benchkit.cli.progress import Progress, size
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Time passes when a test says so."""
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr("benchkit.cli.progress.time.monotonic", lambda: now.seconds)
-    yield now
+    return now
 
 
 def test_a_line_every_ten_seconds_with_the_time_left(
