@@ -15,9 +15,9 @@ from benchkit.core.settings import apply
 from benchkit.core.source import code_hash
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from benchkit.core.task import TaskShape
+    from benchkit.core.task import Loss, TaskShape
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,12 @@ class HeadSpec:
         trunk: attribute of the module that the tasks share, for parameter counts; "" if there is none.
         symmetric: whether a pair's sentences may change places without a change of the output; checked by
             `benchkit heads check`.
-        loss: `loss(config, shape)` names the loss that the head asks for, one of the task's; "" leaves it to the task.
-            A loss that the protocol names goes before it.
+        loss: `loss(config, shape)` gives the loss that the head asks for: the name of one of the task's, or a function
+            `(outputs, labels, shape) -> ()` of the head's own; "" leaves it to the task. A loss that the protocol names
+            goes before it.
+        auxiliary: `auxiliary(head, features, outputs, labels, shape) -> ()`, added to a batch's loss in training, or
+            None. `head` is the module, `features` and `outputs` what it read and returned. Curves show the loss without
+            it.
     """
 
     name: str
@@ -89,7 +93,8 @@ class HeadSpec:
     reads: type[Pooled] = Pooled
     trunk: str = "trunk"
     symmetric: bool = False
-    loss: Callable[[Any, TaskShape], str] | None = None
+    loss: Callable[[Any, TaskShape], str | Loss] | None = None
+    auxiliary: Callable[[nn.Module, Pooled, Tensor, Tensor, TaskShape], Tensor] | None = None
 
     def configure(self, values: Mapping[str, Any]) -> Any:
         """A config with `values` over the defaults.

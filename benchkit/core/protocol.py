@@ -20,7 +20,7 @@ from benchkit.core.errors import UserError, unknown
 from benchkit.core.settings import apply, plain
 from benchkit.core.task import TaskShape, TaskSpec
 
-_TOP = re.compile(r"top:[1-9]\d{0,5}")
+_PARTLY = re.compile(r"(top|lora):[1-9]\d{0,3}")
 _TABLES = ("phase_settings", "task_options", "head_options")
 _NOT_NUMERIC = ("name", "summary", "encoder", "data", "heads", "tasks", "seeds", "precision", *_TABLES)
 _BASE = "_base"  # the file that every protocol starts from
@@ -33,13 +33,29 @@ class Phase:
 
     Attributes:
         trains: `head`: the head alone, on features of the frozen encoder; `top:k`: also the encoder's highest k layers
-            and its pooler; `all`: the whole encoder. What lies below the lowest trained layer is encoded once.
+            and its pooler; `lora:r`: low-rank changes of rank r of all its layers' matrices, which are merged into them
+            at the end (Hu et al. 2021); `all`: the whole encoder. What lies below `top:k` is encoded once.
+        epochs: passes over as many batches as all tasks have.
         batch_size: examples (not sentences) of one task in one batch.
         step: what one optimiser step sees. `task`: one batch. `round`: as many consecutive batches as there are tasks,
             their losses summed; with `sampling = "round_robin"` that is one batch of each task. The same batches in
             the same order, but another method: fewer steps, each down a summed loss.
-        schedule: of the learning rate over the whole phase, after `warmup` (a fraction of the steps).
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW, decoupled from the gradient.
+        schedule: of the learning rate over the whole phase, after `warmup`: constant, or falling to 0.
+        warmup: fraction of the steps in which the rate rises from 0.
         clip: largest norm of the gradient; 0 leaves it as it is.
+        encoder_learning_rate: of the encoder's highest layer and pooler; 0 is `learning_rate`, the head's.
+        layer_decay: each lower layer's rate is that of the layer above it times this, the embeddings' the lowest
+            (Howard & Ruder 2018; Clark et al. 2020).
+        decays: what `weight_decay` applies to: `all` parameters, or `matrices` and no biases or norms (Devlin et al.
+            2018).
+        patience: the phase ends after so many epochs without a better dev score; 0 runs all epochs.
+        average: weights are scored and kept as their exponential moving average over steps with this decay, such as
+            0.999 (Polyak & Juditsky 1992); 0 keeps the last step's.
+        r_drop: each batch is computed twice, with other dropout, and the two outputs are drawn together with this
+            weight (Wu et al. 2021): by their symmetric Kullback-Leibler divergence; for a regression, by the square of
+            their difference over the label range. Twice the work a step; 0 does without.
     """
 
     trains: str = "all"
@@ -51,6 +67,12 @@ class Phase:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = 0.0
     clip: float = 0.0
+    encoder_learning_rate: float = 0.0
+    layer_decay: float = 1.0
+    decays: Literal["all", "matrices"] = "all"
+    patience: int = 0
+    average: float = 0.0
+    r_drop: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -59,12 +81,25 @@ class Phase:
             ("learning_rate", 0),
             ("weight_decay", 0),
             ("clip", 0),
+            ("encoder_learning_rate", 0),
+            ("patience", 0),
+            ("r_drop", 0),
         ):
             value = getattr(self, name)
             if not value >= low or value == float("inf"):
                 raise ValueError(f"{name} must be a finite number, at least {low}, not {value}")
-        if self.trains not in ("head", "all") and not _TOP.fullmatch(self.trains):
-            raise ValueError(f"trains is head, all, or top:k with a number of layers k, not {self.trains!r}")
+        if self.trains not in ("head", "all") and not _PARTLY.fullmatch(self.trains):
+            raise ValueError(
+                f"trains is head, top:k with a number of layers, lora:r with a rank, or all, not {self.trains!r}"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is above 0 and at most 1, not {self.layer_decay}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is a decay from 0 (no average) to below 1, not {self.average}")
+        if self.trains == "head" and (self.encoder_learning_rate or self.layer_decay != 1):
+            raise ValueError('encoder_learning_rate and layer_decay need an encoder to train; trains is "head"')
+        if self.encoder_learning_rate and not self.learning_rate:
+            raise ValueError("encoder_learning_rate needs a learning_rate above 0: it follows its schedule")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a fraction of the steps, from 0 to below 1, not {self.warmup}")
 
@@ -72,13 +107,23 @@ class Phase:
     def trains_encoder(self) -> bool:
         return self.trains != "head"
 
+    @property
+    def trains_top(self) -> bool:
+        """Whether only the highest layers of the encoder are trained."""
+        return self.trains.startswith("top:")
+
+    @property
+    def rank(self) -> int:
+        """Of low-rank changes; 0 where the encoder's weights themselves are trained, or not at all."""
+        return int(self.trains.removeprefix("lora:")) if self.trains.startswith("lora:") else 0
+
     def top(self, layers: int) -> int:
         """How many of an encoder's `layers` are trained, counted from the highest.
 
         Raises:
             UserError: the encoder has fewer.
         """
-        if not self.trains.startswith("top:"):
+        if not self.trains_top:
             return layers if self.trains_encoder else 0
         count = int(self.trains.removeprefix("top:"))
         if count > layers:
@@ -88,8 +133,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a protocol says of one task. A size of 0 means all rows; a smaller one draws a subset that keeps
-    the class balance. `loss` "" is the task's default, `pair_input` "" the protocol's.
+    """What a protocol says of one task.
+
+    Attributes:
+        train_size, dev_size, test_size: rows; 0 is all, fewer are drawn so that classes keep their shares.
+        loss: a loss of the task by name; "" is the head's wish, or the task's first.
+        pair_input: as the protocol's, for this task; "" is the protocol's.
     """
 
     train_size: int = 0
@@ -109,14 +158,17 @@ class Protocol:
     """The recipe of a comparison.
 
     Attributes:
+        summary: one line for lists.
         encoder, data: used where the user names none; "" demands one.
-        heads: the heads compared where the user names none.
+        heads, tasks: compared and trained where the user names none.
         seeds: how many seeds a head, counted from 0, where the user says nothing.
         phases: names of the phases that are run, in order.
         phase_settings: all phases that are defined, by name, in order.
-        pooling: `cls`, `mean`, `max` or `pooler`, over the hidden states of `layers` (0 = embeddings, -1 = last),
-            concatenated.
+        pooling: `cls`, `mean`, `max` or `pooler`, of the hidden states of `layers`, side by side.
+        layers: hidden states that are read; 0 is the embeddings, -1 the last layer.
         pair_input: a pair's sentences encoded apart (`separate`) or as one input (`joint`).
+        max_length: word pieces kept of an input.
+        precision: that the encoder computes in; `auto` is bf16 where the hardware multiplies it natively.
         sampling: order of task batches. `proportional`: each task's batches, shuffled together; `round_robin`: tasks
             in turn; `annealed`: by size to the power 1 - 0.8 (epoch-1)/(epochs-1) (Stickland & Murray 2019, PALs).
         subsample_seed: draws the subsets; the same for all seeds, so that seeds differ in training alone.
@@ -239,9 +291,11 @@ def load_file(path: Path, tasks: Iterable[str], heads: Iterable[str]) -> Protoco
         UserError: missing file, broken TOML, unknown field or wrong type.
     """
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read protocol {path}: {getattr(error, 'strerror', None) or error}") from error
+    except RecursionError:
+        raise UserError(f"protocol {path} is nested too deeply to be read as TOML") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"protocol {path} is not TOML: {error}") from error
     base = values.pop("base", None)

@@ -1,20 +1,53 @@
-"""Typed overrides of frozen dataclasses: the one place where `--set`, TOML and Python values are checked."""
+"""Settings from outside: JSON files, and typed overrides of frozen dataclasses (`--set`, TOML and Python values)."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from benchkit.core.errors import UserError, unknown
 
 T = TypeVar("T")
 
+LARGEST_JSON = 2**26
+"""Bytes of the largest JSON file that is read, 64 MiB: multilingual tokenizers have 17 MB."""
+
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that others wrote, with or without a byte order mark.
+
+    Raises:
+        UserError: the file cannot be read, has more than `LARGEST_JSON` bytes, is not UTF-8 or not JSON, is nested too
+            deeply, holds half of a character, or holds something else than an object.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_JSON + 1)
+        if len(data) > LARGEST_JSON:
+            raise UserError(f"{path}: has more than {LARGEST_JSON >> 20} MiB, the limit for a JSON file")
+        content = json.loads(data.decode("utf-8-sig"))
+        if b"\\u" in data:  # an escape can be half of a character, which can be neither printed nor stored
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: holds half of a character (a lone surrogate)") from None
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply to be read as JSON") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is expected, not a {type(content).__name__}")
+    return content
 
 
 def apply(settings: T, values: Mapping[str, Any], where: str) -> T:

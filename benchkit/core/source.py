@@ -24,7 +24,7 @@ ENCODING = (
 """The modules that compute features, relative to the package."""
 
 TRAINING = (
-    *("core/features.py", "core/rng.py", "core/task.py"),
+    *("core/features.py", "core/rng.py", "core/task.py", "encoder/lora.py"),
     *("nn/blocks.py", "nn/losses.py", "nn/metrics.py", *ENCODING),
     *("store/table.py", "training/batches.py", "training/cuda_graphs.py", "training/evaluation.py"),
     *("training/fast_cpu.py", "training/loop.py", "training/optimizer.py", "training/readers.py"),

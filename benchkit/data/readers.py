@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from benchkit.core.errors import UserError
 from benchkit.core.task import SPLITS, Example, TaskSpec
 from benchkit.data.splits import BrokenRow, Split, content_sha256
-from benchkit.data.tables import Table, format_of, read_table
+from benchkit.data.tables import STATE, Table, format_of, read_table
 
 NAMES = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 
@@ -48,8 +49,21 @@ def find_splits(folder: Path, task: TaskSpec) -> dict[str, Path]:
 
 
 def _find(folder: Path, task: TaskSpec, split: str) -> Path | None:
-    candidates = (folder / pattern.format(split=name) for pattern in task.files for name in NAMES[split])
-    return next((path for path in candidates if path.is_file()), None)
+    """A file, the first of several Parquet files, or a folder that `datasets.save_to_disk` wrote."""
+    for pattern in task.files:
+        for name in NAMES[split]:
+            path = folder / pattern.format(split=name)
+            if path.is_file():
+                return path
+            if path.suffix == ".parquet":
+                if (saved := path.with_suffix("") / STATE).is_file():
+                    return saved.parent
+                shards = sorted(path.parent.glob(f"{escape(path.stem)}-00000-of-[0-9][0-9][0-9][0-9][0-9].parquet"))
+                if len(shards) > 1:
+                    raise UserError(f"{shards[0]} and {shards[1].name} are two versions of one split: keep one")
+                if shards:
+                    return shards[0]
+    return None
 
 
 def missing(folder: Path, task: TaskSpec, split: str, others: list[str]) -> UserError:
@@ -59,15 +73,26 @@ def missing(folder: Path, task: TaskSpec, split: str, others: list[str]) -> User
     looked = [pattern.format(split=NAMES[split][0]) for pattern in task.files]
     more = f" and {len(looked) - 3} other names" if len(looked) > 3 else ""
     nested = _nested(folder, task, split)
-    if nested:
+    if any((folder / name).is_file() for name in (STATE, "dataset_dict.json")):
+        way_out = f"it is one that datasets.save_to_disk wrote: move it to {folder / task.name}, with a folder a split"
+    elif nested:
         way_out = f"did you mean {nested}?"
     elif others:
         way_out = f"add it, or leave the task out with --tasks {','.join(others)}"
     else:
         way_out = "add it, or choose the tasks that are there with --tasks"
     return UserError(
-        f"no {split} split of {task.name} in {folder}: looked for {', '.join(looked[:3])}{more}; {way_out}"
+        f"no {split} split of {task.name} in {folder}: looked for {', '.join(looked[:3])}{more}; "
+        f"there {_listing(folder, task)}; {way_out}"
     )
+
+
+def _listing(folder: Path, task: TaskSpec) -> str:
+    """What a folder holds, in the task's folder if there is one."""
+    inner = next((path for name in (task.name, *task.files) if (path := folder / name.split("/")[0]).is_dir()), folder)
+    names = sorted(path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in inner.iterdir())
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{'are' if len(names) > 1 else 'is'} {', '.join(names[:5]) or 'nothing'}{more}"
 
 
 def _nested(folder: Path, task: TaskSpec, split: str) -> Path | None:
@@ -95,9 +120,9 @@ def to_split(table: Table, task: TaskSpec, split: str, path: Path, name: str) ->
         UserError: a column is missing, a label is out of range, or too many rows are broken.
     """
     columns = [column.strip() for column in table.columns]
-    texts = [_column(columns, each, task, path) for each in task.texts]
-    label = _label_column(columns, table, task, split, path)
-    number = next((columns.index(each) for each in (*task.aliases.get("id", ()), *ID_NAMES) if each in columns), None)
+    texts = [_column(table, each, task, path) for each in task.texts]
+    label = _label_column(table, task, split, path)
+    number = find_column(table.columns, (*task.aliases.get("id", ()), *ID_NAMES))
 
     rows: list[tuple[str, tuple[str, ...], float]] = []
     broken = [BrokenRow(name, line, reason) for line, reason in table.bad]
@@ -105,10 +130,10 @@ def to_split(table: Table, task: TaskSpec, split: str, path: Path, name: str) ->
         try:
             row = _texts(cells, texts, task)
             value = math.nan if label is None else _label(cells[label], task, path, line)
+            given = "" if number is None or cells[number] is None else _whole(str(cells[number]).strip(), "id")
         except _BadRowError as bad:
             broken.append(BrokenRow(name, line, str(bad)))
             continue
-        given = "" if number is None or cells[number] is None else str(cells[number]).strip()
         rows.append((given or str(line), row, value))
     broken.sort(key=lambda each: each.line)
     _check_broken(broken, len(rows), path)
@@ -131,29 +156,50 @@ def to_split(table: Table, task: TaskSpec, split: str, path: Path, name: str) ->
     )
 
 
-def _column(columns: Sequence[str], wanted: str, task: TaskSpec, path: Path) -> int:
+def find_column(columns: Sequence[str], names: Sequence[str]) -> int | None:
+    """The column of the first of the names that is there, as it is written or else in any case; None where none is."""
+    for fold in (str.strip, lambda name: name.strip().lower()):
+        folded = [fold(column) for column in columns]
+        found = next((folded.index(fold(name)) for name in names if fold(name) in folded), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _column(table: Table, wanted: str, task: TaskSpec, path: Path) -> int:
     names = (wanted, *task.aliases.get(wanted, ()))
-    for name in names:
-        if columns.count(name) > 1:
-            raise UserError(f"{path} has {columns.count(name)} columns named {name!r}: keep one")
-        if name in columns:
-            return columns.index(name)
-    named = [column if len(column) <= 30 else column[:29] + "…" for column in columns if column]
+    found = find_column(table.columns, names)
+    if found is not None:
+        name = table.columns[found].strip()
+        fold = str.strip if name in names else lambda each: each.strip().lower()
+        if (count := [fold(each) for each in table.columns].count(fold(name))) > 1:
+            raise UserError(f"{path} has {count} columns named {name!r}: keep one")
+        return found
+    named = [column if len(column) <= 30 else column[:29] + "…" for each in table.columns if (column := each.strip())]
     near = next((match[0] for name in names if (match := get_close_matches(name, named, n=1))), None)
-    hint = f"; did you mean {near!r}? Rename it" if near else "; is there a header row?"
+    nested = next((name for at, name in enumerate(table.columns) if _is_nested(table, at)), None)
+    if nested is not None:
+        hint = f"; {nested!r} holds lists or structures: make columns of what is in them"
+    elif near:
+        hint = f"; did you mean {near!r}? Rename it"
+    else:
+        hint = "; is there a header row?" if table.dialect.startswith(("TSV", "CSV")) else ""
     other = f" (or {', '.join(names[1:])})" if names[1:] else ""
-    raise UserError(f"{path} has no column {wanted!r}{other}, only {', '.join(named) or 'unnamed ones'}{hint}")
+    there = ", ".join(named[:10]) + (f" and {len(named) - 10} more" if len(named) > 10 else "")
+    raise UserError(f"{path} has no column {wanted!r}{other}, only {there or 'unnamed ones'}{hint}")
 
 
-def _label_column(columns: Sequence[str], table: Table, task: TaskSpec, split: str, path: Path) -> int | None:
+def _is_nested(table: Table, column: int) -> bool:
+    return any(isinstance(cells[column], dict | list) for _, cells in table.rows[:100])
+
+
+def _label_column(table: Table, task: TaskSpec, split: str, path: Path) -> int | None:
     """The label's column; None for a test split without labels."""
-    names = (task.label, *task.aliases.get(task.label, ()))
-    if split == "test" and not any(name in columns for name in names):
-        return None
-    column = _column(columns, task.label, task, path)
-    if split == "test" and all(_is_blank(cells[column], task) for _, cells in table.rows):
-        return None
-    return column
+    if split == "test":
+        column = find_column(table.columns, (task.label, *task.aliases.get(task.label, ())))
+        if column is None or all(_is_blank(cells[column], task) for _, cells in table.rows):
+            return None
+    return _column(table, task.label, task, path)
 
 
 def _is_blank(value: Any, task: TaskSpec) -> bool:
@@ -171,9 +217,18 @@ def _texts(cells: Sequence[Any], columns: Sequence[int], task: TaskSpec) -> tupl
         if value is None or (isinstance(value, str) and not (value := value.strip())):
             raise _BadRowError(f"empty {name}")
         if not isinstance(value, str):
-            raise _BadRowError(f"{name} is not text but {value!r}")
-        found.append(value)
+            raise _BadRowError(f"{name} is not text but {value!r:.60}")
+        found.append(_whole(value, name))
     return tuple(found)
+
+
+def _whole(text: str, name: str) -> str:
+    """The text, unless there is half of a character in it: that can be neither stored nor tokenized."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _BadRowError(f"{name} holds half of a character (a lone surrogate)") from None
+    return text
 
 
 def _label(value: Any, task: TaskSpec, path: Path, line: int) -> float:
@@ -184,14 +239,18 @@ def _label(value: Any, task: TaskSpec, path: Path, line: int) -> float:
         return float(task.classes.index(value.strip()))
     try:
         number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        number = math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
-        raise _BadRowError(f"label {value!r} is not a number") from None
+        raise _BadRowError(f"label {value!r:.60} is not a number") from None
     if math.isnan(number):
         raise _BadRowError("label missing (NaN)")
     low, high = (0, len(task.classes) - 1) if task.classes else (task.low, task.high)
     if not low <= number <= high or (task.classes and not number.is_integer()):
         kind = f"a class from {low} to {high}" if task.classes else f"a score from {low:g} to {high:g}"
-        raise UserError(f"{path}:{line}: label {value} out of range: {task.name} takes {kind}; is this the right file?")
+        raise UserError(
+            f"{path}:{line}: label {value!s:.30} out of range: {task.name} takes {kind}; is this the right file?"
+        )
     return number
 
 

@@ -32,8 +32,8 @@ class Split:
         texts: (n) tuples of one text, or two for a pair.
         labels: (n,) float64, class indices or scores; all NaN where the split is unlabelled.
         source: file, format and columns that were read, for records.
-        sha256: of the file's bytes, as `sha256sum` gives it; of the content where there is no file. A subset
-            keeps it.
+        sha256: of the file's bytes, as `sha256sum` gives it (of several files, one after the other); of the content
+            where there is no file. A subset keeps it.
         broken: rows that were left out.
         repeated_ids: rows whose id got a suffix.
     """

@@ -26,13 +26,25 @@ ACTIVATIONS = {
 }
 
 
+# The largest sizes: above what any BERT has, and below what makes a machine allocate or count for minutes.
+_MOST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**16,
+    "intermediate_size": 2**20,
+    "max_position_embeddings": 2**20,
+    "type_vocab_size": 2**16,
+}
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """A BERT's shape. Field names and defaults are those of Hugging Face's `config.json` (bert-base-uncased).
 
     Raises:
-        ValueError: a size that is not a positive whole number, heads that do not divide the hidden size, a dropout
-            outside [0, 1), or an activation that is not known.
+        ValueError: a size that is not a whole number from 1 to the largest in `_MOST`, heads that do not divide the
+            hidden size, a dropout outside [0, 1), or an activation that is not known.
     """
 
     vocab_size: int = 30522
@@ -51,14 +63,15 @@ class BertConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{field.name} must be a whole number, at least 1, not {value!r}")
+            most = _MOST.get(field.name, 0)
+            if most and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+                raise ValueError(f"{field.name} must be a whole number from 1 to {most:,}, not {value!r:.40}")
             if field.type == "float" and (not isinstance(value, int | float) or not 0 <= value < 1):
-                raise ValueError(f"{field.name} must be a number from 0 to below 1, not {value!r}")
+                raise ValueError(f"{field.name} must be a number from 0 to below 1, not {value!r:.40}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"{self.num_attention_heads} heads do not divide hidden_size {self.hidden_size}")
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+        if self.hidden_act not in list(ACTIVATIONS):  # a list is compared, where a dictionary would ask for a hash
+            raise ValueError(f"hidden_act {self.hidden_act!r:.40} is not one of {', '.join(ACTIVATIONS)}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> BertConfig:
@@ -69,11 +82,11 @@ class BertConfig:
         """
         kind = values.get("model_type", "bert")
         if kind != "bert":
-            why = f" ({_OTHERS[kind]})" if kind in _OTHERS else ""
-            raise UserError(f"{where}: model_type is {kind!r}{why}; only 'bert' and 'distilbert' can be loaded")
+            why = f" ({_OTHERS[kind]})" if isinstance(kind, str) and kind in _OTHERS else ""
+            raise UserError(f"{where}: model_type is {kind!r:.40}{why}; only 'bert' and 'distilbert' can be loaded")
         position = values.get("position_embedding_type", "absolute")
         if position != "absolute":
-            raise UserError(f"{where}: position_embedding_type is {position!r}; only 'absolute' can be loaded")
+            raise UserError(f"{where}: position_embedding_type is {position!r:.40}; only 'absolute' can be loaded")
         for flag in ("is_decoder", "add_cross_attention"):
             if values.get(flag):
                 raise UserError(f"{where}: {flag} is set; only encoders can be loaded")

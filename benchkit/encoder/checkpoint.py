@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from benchkit.core.errors import UserError
 from benchkit.core.rng import generator
+from benchkit.core.settings import read_json
 from benchkit.encoder.bert import BertConfig, MiniBert
 from benchkit.encoder.encoder import Encoder
-from benchkit.encoder.tokenizer import load_tokenizer, read_json, wordpiece
+from benchkit.encoder.tokenizer import load_tokenizer, wordpiece
 
 _CONFIG = {
     "dim": "hidden_size",
@@ -55,7 +56,6 @@ def as_bert_config(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_bert_name(name: str) -> str:
     """BERT's name of a tensor."""
-    name = name.removeprefix("distilbert.")
     match = _LAYER.fullmatch(name)
     if match is None or match[2] not in _PARTS:
         return name
@@ -89,23 +89,19 @@ def names(config: BertConfig, pooler: bool) -> Iterator[tuple[str, tuple[str, ..
             yield f"{our}.{kind}", tuple(f"{name}.{kind}" for name in their)
 
 
-def read_model(folder: Path) -> MiniBert:
-    """The model of a folder, float32, in `eval()`; without pooler where the checkpoint has none.
+def read_model(folder: Path) -> tuple[MiniBert, tuple[str, ...]]:
+    """The model of a folder, float32, in `eval()`, without pooler where the checkpoint has none; and notes.
 
     Raises:
-        UserError: a file is missing, cannot be read, or describes something else than a BERT; or tensors are
-            missing or of another shape than `config.json` says.
+        UserError: a file is missing, cannot be read, or describes something else than a BERT; tensors are missing, of
+            another shape than `config.json` says, or not finite; or the encoder has tensors that a BERT has not.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; an encoder folder holds config.json, weights and tokenizer")
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise UserError(f"{folder}: no config.json; an encoder folder holds it, {' or '.join(WEIGHTS)}, and vocab.txt")
     config, distil = read_config(config_path, str(config_path))
-    path = next((p for name in WEIGHTS if (p := folder / name).is_file()), None)
-    if path is None:
-        raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
-    tensors = {_canonical(as_bert_name(name) if distil else name): tensor for name, tensor in _read(path).items()}
+    path, tensors = _read_weights(folder)
+    tensors = {as_bert_name(name) if distil else name: tensor for name, tensor in tensors.items()}
     if distil:  # nothing is added for a segment
         tensors["embeddings.token_type_embeddings.weight"] = torch.zeros(SEGMENTS, config.hidden_size)
     has_pooler = "pooler.dense.weight" in tensors
@@ -113,18 +109,59 @@ def read_model(folder: Path) -> MiniBert:
         model = MiniBert(config, pooler=has_pooler)
     state = {}
     for ours, theirs in names(config, has_pooler):
-        missing = [name for name in theirs if name not in tensors]
-        if missing:
-            raise UserError(f"{path}: has no tensor {missing[0]!r}; is it a BERT of {config.num_hidden_layers} layers?")
         rows, *rest = model.get_parameter(ours).shape
         wanted = (rows // len(theirs), *rest)
+        parts = []
         for name in theirs:
-            if tensors[name].shape != wanted:
-                found = tuple(tensors[name].shape)
-                raise UserError(f"{path}: {name!r} is {found}, but config.json makes it {wanted}")
-        state[ours] = torch.cat([tensors[name].float() for name in theirs])
+            if name not in tensors:
+                raise UserError(f"{path}: has no tensor {name!r}; is it a BERT of {config.num_hidden_layers} layers?")
+            parts.append(_checked(tensors.pop(name), name, wanted, path))
+        state[ours] = torch.cat(parts)
+    notes = _unread(tensors, config, path)
+    if not has_pooler:
+        notes = ("the checkpoint has no pooler weights, so there is no pooling 'pooler'", *notes)
     model.load_state_dict(state, assign=True)
-    return model.requires_grad_(True).eval()
+    return model.requires_grad_(True).eval(), notes
+
+
+def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], path: Path) -> Tensor:
+    """A tensor as float32.
+
+    Raises:
+        UserError: it is of another shape or type, or holds NaN or infinity.
+    """
+    if tensor.shape != wanted:
+        raise UserError(f"{path}: {name!r} is {tuple(tensor.shape)}, but config.json makes it {wanted}")
+    if not tensor.is_floating_point():
+        raise UserError(f"{path}: {name!r} is {tensor.dtype}, not floating point: quantised weights cannot be loaded")
+    tensor = tensor.float()
+    if not tensor.isfinite().all():
+        raise UserError(f"{path}: {name!r} holds NaN or infinity: the checkpoint is damaged, or its training diverged")
+    return tensor
+
+
+_HARMLESS = re.compile(
+    r"cls\..*|pooler\..*|lm_head\..*|vocab_(transform|layer_norm|projector)\..*|embeddings\.(position|token_type)_ids"
+)
+"""What may be left out: heads for pre-training, and constants that old releases stored."""
+
+
+def _unread(left: Iterable[str], config: BertConfig, path: Path) -> tuple[str, ...]:
+    """A note on tensors that are not the encoder's, such as a classifier's.
+
+    Raises:
+        UserError: some are the encoder's, which would give other numbers without them.
+    """
+    left = sorted(name for name in left if not _HARMLESS.fullmatch(name))
+    layers = [int(match[1]) + 1 for name in left if (match := re.match(r"encoder\.layer\.(\d+)\.", name))]
+    if layers and max(layers) > config.num_hidden_layers:
+        raise UserError(
+            f"{path}: has {max(layers)} layers, but config.json says num_hidden_layers {config.num_hidden_layers}"
+        )
+    listed = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+    if any(name.startswith(("embeddings.", "encoder.", "transformer.")) for name in left):
+        raise UserError(f"{path}: has tensors that a BERT has not ({listed}): without them it gives other numbers")
+    return (f"not read, for not being the encoder's: {listed}",) if left else ()
 
 
 def read_config(path: Path, where: str) -> tuple[BertConfig, bool]:
@@ -151,52 +188,126 @@ def write_model(model: MiniBert, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
-def _canonical(name: str) -> str:
-    """Hugging Face's present name of a tensor: no `bert.` in front, and not TensorFlow's gamma and beta."""
-    name = name.removeprefix("bert.")
-    if name.endswith("LayerNorm.gamma"):
-        return name.removesuffix("gamma") + "weight"
-    return name.removesuffix("beta") + "bias" if name.endswith("LayerNorm.beta") else name
+_WORDS = "embeddings.word_embeddings.weight"
+
+
+def _canonical(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors by Hugging Face's present names: no prefixes, and not TensorFlow's gamma and beta.
+
+    The encoder's prefix is what stands before its word embeddings: `bert.`, `module.`, `0.auto_model.`, `model.bert.`;
+    what is beside the encoder loses the part that is not `bert.`.
+
+    Raises:
+        UserError: there are no word embeddings, or those of several encoders.
+    """
+    prefixes = sorted(name.removesuffix(_WORDS) for name in tensors if name.endswith(_WORDS))
+    usual = [prefix for prefix in prefixes if prefix in ("", "bert.", "distilbert.")]
+    if not prefixes:
+        some = ", ".join(sorted(tensors)[:3]) or "none"
+        raise UserError(f"{path}: has no tensor {_WORDS!r}, only such as {some}; is it a BERT?")
+    if len(prefixes) > 1 and len(usual) != 1:
+        raise UserError(f"{path}: has several encoders, {', '.join(prefixes)}: keep the tensors of one")
+    prefix = (usual or prefixes)[0]
+    beside = re.sub(r"(distil)?bert\.$", "", prefix)
+    found = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix(prefix) if name.startswith(prefix) else name.removeprefix(beside)
+        for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        found[name] = tensor
+    return found
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """All tensors of a folder's weights by their present names, and the file that says where they are.
+
+    Raises:
+        UserError: there are none, or a file cannot be read.
+    """
+    for name in WEIGHTS:
+        if (path := folder / name).is_file():
+            return path, _canonical(_read(path), path)
+        if (index := folder / f"{name}.index.json").is_file():
+            places = read_json(index).get("weight_map")
+            files = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+            if not files or not all(Path(file).name == file for file in files):
+                raise UserError(f"{index}: has no weight_map that names files of its folder")
+            parts = [_read(folder / file) for file in files]
+            return index, _canonical({name: tensor for part in parts for name, tensor in part.items()}, index)
+    raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
+
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        if file.read(24).startswith(b"version https://git-lfs"):
-            raise UserError(f"{path}: is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
     try:
+        with path.open("rb") as file:
+            if file.read(24).startswith(b"version https://git-lfs"):
+                raise UserError(f"{path}: is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: truncated, corrupt or not a weights file ({reason:.120}); fetch it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"{path}: does not hold tensors by name; is it a whole pickled model?")
+    except pickle.UnpicklingError as error:
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path}: holds Python objects ({match[1]}), not tensors alone; save model.state_dict() instead"
+            ) from None
+        raise _damaged(path, error) from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: is not there, but the index of the weights names it") from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from None
+    while isinstance(tensors, dict) and (inner := next((each for each in _WRAPPERS if each in tensors), None)):
+        tensors = tensors[inner]
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
+        raise UserError(f"{path}: does not hold tensors by name; save model.state_dict()")
     return tensors
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All of a weights file, those that are not the encoder's too, by Hugging Face's present names without `bert.`.
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0]
+    return UserError(f"{path}: truncated, corrupt or not a weights file ({reason:.120}); fetch it again")
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder's weights, those that are not the encoder's too, by Hugging Face's present names.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: they cannot be read.
     """
-    return {_canonical(name): tensor for name, tensor in _read(path).items()}
+    return _read_weights(_model_folder(folder))[1]
+
+
+def _model_folder(folder: Path) -> Path:
+    """The folder with `config.json`: in old ones of sentence-transformers, `0_Transformer` or `0_BERT`.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; an encoder folder holds config.json, weights and tokenizer")
+    inner = [path.parent for path in folder.glob("0_*/config.json") if not (folder / "config.json").is_file()]
+    return inner[0] if len(inner) == 1 else folder
 
 
 def load_encoder(folder: Path | str) -> Encoder:
     """An encoder from a folder in Hugging Face's layout; its name is the folder's.
 
-    The folder holds `config.json`, `model.safetensors` or `pytorch_model.bin`, and `tokenizer.json` or `vocab.txt`
-    (with `tokenizer_config.json` where casing is not the default).
+    The folder holds `config.json`, `model.safetensors` or `pytorch_model.bin` (in several files too, with their
+    index), and `tokenizer.json` or `vocab.txt` (with `tokenizer_config.json` where casing is not the default); or
+    all of this in `0_Transformer`.
 
     Raises:
         UserError: see `read_model` and `load_tokenizer`.
     """
     folder = Path(folder)
-    model = read_model(folder)
-    notes = () if model.pooler else ("the checkpoint has no pooler weights, so there is no pooling 'pooler'",)
-    return Encoder(folder.absolute().name, model, load_tokenizer(folder, model.config.vocab_size), notes)
+    inner = _model_folder(folder)
+    model, notes = read_model(inner)
+    tokenizer, more = load_tokenizer(inner, model.config.vocab_size)
+    return Encoder(folder.absolute().name, model, tokenizer, (*notes, *more))
 
 
 def save_encoder(encoder: Encoder, folder: Path | str) -> None:

@@ -261,6 +261,7 @@ class Encoder:
         reads: type[Pooled] = Pooled,
         pooling: str = "mean",
         layers: tuple[int, ...] = (-1,),
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Pooled:
         """Live features, with gradients and, in `train()`, dropout.
 
@@ -268,6 +269,7 @@ class Encoder:
             rows: (batch, segment) int64, which of the inputs.
             layers: put side by side, so hidden of the result is the model's times their number; kept apart where
                 `reads` is `Layers`.
+            weights: in place of the model's own of these names.
 
         Returns:
             `reads`, float32, on the model's device. Outside `train()` an input named twice is computed once.
@@ -280,7 +282,7 @@ class Encoder:
         back = order.argsort() if inverse is None else order.argsort()[inverse]
         batch = gather(tokenized, flat[order], self.device, padded=self.device.type != "cpu")
         want_tokens = issubclass(reads, Tokens)
-        pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens)
+        pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens, weights)
         back = back.to(self.device)
         tokens = None if pieces is None else (batch.layout.pad(pieces)[back], batch.layout.mask[back])
         return _as_read(reads, rows.shape, pooled[back], tokens, len(numbers))

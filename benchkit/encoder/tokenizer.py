@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 
 from benchkit.core.errors import UserError
+from benchkit.core.settings import read_json
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHORTEST = 4  # [CLS] a [SEP] b [SEP] needs three special pieces and one of text
@@ -121,27 +122,65 @@ def wordpiece(vocab: Sequence[str], where: str, settings: dict[str, Any] | None 
     return tokenizer
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """From `tokenizer.json` or else `vocab.txt`, with the casing that `tokenizer_config.json` asks for.
+def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, tuple[str, ...]]:
+    """From `tokenizer.json` or else `vocab.txt`, and notes on what it was taken to be.
+
+    `tokenizer_config.json` says how texts are normalised. Tokens that were added later come from it or from
+    `added_tokens.json`, as in transformers.
 
     Raises:
-        UserError: neither is there, one cannot be read, or it does not fit `vocab_size` embeddings.
+        UserError: neither is there, a file cannot be read, or it does not fit `vocab_size` embeddings.
     """
     path = next((p for name in ("tokenizer.json", "vocab.txt") if (p := folder / name).is_file()), None)
     if path is None:
         raise UserError(f"{folder}: no tokenizer.json and no vocab.txt; one of them is needed")
-    extra = folder / "tokenizer_config.json"
-    settings = read_json(extra) if extra.is_file() else {}
+    settings = _settings(folder / "tokenizer_config.json")
+    notes = []
     if path.name == "vocab.txt":
-        try:
-            vocab = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except UnicodeDecodeError:
-            raise UserError(f"{path}: is not UTF-8 text") from None
-        tokenizer = wordpiece([piece.removesuffix("\r") for piece in vocab], str(path), settings)
+        vocab = _read_vocab(path)
+        tokenizer = wordpiece(vocab, str(path), settings)
+        cased = sum(piece != piece.lower() for piece in vocab if not piece.startswith("["))
+        if "do_lower_case" not in settings and cased > len(vocab) / 100:
+            notes.append(
+                'vocab.txt has word pieces in upper case and no tokenizer_config.json says "do_lower_case": false, so '
+                "texts are lower-cased"
+            )
     else:
         tokenizer = _from_json(path, settings)
-    _check_size(tokenizer, vocab_size, path)
-    return tokenizer
+    _add_tokens(tokenizer, folder, settings)
+    pieces = max(tokenizer.get_vocab().values()) + 1
+    if pieces > vocab_size:
+        raise UserError(f"{path}: has {pieces} word pieces, but config.json says vocab_size {vocab_size}")
+    # Tables are often padded for speed, to a multiple of up to 128.
+    if pieces < vocab_size and (vocab_size % 8 or vocab_size - pieces >= 128):
+        notes.append(f"{path.name} has {pieces:,} word pieces for {vocab_size:,} embeddings: is it of this checkpoint?")
+    return tokenizer, tuple(notes)
+
+
+_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """`tokenizer_config.json` where it is there; of a flag that is null, the default counts."""
+    values = read_json(path) if path.is_file() else {}
+    for name in _FLAGS:
+        if not isinstance(values.get(name), bool | None):
+            raise UserError(f"{path}: {name} must be true or false, not {values[name]!r:.40}")
+    # Null is a value of strip_accents: as lower-casing has it.
+    return {name: value for name, value in values.items() if value is not None or name == "strip_accents"}
+
+
+def _read_vocab(path: Path) -> list[str]:
+    """A word piece a line; blank lines at the end are none."""
+    try:
+        pieces = path.read_text(encoding="utf-8-sig").split("\n")  # any line ends; not splitlines(): see U+2028
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    while pieces and not pieces[-1]:
+        pieces.pop()
+    return pieces
 
 
 def _from_json(path: Path, settings: dict[str, Any]) -> Tokenizer:
@@ -165,24 +204,50 @@ def _from_json(path: Path, settings: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _check_size(tokenizer: Tokenizer, vocab_size: int, path: Path) -> None:
-    pieces = max(tokenizer.get_vocab().values()) + 1
-    # Tables are often padded for speed, to a multiple of up to 128; any other gap means a file of another checkpoint.
-    padded = vocab_size % 8 == 0 and vocab_size - pieces < 128
-    if pieces > vocab_size or (pieces < vocab_size and not padded):
-        raise UserError(f"{path}: has {pieces} word pieces, but config.json says vocab_size {vocab_size}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def _add_tokens(tokenizer: Tokenizer, folder: Path, settings: dict[str, Any]) -> None:
+    """Make one token each of those that the folder's files add and the tokenizer does not have yet.
 
     Raises:
-        UserError: it cannot be read as one.
+        UserError: the files cannot be read, or give a token another id than the next one.
     """
+    path = folder / "added_tokens.json"
+    if "added_tokens_decoder" in settings:
+        path = folder / "tokenizer_config.json"
+        wanted = _by_id(settings["added_tokens_decoder"], path)
+    elif path.is_file():
+        special = _special(settings)
+        if (names := folder / "special_tokens_map.json").is_file():
+            special |= _special(read_json(names))
+        tokens = ((at, AddedToken(text, normalized=text not in special, special=text in special))
+                  for text, at in read_json(path).items())  # fmt: skip
+        wanted = dict(tokens)
+    else:
+        return
+    if not all(isinstance(at, int) and token.content for at, token in wanted.items()):
+        raise UserError(f"{path}: a token is not empty, and its id a whole number")
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    for at, token in sorted(wanted.items()):
+        if token.content in known:
+            continue
+        tokenizer.add_tokens([token])
+        if (found := tokenizer.token_to_id(token.content)) != at:
+            raise UserError(f"{path}: gives {token.content!r:.40} the id {at}, but the vocabulary makes it {found}")
+
+
+def _by_id(values: Any, path: Path) -> dict[Any, AddedToken]:
+    """`added_tokens_decoder`: ids, and the tokens as dictionaries."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a JSON object is expected, not a {type(content).__name__}")
-    return content
+        return {int(at): AddedToken(**token) for at, token in values.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{path}: added_tokens_decoder is not a dictionary of ids and tokens") from None
+
+
+def _special(values: dict[str, Any]) -> set[str]:
+    """The texts of all tokens that a configuration names for a purpose."""
+    more = values.get("extra_special_tokens")  # not `additional_special_tokens`: transformers 5 does not heed it here
+    named = [
+        *(value for name, value in values.items() if name.endswith("_token")),
+        *(more if isinstance(more, list) else ()),
+    ]
+    texts = (value.get("content") if isinstance(value, dict) else value for value in named)
+    return {text for text in texts if isinstance(text, str)}

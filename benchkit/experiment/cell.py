@@ -21,7 +21,7 @@ from benchkit.core.protocol import Protocol
 from benchkit.core.record import Record
 from benchkit.core.settings import plain
 from benchkit.core.source import TRAINING, code_hash, numeric_versions, package_files, short_hashes
-from benchkit.core.task import SPLITS, TaskSpec
+from benchkit.core.task import SPLITS, Loss, TaskSpec
 from benchkit.data import Split
 
 # The splits of a cell that is blind to test.
@@ -149,8 +149,10 @@ def head_part(spec: HeadSpec, config: Any) -> dict[str, Any]:
 
 def tasks_part(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> list[dict[str, Any]]:
     """A list: their order decides that of batches and of initial weights."""
-    losses = loss_names(spec, config, tasks, protocol)
-    return [{"name": task.name, **_task(task, losses[task.name]), "joint": protocol.joint(task.name)} for task in tasks]
+    losses = losses_of(spec, config, tasks, protocol)
+    return [
+        {"name": task.name, **_task(task, *losses[task.name]), "joint": protocol.joint(task.name)} for task in tasks
+    ]
 
 
 def data_part(tasks: Sequence[TaskSpec], data: Mapping[str, Mapping[str, Split]]) -> dict[str, dict[str, str]]:
@@ -166,43 +168,57 @@ def engine_part() -> dict[str, str]:
 def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, dict[str, str]]:
     """A short hash of each file that the hashes of a cell's identity are made of, so that a change can be named."""
     files = {"head": spec.files(), "engine": package_files(TRAINING)}
-    losses = loss_names(spec, config, tasks, protocol)
-    files |= {f"tasks.{task.name}": _task_files(task, losses[task.name]) for task in tasks}
+    losses = losses_of(spec, config, tasks, protocol)
+    files |= {f"tasks.{task.name}": _task_files(task, losses[task.name][1]) for task in tasks}
     return {part: short_hashes(each) for part, each in files.items()}
 
 
-def loss_names(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, str]:
-    """By task, the loss that a head is trained with: the protocol's, else what the head asks for, else the task's.
+def losses_of(
+    spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol
+) -> dict[str, tuple[str, Loss]]:
+    """By task, the name and the function of the loss that a head is trained with.
+
+    It is the protocol's, else what the head asks for, else the task's first. A function that the head brings is named
+    `head:NAME`.
 
     Raises:
         UserError: the head asks for a loss that the task does not have.
     """
-    names = {}
+    found = {}
     for task, shape in zip(tasks, protocol.shapes(tasks), strict=True):
         asked = spec.loss(config, shape) if spec.loss else ""
-        if asked and asked not in task.losses:
+        if callable(asked) and not protocol.options(task.name).loss:
+            found[task.name] = (f"head:{getattr(asked, '__name__', type(asked).__name__)}", asked)
+            continue
+        if isinstance(asked, str) and asked and asked not in task.losses:
             raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)
-        names[task.name] = protocol.options(task.name).loss or asked or next(iter(task.losses))
-    return names
+        name = protocol.options(task.name).loss or (asked if isinstance(asked, str) else "") or next(iter(task.losses))
+        found[task.name] = (name, task.losses[name])
+    return found
 
 
-def _task(task: TaskSpec, loss: str) -> dict[str, Any]:
+def loss_names(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, str]:
+    """By task, the name of the loss that a head is trained with; see `losses_of`."""
+    return {name: each for name, (each, _) in losses_of(spec, config, tasks, protocol).items()}
+
+
+def _task(task: TaskSpec, name: str, loss: Loss) -> dict[str, Any]:
     return {
         "classes": list(task.classes),
         "range": [task.low, task.high],
-        "loss": loss,
+        "loss": name,
         "metric": task.metric.name,
         "source": code_hash(_task_files(task, loss)),
     }
 
 
-def _task_files(task: TaskSpec, loss: str) -> dict[str, Path]:
+def _task_files(task: TaskSpec, loss: Loss) -> dict[str, Path]:
     """The files of a task's loss and metric, by what is in them.
 
     Raises:
         UserError: one of the two has no source file.
     """
-    files = {"loss": _file_of(task.losses[loss], task), "metric": _file_of(task.metric.score, task)}
+    files = {"loss": _file_of(loss, task), "metric": _file_of(task.metric.score, task)}
     return {f"{part} in {file.name}": file for part, file in files.items()}
 
 

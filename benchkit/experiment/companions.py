@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchkit.core.errors import UserError
+from benchkit.core.errors import UserError, unknown
 from benchkit.data.splits import SHUFFLED
 from benchkit.experiment.config import Plan
 from benchkit.experiment.workspace import RANDOM
@@ -51,6 +51,9 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> lis
         UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
         ValueError: train has no label.
     """
+    if loss and loss not in task.losses:
+        raise unknown(f"loss of task {task.name!r},", loss, task.losses)
+    function = task.losses[loss or next(iter(task.losses))]
     outputs = constant_outputs(task, splits["train"].labels)
     prediction = int(outputs.argmax()) if task.classes else float(outputs)
     name = "majority class" if task.classes else "mean score"
@@ -58,7 +61,7 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> lis
     for split, data in splits.items():
         if len(data) and data.labelled:
             value = _metric(task, data.labels, np.full(len(data), prediction))
-            cost = mean_loss(task, loss, outputs, data.labels)
+            cost = mean_loss(task, function, outputs, data.labels)
             found.append(Control(name, task.name, split, task.metric.name, value, cost))
     return found
 

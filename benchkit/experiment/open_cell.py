@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from benchkit.core.rng import global_stream
 from benchkit.core.task import Loss, TaskShape, TaskSpec
 from benchkit.encoder import Encoder
 from benchkit.encoder.bert import TopLayers
+from benchkit.encoder.lora import LowRank
 from benchkit.encoder.packing import Inputs, LowerStates
-from benchkit.experiment.cell import Cell, loss_names
+from benchkit.experiment.cell import Cell, losses_of
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
@@ -107,7 +109,7 @@ class Assembly:
         return [
             self.lower_features(phase) if phase.trains_encoder else self.features
             for phase in phases.values()
-            if phase.trains != "all"
+            if phase.trains_top or not phase.trains_encoder
         ]
 
     def lower_features(self, phase: Phase) -> FeatureSettings:
@@ -131,8 +133,8 @@ class Assembly:
 
     def losses(self) -> dict[str, Loss]:
         """By task, what the head is trained with."""
-        names = loss_names(self.spec, self.config, self.tasks, self.protocol)
-        return {task.name: task.losses[names[task.name]] for task in self.tasks}
+        found = losses_of(self.spec, self.config, self.tasks, self.protocol)
+        return {name: loss for name, (_, loss) in found.items()}
 
     def check_phases(self) -> None:
         """Refuse phases that this encoder cannot be trained by, or whose training the head would not see.
@@ -148,7 +150,7 @@ class Assembly:
                 top = phase.top(layers)
             except UserError as error:
                 raise UserError(f"{name}.{error}") from error
-            if phase.trains.startswith("top:") and highest <= layers - top:
+            if phase.trains_top and highest <= layers - top:
                 raise UserError(
                     f"{name}.trains = {phase.trains!r} trains layers above {layers - top}, but head {self.spec.name!r} "
                     f"reads none above {highest}: set layers, or train more"
@@ -165,6 +167,7 @@ class OpenCell:
         encoder: a copy of its own where a phase trains it.
         head: with the seed's initial weights, until it is trained.
         log: told what a user should know, a line each.
+        trained: what phases train, by phase, once it was asked for.
     """
 
     cell: Cell
@@ -176,6 +179,7 @@ class OpenCell:
     encoder: Encoder
     head: nn.Module
     log: Callable[[str], None]
+    trained: dict[str, nn.ModuleDict] = field(default_factory=dict)
 
     @staticmethod
     def of(cell: Cell, workspace: Workspace, log: Callable[[str], None] = lambda line: None) -> OpenCell:
@@ -221,14 +225,15 @@ class OpenCell:
     def context(self, phase: str) -> PhaseContext:
         """What the trainer of a phase is told."""
         cell, execution, settings = self.cell, self.cell.execution, self.cell.protocol.phase(phase)
-        names = loss_names(self.assembly.spec, self.assembly.config, self.assembly.tasks, cell.protocol)
+        losses = self.assembly.losses()
         return PhaseContext(
             phase=phase,
             settings=settings,
             tasks=self.tasks,
             shapes={shape.name: shape for shape in self.assembly.shapes},
-            losses=self.assembly.losses(),
-            constant_losses={name: self._constant_loss(task, names[name]) for name, task in self.tasks.items()},
+            losses=losses,
+            constant_losses={name: self._constant_loss(task, losses[name]) for name, task in self.tasks.items()},
+            auxiliary=self.assembly.spec.auxiliary,
             corpus=self.corpus,
             order=self.order(phase),
             seed=cell.seed,
@@ -242,14 +247,28 @@ class OpenCell:
         )
 
     def modules(self, phase: str) -> nn.ModuleDict:
-        """What a phase trains: `head`, and `encoder` as far as it is trained."""
+        """What a phase trains: `head`, and `encoder` as far as it is trained; the same object at each call."""
+        if phase not in self.trained:
+            encoder = self._trained_encoder(phase)
+            self.trained[phase] = nn.ModuleDict(
+                {"head": self.head} if encoder is None else {"head": self.head, "encoder": encoder}
+            )
+        return self.trained[phase]
+
+    def _trained_encoder(self, phase: str) -> nn.Module | None:
         settings, model = self.cell.protocol.phase(phase), self.encoder.model
         if not settings.trains_encoder:
-            return nn.ModuleDict({"head": self.head})
-        if settings.trains == "all":
-            return nn.ModuleDict({"head": self.head, "encoder": model})
-        top = settings.top(len(model.layers))
-        return nn.ModuleDict({"head": self.head, "encoder": TopLayers(model, top)})
+            return None
+        if settings.rank:
+            with global_stream(self.cell.seed, "lora", phase):
+                return LowRank(model, settings.rank)
+        return TopLayers(model, settings.top(len(model.layers))) if settings.trains_top else model
+
+    def close_phase(self, phase: str) -> None:
+        """After a phase has been trained and scored: low-rank changes become part of the encoder."""
+        for module in self.modules(phase).values():
+            if isinstance(module, LowRank):
+                module.merge()
 
     def all_modules(self) -> nn.ModuleDict:
         """All that any phase of the cell changes."""
@@ -265,7 +284,7 @@ class OpenCell:
             only: rows of the corpus that will be asked for, sorted: nothing else is encoded, and nothing stored.
         """
         settings, features = self.cell.protocol.phase(phase), self.assembly.features
-        stored = self.cell.execution.feature_cache and settings.trains != "all"
+        stored = self.cell.execution.feature_cache and (settings.trains_top or not settings.trains_encoder)
         self._freeze_below(settings)
         if stored and not settings.trains_encoder:
             table, place = self._encoded(phase, features, only)
@@ -282,12 +301,17 @@ class OpenCell:
         tuned, half = settings.trains_encoder, features.precision == "bf16"
         exact = dataclasses.replace(features, precision="fp32") if tuned else features
 
+        adapter = self.modules(phase)["encoder"] if settings.rank else None
+        low_rank = adapter if isinstance(adapter, LowRank) else None
+
         def make_table(rows: Tensor) -> FeatureTable:
             self.encoder.eval()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=tuned and half):
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=tuned and half)
+            with autocast, low_rank.applied() if low_rank else nullcontext():
                 return encode_table(self.encoder, inputs.select(rows), exact).to(self.device)
 
-        return LiveReader(self.encoder, inputs, features, self.assembly.spec.reads, tuned, make_table)
+        weights = low_rank.weights if low_rank else None
+        return LiveReader(self.encoder, inputs, features, self.assembly.spec.reads, tuned, make_table, weights)
 
     def _encoded(
         self, phase: str, settings: FeatureSettings, only: Tensor | None
@@ -308,11 +332,11 @@ class OpenCell:
         if self.cell.protocol.trains_encoder:  # else it is shared, and no optimiser sees it
             trained = settings.trains == "all"
             model.requires_grad_(trained)
-            if settings.trains.startswith("top:"):
+            if settings.trains_top:
                 TopLayers(model, settings.top(len(model.layers))).requires_grad_(True)
         self.encoder.eval()
 
-    def _constant_loss(self, task: TaskSpec, loss: str) -> float:
+    def _constant_loss(self, task: TaskSpec, loss: Loss) -> float:
         labels = self.corpus.parts[task.name, "train"].labels
         assert labels is not None
         return constant_loss(task, loss, labels.numpy())

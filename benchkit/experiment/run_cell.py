@@ -193,7 +193,8 @@ def explore(cell: Cell, workspace: Workspace, watch: Watch) -> TrialResult:
         opened = OpenCell.of(cell, workspace)
         for phase in cell.protocol.phases:
             state = train_phase(opened.context(phase), opened.modules(phase), opened.reader(phase), State(phase), watch)
-            states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
+            opened.close_phase(phase)
+            states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}, average={}))
             if state.diverged:
                 break
     return TrialResult(tuple(states), parameter_counts(opened.head, opened.assembly.spec.trunk))
@@ -227,6 +228,7 @@ class _Run:
         for self.phase in cell.protocol.phases[len(done) :]:
             result, predictions, diverged = self._phase(opened, state or State(self.phase), done)
             state = None  # the next phase begins with its first epoch
+            opened.close_phase(self.phase)
             done.append(result)
             if diverged:
                 break
@@ -315,8 +317,8 @@ class _Run:
 
     def _state_is_all(self, opened: OpenCell) -> bool:
         """Whether the running phase trains all that any phase of the cell changes."""
-        trained = sum(each.numel() for each in opened.modules(self.phase).parameters())
-        return trained == sum(each.numel() for each in opened.all_modules().parameters())
+        trained = {id(each) for each in opened.modules(self.phase).parameters()}
+        return trained >= {id(each) for each in opened.all_modules().parameters()}
 
     def _log(self, line: str) -> None:
         self.emit({"event": "log", "line": f"{self.cell.label}: {line}"})

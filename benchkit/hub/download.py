@@ -18,7 +18,7 @@ from typing import Any, Literal
 from benchkit import __version__
 from benchkit.core.errors import UserError
 from benchkit.core.progress import Progress
-from benchkit.core.settings import from_plain
+from benchkit.core.settings import from_plain, read_json
 from benchkit.store.files import hub_root, locked, write_atomic, writing
 
 Kind = Literal["model", "dataset"]
@@ -474,14 +474,14 @@ def read_record(folder: Path) -> Fetched | None:
         UserError: it cannot be read as one.
     """
     path = folder / NAME
+    if not path.is_file():
+        return None
     try:
-        record: Fetched = from_plain(Fetched, json.loads(path.read_bytes()), NAME)
+        record: Fetched = from_plain(Fetched, read_json(path), NAME)
         for name in record.files:
             RemoteFile(name)  # refuses one that leads elsewhere
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove {folder} and fetch it again") from error
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove {folder} and fetch it again") from error
     return record
 
 

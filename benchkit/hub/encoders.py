@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchkit.core.errors import UserError
 from benchkit.core.progress import Progress
+from benchkit.core.settings import read_json
 from benchkit.hub.download import (
     NAME,
     Fetched,
@@ -159,10 +159,8 @@ def fetched_folder(name: str) -> Path | None:
 def pooling_advice(folder: Path) -> str:
     """The pooling that a sentence encoder was trained with, as its `1_Pooling/config.json` says; "" without one."""
     try:
-        values = json.loads((folder / POOLING).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return ""
-    if not isinstance(values, dict):
+        values = read_json(folder / POOLING)
+    except UserError:
         return ""
     if isinstance(mode := values.get("pooling_mode"), str):
         return mode if mode.isidentifier() else ""

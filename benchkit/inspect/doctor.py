@@ -290,9 +290,9 @@ def weights() -> Iterator[Finding]:
 def _encoder(folder: Path) -> Finding:
     """Read from its config alone: weights are large."""
     from benchkit.core.errors import UserError
+    from benchkit.core.settings import read_json
     from benchkit.encoder.bert import BertConfig
     from benchkit.encoder.checkpoint import WEIGHTS
-    from benchkit.encoder.tokenizer import read_json
 
     try:
         config = BertConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))

@@ -19,7 +19,7 @@ from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.core.protocol import Protocol
 from benchkit.core.record import Record
-from benchkit.core.settings import from_plain, plain
+from benchkit.core.settings import from_plain, plain, read_json
 from benchkit.encoder import load_encoder, save_encoder
 from benchkit.experiment.config import choose_device
 from benchkit.experiment.open_cell import Assembly
@@ -137,10 +137,7 @@ def load_exported(folder: str | Path, *, head_files: Sequence[str | Path] = (), 
     folder, where = Path(folder), choose_device(device)
     exported = _read_config(folder / CONFIG)
     settings = dataclasses.replace(exported.features, device="cuda" if where.type == "cuda" else "cpu")
-    try:
-        encoder = load_encoder(folder / ENCODER)
-    except RecursionError as error:
-        raise UserError(f"{folder / ENCODER} holds JSON that is nested too deeply: export again") from error
+    encoder = load_encoder(folder / ENCODER)
     if encoder.fingerprint != exported.encoder.fingerprint:
         raise UserError(f"{folder / ENCODER} is not the encoder that was exported: copy or export the folder again")
     encoder.name = exported.encoder.name
@@ -163,15 +160,15 @@ def load_exported(folder: str | Path, *, head_files: Sequence[str | Path] = (), 
 
 
 def _read_config(path: Path) -> Exported:
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no {CONFIG}: give a folder that benchkit export wrote")
+    values = read_json(path)
+    if values.get("format") != FORMAT:
+        raise UserError(f"{path} is not of the format {FORMAT} that this benchkit reads: export again")
     try:
-        values = json.loads(path.read_bytes())
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise UserError(f"{path} is not of the format {FORMAT} that this benchkit reads: export again")
         exported: Exported = from_plain(Exported, values, CONFIG)
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} holds no {CONFIG}: give a folder that benchkit export wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): export again") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): export again") from error
     return exported
 
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import Plugins
 from benchkit.core.progress import Progress
+from benchkit.core.settings import read_json
 from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
-from benchkit.encoder.checkpoint import WEIGHTS, names, read_tensors
-from benchkit.encoder.tokenizer import read_json, wordpiece
+from benchkit.encoder.checkpoint import names, read_tensors
+from benchkit.encoder.tokenizer import wordpiece
 from benchkit.experiment.cell import Execution
 from benchkit.experiment.config import choose_device
 from benchkit.experiment.environment import PeakMemory, environment
@@ -57,8 +58,7 @@ def read_head(model: MaskedLm, folder: Path) -> bool:
     Raises:
         UserError: it has a head of another shape.
     """
-    path = next((p for name in WEIGHTS if (p := folder / name).is_file()), None)
-    tensors = read_tensors(path) if path else {}
+    tensors = read_tensors(folder)
     if any(theirs not in tensors for theirs in _HEAD.values()):
         return False
     with torch.no_grad():
@@ -66,7 +66,7 @@ def read_head(model: MaskedLm, folder: Path) -> bool:
             parameter = model.get_parameter(ours)
             if tensors[theirs].shape != parameter.shape:
                 found, wanted = tuple(tensors[theirs].shape), tuple(parameter.shape)
-                raise UserError(f"{path}: {theirs!r} is {found}, but config.json makes it {wanted}")
+                raise UserError(f"{folder}: {theirs!r} is {found}, but config.json makes it {wanted}")
             parameter.copy_(tensors[theirs])
     return True
 

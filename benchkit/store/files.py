@@ -92,16 +92,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         UserError: `path` is there and not empty, or cannot be written.
     """
     path = path.absolute()
+    taken = UserError(f"{path} is there already: name a new folder")
     with writing(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} is there already: choose another name, or remove it first")
-        inside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+            raise taken
+        # A name that nobody can know before: another process writes elsewhere, and no planted link is followed.
+        inside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         inside.mkdir(parents=True)  # with the mode that the umask says; `mkdtemp` would say 0700
         try:
             yield inside
             inside.replace(path)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(inside, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise taken from None  # another process was faster
             raise
 
 

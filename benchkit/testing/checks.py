@@ -83,8 +83,8 @@ def described(spec: HeadSpec) -> None:
             raise Failed(f"the default of {field.name}, {default}, is not from {search.low} to {search.high}")
     for shape in TASKS if spec.loss else ():
         asked = spec.loss(defaults, shape) if spec.loss else ""
-        if not isinstance(asked, str):
-            raise Failed(f"loss(config, shape) gave {asked!r} for {shape.name}, not the name of a loss or ''")
+        if not (isinstance(asked, str) or callable(asked)):
+            raise Failed(f"loss(config, shape) gave {asked!r} for {shape.name}, not a function, a loss's name or ''")
 
 
 @check

@@ -177,6 +177,9 @@ def make_steps(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, op
     source = source_of(reader, autocast=context.autocast) if context.fixed else None
     if context.fixed and source is None:
         context.log("features are not in the device's memory as a whole: steps are taken one by one, no CUDA graphs")
+    if source is not None and context.settings.r_drop:
+        context.log("R-Drop computes each batch twice: steps are taken one by one, no CUDA graphs")
+        source = None
     if source is None:
         return PlainSteps(context, modules, reader, optimizer)
     return FixedSteps(context, modules, source, optimizer)
@@ -216,6 +219,8 @@ class FixedSteps:
         for done, shape in enumerate(shapes, start=1):
             result = next(results[shape])
             result.copy_(self.graphed[shape].run(next(inputs[shape])))
+            if self.optimizer.average:  # outside of the graph: its decay changes
+                self.optimizer.average.update()
             if (done - 1) % LOOK == 0 and not bool(torch.isfinite(result[: len(shape.tasks)]).all()):
                 break
         self.optimizer.lr = rates[done - 1]

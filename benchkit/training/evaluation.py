@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchkit.core.errors import unknown
 from benchkit.core.features import Pooled, Tokens
 from benchkit.core.protocol import Phase
 from benchkit.core.task import Loss, TaskShape, TaskSpec
@@ -28,6 +27,7 @@ class PhaseContext:
     Attributes:
         constant_losses: by task, the loss of the best constant prediction on train.
         autocast: run the encoder's forward in bf16; weights and optimiser state stay fp32.
+        auxiliary: see `HeadSpec.auxiliary`.
         interference: measure after each epoch how the tasks' gradients agree.
         fixed: take steps of a few fixed shapes (`benchkit.training.cuda_graphs`), as `graphs` and `compiled` ask for.
         graphs: capture them as CUDA graphs.
@@ -45,6 +45,7 @@ class PhaseContext:
     order: Order
     seed: int
     device: torch.device
+    auxiliary: Callable[[nn.Module, Pooled, Tensor, Tensor, TaskShape], Tensor] | None = None
     autocast: bool = False
     interference: bool = False
     fixed: bool = False
@@ -149,20 +150,18 @@ def collapsed(predictions: np.ndarray, labels: np.ndarray | None, task: TaskSpec
     return f"{task.name} predicts only {predictions[0]:.3g}" if spread < 1e-4 else ""
 
 
-def constant_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> float:
+def constant_loss(task: TaskSpec, loss: Loss, train_labels: np.ndarray) -> float:
     """Training loss of constant outputs: the log class frequencies, or the mean score.
 
     A class without an example counts as half a one, so that its logit is finite.
 
     Args:
-        loss_name: "" is the task's default loss.
         train_labels: (n,), class indices or scores.
 
     Raises:
-        UserError: the task has no loss of that name.
         ValueError: there is no label.
     """
-    return mean_loss(task, loss_name, constant_outputs(task, train_labels), train_labels)
+    return mean_loss(task, loss, constant_outputs(task, train_labels), train_labels)
 
 
 def constant_outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
@@ -175,11 +174,8 @@ def constant_outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
 
 
-def mean_loss(task: TaskSpec, name: str, outputs: Tensor, labels: np.ndarray) -> float:
+def mean_loss(task: TaskSpec, loss: Loss, outputs: Tensor, labels: np.ndarray) -> float:
     """Mean loss of constant outputs (out,) over labels (n,)."""
-    if name and name not in task.losses:
-        raise unknown(f"loss of task {task.name!r},", name, task.losses)
-    loss = task.losses[name or next(iter(task.losses))]
     targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
     total = 0.0
     for start in range(0, len(targets), _ROWS):

@@ -9,11 +9,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from benchkit.core.protocol import Phase
 from benchkit.core.record import CurvePoint
 from benchkit.core.rng import global_stream
 from benchkit.training.batches import OrderHash
@@ -21,7 +23,7 @@ from benchkit.training.cuda_graphs import make_steps
 from benchkit.training.evaluation import PhaseContext, Reader, collapsed, decide, evaluate
 from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.gradients import cosines
-from benchkit.training.optimizer import AdamW, rate
+from benchkit.training.optimizer import AdamW, Average, groups_of, rate
 from benchkit.training.steps import Steps, Trained
 
 # A phase whose training loss ends this many times above a constant prediction's, and has not fallen, has diverged.
@@ -46,6 +48,7 @@ class State:
     events: list[str] = field(default_factory=list)
     interference: list[dict[str, Any]] = field(default_factory=list)
     diverged: str = ""
+    average: dict[str, Any] = field(default_factory=dict)
 
 
 def train_phase(
@@ -61,17 +64,23 @@ def train_phase(
     later call goes on, bit for bit on a CPU; its tensors are the modules' own, to be saved then and there. Stops
     early, with `state.diverged` set, at a loss that is not finite.
     """
-    optimizer = AdamW(modules.parameters(), context.settings.weight_decay)
+    settings = context.settings
+    optimizer = AdamW(modules.parameters(), settings.weight_decay, groups_of(modules, settings))
+    average = Average(modules, settings.average) if settings.average else None
     if state.epoch:
         modules.load_state_dict(state.weights)
         optimizer.load_state_dict(state.optimizer)
+        if average:
+            average.load_state_dict(state.average)
+    optimizer.average = average
     steps = make_steps(context, modules, reader, optimizer)
     try:
-        while state.epoch < context.settings.epochs and not state.diverged:
+        while state.epoch < settings.epochs and not state.diverged and not _out_of_patience(settings, state):
             state.epoch += 1
-            _epoch(context, modules, reader, steps, state)
+            _epoch(context, modules, reader, steps, state, average)
             state.weights = modules.state_dict()
             state.optimizer = optimizer.state_dict()
+            state.average = average.state_dict() if average else {}
             on_epoch(state)
     finally:
         steps.close()
@@ -80,7 +89,19 @@ def train_phase(
     return state
 
 
-def _epoch(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State) -> None:
+def _out_of_patience(settings: Phase, state: State) -> bool:
+    """Whether too many epochs have passed since the best one."""
+    return bool(settings.patience) and state.epoch - state.best_epoch >= settings.patience
+
+
+def _epoch(
+    context: PhaseContext,
+    modules: nn.ModuleDict,
+    reader: Reader,
+    steps: Steps,
+    state: State,
+    average: Average | None,
+) -> None:
     started = time.perf_counter()
     outputs = _steps(context, modules, steps, state)
     points = _train_points(context, outputs, state)
@@ -88,12 +109,13 @@ def _epoch(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, steps:
 
     started = time.perf_counter()
     if not state.diverged:
-        dev = _dev_points(context, modules, reader, state)
-        points += dev
-        score = sum(point.value for point in dev) / len(dev)
-        if score > state.best_score and not state.diverged:
-            state.best_score, state.best_epoch = score, state.epoch
-            state.best = {name: value.detach().clone() for name, value in modules.state_dict().items()}
+        with average.applied() if average else nullcontext():
+            dev = _dev_points(context, modules, reader, state)
+            points += dev
+            score = sum(point.value for point in dev) / len(dev)
+            if score > state.best_score and not state.diverged:
+                state.best_score, state.best_epoch = score, state.epoch
+                state.best = {name: value.detach().clone() for name, value in modules.state_dict().items()}
     if context.interference and not state.diverged:
         state.interference += [dataclasses.asdict(each) for each in cosines(context, modules, reader, state.epoch)]
     state.curve += [dataclasses.asdict(point) for point in points]

@@ -46,6 +46,7 @@ class LiveReader:
         tokenized: the inputs as word pieces, or as their states below the lowest trained layer.
         grad: whether the encoder is trained along; a frozen one is run in eval mode, without gradients.
         make_table: builds a table of some rows from the encoder as it is now.
+        weights: makes weights that the encoder computes with in place of its own of these names, or None.
     """
 
     encoder: Encoder
@@ -54,12 +55,14 @@ class LiveReader:
     reads: type[Pooled]
     grad: bool
     make_table: Callable[[Tensor], FeatureTable]
+    weights: Callable[[], Mapping[str, Tensor]] | None = None
 
     def gather(self, rows: Tensor) -> Pooled:
         if not self.grad:  # encoded by the same code as stored features, in the same precision
             return self.snapshot(torch.unique(rows)).gather(rows)
         settings = self.settings
-        return self.encoder.features(self.tokenized, rows, self.reads, settings.pooling, settings.layers)
+        weights = self.weights() if self.weights else None
+        return self.encoder.features(self.tokenized, rows, self.reads, settings.pooling, settings.layers, weights)
 
     def snapshot(self, rows: Tensor) -> Snapshot:
         table = self.make_table(rows)
@@ -244,6 +247,8 @@ def source_of(reader: Reader, *, autocast: bool) -> Source | None:
         resident = reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
         place = reader.place.numpy() if isinstance(reader, Snapshot) else None
         return StoredSource(reader.table, place) if resident else None
-    if not (isinstance(reader, LiveReader) and reader.grad) or isinstance(reader.tokenized, LowerStates):
+    if not (isinstance(reader, LiveReader) and reader.grad):
+        return None
+    if isinstance(reader.tokenized, LowerStates) or reader.weights:
         return None
     return LiveSource(reader, ShadowWeights(reader.encoder.model) if autocast else None)

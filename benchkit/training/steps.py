@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
+from benchkit.core.task import TaskShape
 from benchkit.training.batches import Batch
 from benchkit.training.evaluation import PhaseContext, Reader, forward
 from benchkit.training.optimizer import AdamW
@@ -61,6 +62,8 @@ class PlainSteps:
         kept: dict[str, list[Result]] = {}
         for step, (together, lr) in enumerate(zip(rounds, rates, strict=True)):
             results = take_step(self.context, self.modules, self.reader, self.optimizer, together, lr)
+            if self.optimizer.average:
+                self.optimizer.average.update()
             for (task, _), result in zip(together, results, strict=True):
                 kept.setdefault(task, []).append(result)
             if step % LOOK == 0 and not all(torch.isfinite(loss) for _, _, loss in results):
@@ -83,6 +86,8 @@ def take_step(
     parts = [context.corpus.parts[task, "train"] for task, _ in batches]
     with torch.autocast(context.device.type, torch.bfloat16, enabled=context.autocast):
         rows = [part.rows[examples] for part, (_, examples) in zip(parts, batches, strict=True)]
+        if context.settings.r_drop:
+            rows = [each.repeat(2, 1) for each in rows]
         features = gather_together(reader, rows)
     labels = []
     for part, (_, examples) in zip(parts, batches, strict=True):
@@ -108,10 +113,22 @@ def descend(
             and the new master weights to them after it.
     """
     results, losses = [], []
+    passes = 2 if context.settings.r_drop else 1
     for task, given, wanted in zip(tasks, features, labels, strict=True):
-        outputs = forward(head, given, context.shapes[task], len(wanted))
-        losses.append(context.losses[task](outputs, wanted, context.shapes[task]))
-        results.append((outputs.detach(), wanted, losses[-1].detach()))
+        shape, loss = context.shapes[task], context.losses[task]
+        read = forward(head, given, shape, len(wanted) * passes)
+        both = read.chunk(passes)
+        outputs, task_loss = (
+            both[0],
+            sum((loss(each, wanted, shape) for each in both[1:]), loss(both[0], wanted, shape)),
+        )
+        task_loss = task_loss / passes
+        losses.append(task_loss)
+        if passes == 2:
+            losses[-1] = losses[-1] + context.settings.r_drop * disagreement(both[0], both[1], shape)
+        if context.auxiliary:
+            losses[-1] = losses[-1] + context.auxiliary(head, given, read, wanted.repeat(passes), shape)
+        results.append((outputs.detach(), wanted, task_loss.detach()))
     optimizer.zero_grad()
     sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
     if shadow:
@@ -122,3 +139,11 @@ def descend(
     if shadow:
         shadow.refresh()
     return results
+
+
+def disagreement(a: Tensor, b: Tensor, shape: TaskShape) -> Tensor:
+    """How far two outputs (batch, out) of the same examples are apart: (), the mean over the batch."""
+    if not shape.classes:
+        return ((a - b) / (shape.high - shape.low)).square().mean()
+    first, second = a.log_softmax(1), b.log_softmax(1)
+    return ((first.exp() - second.exp()) * (first - second)).sum(1).mean() / 2

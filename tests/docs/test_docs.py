@@ -70,6 +70,16 @@ def test_the_protocol_of_the_readme_loads(tmp_path: Path) -> None:
     assert plugins.head("cnn").configure(protocol.head_options["cnn"]).kernel_size == 5
 
 
+def test_the_protocol_of_its_page_loads(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+    (written,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "own.toml").write_text(written)
+    plugins = load_plugins()
+    protocol = load_file(tmp_path / "own.toml", plugins.tasks, plugins.heads)
+    assert protocol.phases == ("pretrain", "top", "whole")
+    assert protocol.phase("whole").layer_decay == 0.9
+
+
 @pytest.mark.slow
 def test_the_readme_s_commands_run(tmp_path: Path) -> None:
     """In order, in one folder, as a reader would; a head of one's own among them.

@@ -63,10 +63,20 @@ def test_only_the_top_layers_change(tmp_path: Path) -> None:
     assert {name.rpartition(".")[0].split(".")[0] + "." + name.split(".")[1] for name in changed} == {"layers.1"}
 
 
+def test_low_rank_changes_are_merged_into_the_encoder(tmp_path: Path) -> None:
+    record = run(tmp_path, finetune__trains="lora:4", keep_encoder=True)
+    before = benchkit.load_encoder("demo").model.state_dict()
+    after = CellStore(tmp_path / "cells").encoder_weights(record.key)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("layers.") and before[name].ndim == 2}
+    for name in changed:
+        assert torch.linalg.matrix_rank((after[name] - before[name]).double(), rtol=1e-4) <= 4
+
+
 THREE = """
 encoder = "demo"
 data = "demo"
-phases = ["deep", "head-again", "top"]
+phases = ["deep", "head-again", "low-rank", "top"]
 [deep]
 trains = "all"
 epochs = 1
@@ -74,6 +84,10 @@ learning_rate = 1e-3
 [head-again]
 trains = "head"
 epochs = 2
+[low-rank]
+trains = "lora:2"
+epochs = 1
+learning_rate = 1e-3
 [top]
 trains = "top:1"
 epochs = 1
@@ -93,7 +107,7 @@ def test_phases_of_ones_own_in_any_order(tmp_path: Path) -> None:
     protocol = tmp_path / "three.toml"
     protocol.write_text(THREE)
     record = run(tmp_path / "a", protocol=protocol)
-    assert [phase.name for phase in record.phases] == ["deep", "head-again", "top"]
+    assert [phase.name for phase in record.phases] == ["deep", "head-again", "low-rank", "top"]
     live = run(tmp_path / "b", protocol=protocol, feature_cache=False)
     torch.testing.assert_close(losses(record), losses(live), atol=1e-4, rtol=1e-4)
 
@@ -102,7 +116,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("phase", ["deep", "head-again", "top"])
+@pytest.mark.parametrize("phase", ["deep", "head-again", "low-rank", "top"])
 def test_an_interrupted_phase_ends_with_the_same_numbers(tmp_path: Path, phase: str) -> None:
     protocol = tmp_path / "three.toml"
     protocol.write_text(THREE.replace("epochs = 1", "epochs = 2"))

@@ -39,6 +39,15 @@ def from_toml(folder: Path, text: str) -> Protocol:
     return load_file(path, TASKS, HEADS)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    assert from_toml(tmp_path, '\ufeffbase = "demo"\npooling = "max"\n').pooling == "max"
+
+
+def test_a_file_nested_too_deeply_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nested too deeply"):
+        from_toml(tmp_path, "a = " + "[" * 5000 + "]" * 5000)
+
+
 def test_the_issue_names_these_presets() -> None:
     assert {"demo", "paper", "strong"} <= set(presets())
 
@@ -269,8 +278,8 @@ def test_phases_are_data(tmp_path: Path) -> None:
     [
         ('phases = ["sst"]\n[sst]\ntrain_size = 3', "unknown|name of a task"),
         ('phases = ["new"]', "unknown phase 'new'"),
-        ('[pretrain]\ntrains = "top:0"', "pretrain.trains is head, all, or top:k"),
-        ('[pretrain]\ntrains = "bottom"', "pretrain.trains is head, all, or top:k"),
+        ('[pretrain]\ntrains = "top:0"', "pretrain.trains is head, top:k with a number of layers"),
+        ('[pretrain]\ntrains = "bottom"', "pretrain.trains is head, top:k with a number of layers"),
     ],
 )
 def test_a_phase_that_makes_no_sense_is_one_line(tmp_path: Path, text: str, line: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from benchkit.core.errors import UserError
-from benchkit.core.settings import apply, plain
+from benchkit.core.settings import apply, plain, read_json
 
 
 @dataclass(frozen=True)
@@ -161,3 +162,41 @@ def test_plain_is_json_data() -> None:
 def test_plain_and_apply_are_inverse() -> None:
     sample = Sample(True, 4, 0.1, "b", "green", (9,), ("x", "y"), None, 0.5)
     assert apply(Sample(), plain(sample), "") == sample
+
+
+@pytest.mark.parametrize("content", [b'{"a": "\xc3\xa9"}', b'\xef\xbb\xbf{"a": "\\u00e9"}', b'{"a": "\\ud83d\\ude00"}'])
+def test_a_json_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") in ({"a": "é"}, {"a": "😀"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read as JSON"),
+        (b'{"a": ', "cannot be read as JSON"),
+        (b'{"a": "\xff"}', "cannot be read as JSON"),
+        (b"[1]", "a JSON object is expected, not a list"),
+        (b'{"a": "\\ud83d"}', "half of a character"),
+        (b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
+        (b'{"a": ' * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "cannot be read as JSON"),
+        (b" " * 2000, "has more than 0 MiB"),
+    ],
+)
+def test_what_is_no_json_object_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    if content.isspace():
+        monkeypatch.setattr("benchkit.core.settings.LARGEST_JSON", 1000)
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        read_json(tmp_path / "a.json")
+    assert str(caught.value).startswith(str(tmp_path / "a.json"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_json_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.json"):
+        with pytest.raises(UserError, match="cannot be read: "):
+            read_json(path)

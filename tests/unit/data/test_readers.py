@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from benchkit_cs224n import QUORA, SST, STS
 
+from benchkit.core.errors import UserError
 from benchkit.core.task import TaskSpec
 from benchkit.data import Split, load_data
 
@@ -195,3 +196,70 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     other = load(fill(tmp_path / "c", "sst/{split}.tsv", TSV.replace(b"\t2\n", b"\t3\n")), SST)["train"]
     assert plain.sha256 != crlf.sha256
     assert plain.digest() == crlf.digest() != other.digest()
+
+
+def test_column_names_in_any_case(tmp_path: Path) -> None:
+    data = b"ID\tSentence1\tQuestion2\tIs_Duplicate\nx\ta\tb\t1\n"
+    train = load(fill(tmp_path, "quora/{split}.tsv", data), QUORA)["train"]
+    assert (train.ids, train.texts, train.labels.tolist()) == (("x",), (("a", "b"),), [1.0])
+    assert "label from Is_Duplicate" in train.source
+    both = data.replace(b"ID\t", b"Label\t").replace(b"Is_Duplicate", b"label").replace(b"\nx\t", b"\n0\t")
+    assert load(fill(tmp_path / "both", "quora/{split}.tsv", both), QUORA)["train"].labels.tolist() == [1.0]
+
+
+def test_parquet_in_several_files(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "sst").mkdir()
+    parts = [pa.table({"text": [f"a{number}", f"b{number}"], "label": [number, 4]}) for number in range(2)]
+    for number, part in enumerate(parts):
+        pq.write_table(part, tmp_path / "sst" / f"train-{number:05}-of-00002.parquet")
+    pq.write_table(parts[1], tmp_path / "sst" / "validation-00000-of-00001.parquet")
+    data = load(tmp_path, SST)
+    assert data["train"].texts == (("a0",), ("b0",), ("a1",), ("b1",))
+    assert data["train"].ids == ("1", "2", "3", "4")
+    assert data["dev"].texts == (("a1",), ("b1",))
+    assert "Parquet, 2 files" in data["train"].source
+
+
+def test_a_folder_of_save_to_disk(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    table = pa.table({"text": ["a", "b"], "label": [3, 0]})
+    for split in ("train", "validation"):
+        folder = tmp_path / "sst" / split
+        folder.mkdir(parents=True)
+        with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as writer:
+            writer.write_table(table)
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    (tmp_path / "sst" / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
+    data = load(tmp_path, SST)
+    assert (data["dev"].texts, data["dev"].labels.tolist()) == ((("a",), ("b",)), [3.0, 0.0])
+    assert data["dev"].source.startswith("sst/validation (Arrow; ")
+    with pytest.raises(UserError, match=r"save_to_disk wrote: move it to .*/sst, with a folder a split"):
+        load(tmp_path / "sst", SST)
+
+
+def test_half_a_character_is_a_broken_row(tmp_path: Path) -> None:
+    data = b'{"text": "ok", "label": 1}\n{"text": "\\ud83d", "label": 1}\n{"text": "b", "label": 1, "id": "\\udc00"}\n'
+    train = load(fill(tmp_path, "sst/{split}.jsonl", data), SST)["train"]
+    assert train.texts == (("ok",),)
+    assert [str(row) for row in train.broken] == [
+        "sst/train.jsonl:2: sentence holds half of a character (a lone surrogate)",
+        "sst/train.jsonl:3: id holds half of a character (a lone surrogate)",
+    ]
+
+
+@pytest.mark.parametrize("label", ["NaN", '"nan"'])
+def test_labels_that_are_no_number_are_broken_rows(tmp_path: Path, label: str) -> None:
+    data = f'{{"text": "ok", "label": 1}}\n{{"text": "bad", "label": {label}}}\n'.encode()
+    train = load(fill(tmp_path, "sst/{split}.jsonl", data), SST)["train"]
+    assert [row.reason for row in train.broken] == ["label missing (NaN)"]
+
+
+@pytest.mark.parametrize("label", ["Infinity", "-Infinity", "1e999", "1" + "0" * 400, "-1" + "0" * 400])
+def test_labels_without_bound_are_refused(tmp_path: Path, label: str) -> None:
+    data = f'{{"text": "ok", "label": 1}}\n{{"text": "bad", "label": {label}}}\n'.encode()
+    with pytest.raises(UserError, match=r"train.jsonl:2: label .{1,30} out of range"):
+        load(fill(tmp_path, "sst/{split}.jsonl", data), SST)

@@ -39,6 +39,7 @@ def train(folder: Path, data: bytes, name: str = "sst/train.tsv") -> Path:
         (GOOD.replace(b"4", b"inf"), "label inf out of range"),
         (GOOD.replace(b"\tlabel", b"\tlable"), "(or sentiment), only id, sentence, lable; did you mean 'lable'?"),
         (b"1\tgood\t4\n2\tbad\t1\n", "no column 'sentence' (or text), only 1, good, 4; is there a header row?"),
+        (b"x\t" * 900 + b"y\n" + b"1\t" * 900 + b"1\n", "only x, x, x, x, x, x, x, x, x, x and 891 more; is"),
         (GOOD.replace(b"id\t", b"label\t"), "has 2 columns named 'label'"),
         (b"", "is empty"),
         (b" \n\n", "is empty"),
@@ -71,17 +72,10 @@ def test_broken_parquet(tmp_path: Path) -> None:
     assert "is not a whole Parquet file" in message(train(tmp_path, b"PAR1 and no more", "sst/train.parquet"), SST)
 
 
-def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
-    head, rest = b"\tid\tsentence\tsentiment\n", b"1\tb\tgood\t4\n" * 20
-    assert "a quote opened in line 2 takes in the lines to 22" in message(
-        train(tmp_path, head + b'0\ta\t"open\t3\n' + rest, "ids-sst-train.csv"), SST
-    )
-    last = b"\tid\tsentiment\tsentence\n" + b"1\tb\t4\tgood\n" + b'0\ta\t3\t"open\n' + b"1\tb\t4\tgood\n" * 20
-    assert "a quote opened in line 3 takes in the lines to 23" in message(
-        train(tmp_path, last, "ids-sst-train.csv"), SST
-    )
-    endless = head + b'0\ta\t"' + b"long\n" * 40_000
-    assert "is a quote opened here that is never closed?" in message(train(tmp_path, endless, "ids-sst-train.csv"), SST)
+def test_a_quote_that_is_never_closed_is_named_where_its_line_is_no_row(tmp_path: Path) -> None:
+    endless = b'\tid\tsentence\tsentiment\n0\ta\t"' + b"long\n" * 40_000
+    said = message(train(tmp_path, endless, "ids-sst-train.csv"), SST)
+    assert "the first in line 2: a quote opens a field and does not close it" in said
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -119,3 +113,36 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     train(tmp_path, GOOD)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert message(tmp_path, SST).endswith("train.tsv: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'[{"a": 1}\n', "holds no JSON object: line 1 is bad JSON"),
+        (b'{"questions": {"text": ["a", "b"]}, "label": 1}\n', "'questions' holds lists or structures"),
+        (b'{"text": ["a", "b"], "label": 1}\n', "sentence is not text but ['a', 'b']"),
+        (
+            b'{"texts": "a", "label": 1}\n',
+            "has no column 'sentence' (or text), only texts, label; did you mean 'texts'?",
+        ),
+    ],
+)
+def test_json_says_what_is_wrong(tmp_path: Path, data: bytes, said: str) -> None:
+    path = train(tmp_path, data, "sst/train.jsonl")
+    (path / "sst" / "dev.jsonl").write_bytes(b'{"text": "a", "label": 1}\n')
+    said_of = message(path, SST)
+    assert said in said_of
+    assert "header row" not in said_of
+
+
+def test_what_is_there_instead_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "sst").mkdir()
+    for name in ("train.json", "dev.txt"):
+        (tmp_path / "sst" / name).write_text("x")
+    assert "there are sst/dev.txt, sst/train.json; " in message(tmp_path, SST)
+
+
+def test_two_versions_of_one_split(tmp_path: Path) -> None:
+    for count in (2, 3):
+        train(tmp_path, b"x", f"sst/train-00000-of-{count:05}.parquet")
+    assert "are two versions of one split" in message(tmp_path, SST)

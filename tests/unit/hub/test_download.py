@@ -291,6 +291,6 @@ WHOLE = {"repo": "a/b", "revision": COMMIT, "pinned": "hub", "source": {}, "file
 )
 def test_a_damaged_record_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "fetched.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"fetched.json cannot be read .*: remove .* and fetch it again") as caught:
+    with pytest.raises(UserError, match=r"fetched.json is damaged .*: remove .* and fetch it again") as caught:
         read_record(tmp_path)
     assert "\n" not in str(caught.value)
