@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from benchkit.core.errors import UserError, unknown
 from benchkit.core.rng import generator
 from benchkit.core.task import TaskSpec
 from benchkit.data.readers import DEMO, check_folder, find_splits, load_demo, load_files, load_own
-from benchkit.data.tables import read_table
+from benchkit.data.tables import read_table, unpack
 from benchkit.encoder import Tokenized
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
 
@@ -93,9 +91,7 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Source:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}): copy or download it again") from error
+        text = (unpack(data, path) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert the file to UTF-8") from error
     if "\0" in text:
