@@ -23,7 +23,7 @@ from benchkit.store.files import hub_root, locked, write_atomic, writing
 
 Kind = Literal["model", "dataset"]
 
-RETRIES = 4
+RETRIES = 3
 """How often a request is repeated before it is given up; progress resets the count."""
 _LONGEST = 8.0  # seconds between two tries
 _NOTICED = 3.0  # seconds after which a user wonders
