@@ -20,21 +20,21 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     benchkit data fetch all
     benchkit run --preset paper --data hub --encoder DIR
 
-    A download that was cut goes on where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables
-    are honoured. Licences and citations are shown.
+    An interrupted download continues where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy
+    variables are honoured. Licences and citations are shown.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.cli.progress import FetchProgress
+    from benchkit.cli.progress import Progress
     from benchkit.core.errors import UserError
-    from benchkit.hub.datasets import SOURCES, SetRequest, data_root, fetch_set, source_of
+    from benchkit.hub.datasets import data_root, fetch_set, source_of, sources
 
-    wanted = dict.fromkeys(each for name in names for each in (SOURCES if name == "all" else (name,)))
-    sources = [source_of(name) for name in wanted]
-    if revision and len(sources) > 1:
+    wanted = dict.fromkeys(each for name in names for each in (sources() if name == "all" else (name,)))
+    chosen = [source_of(name) for name in wanted]
+    if revision and len(chosen) > 1:
         raise UserError("--revision is of one repository: name one data set")
     if by_hand is not None and not by_hand.is_dir():
         raise UserError(f"--from {by_hand}: no such folder")
-    for source in sources:
-        record = fetch_set(source, SetRequest(revision, by_hand), FetchProgress())
+    for source in chosen:
+        record = fetch_set(source, Progress(), revision, by_hand)
         rows = ", ".join(f"{split} {count:,}" for split, count in record.rows.items())
         click.echo(f"{source.task}: {rows}; from {record.repo} at {record.revision[:12]}")
         for name, text in (("splits", record.splits), ("licence", record.licence), ("cite", record.citation)):
@@ -46,11 +46,11 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
 def list_sets() -> None:
     """List the data sets that can be fetched, and what of them is here."""
     from benchkit.cli.progress import size
-    from benchkit.hub.datasets import SOURCES, data_root, fetched_sets
-    from benchkit.hub.record import damage
+    from benchkit.hub.datasets import data_root, fetched_sets, sources
+    from benchkit.hub.download import damage
 
     here, parts = fetched_sets(), []
-    for task, source in SOURCES.items():
+    for task, source in sources().items():
         record = here.get(task)
         if record is None:
             state = f"not fetched, {size(source.size)}: benchkit data fetch {task}"

@@ -30,13 +30,13 @@ def fetch(id: str, revision: str) -> None:
     """Fetch a BERT or DistilBERT from Hugging Face by its id, such as sentence-transformers/all-MiniLM-L6-v2.
 
     Only the needed files are fetched, checked against what the hub knows of them, and loaded once. The commit is
-    recorded. Pickled weights are read as tensors alone and become safetensors. A download that was cut goes on where
-    it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables are honoured.
+    recorded. Pickled weights are read as tensors alone and become safetensors. An interrupted download continues
+    where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables are honoured.
     """
-    from benchkit.cli.progress import FetchProgress
+    from benchkit.cli.progress import Progress
     from benchkit.hub.encoders import encoders_root, fetch_encoder
 
-    record = fetch_encoder(id, revision, FetchProgress())
+    record = fetch_encoder(id, revision, Progress())
     licence = record.licence or "not stated"
     click.echo(f"{id} at {record.revision}, {record.parameters / 1e6:.1f} M parameters, licence {licence}")
     click.echo(f"in {encoders_root() / id}: use it with --encoder {id}")

@@ -15,8 +15,8 @@ import click
 if TYPE_CHECKING:
     from benchkit.core.plugins import Plugins
     from benchkit.core.record import Record
-    from benchkit.predict.data import Answered, Asked
-    from benchkit.predict.model import Loader, Model, Question
+    from benchkit.predict.data import Input, Predicted
+    from benchkit.predict.model import InputFormat, Loader, Model
     from benchkit.store.cells import CellStore
 
 
@@ -40,7 +40,7 @@ def chosen(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def say(line: str) -> None:
-    """Tell the user something that is no part of the answer."""
+    """A line for the user that is no part of the predictions."""
     click.echo(line, err=True)
 
 
@@ -98,9 +98,6 @@ def open_exported(options: dict[str, Any]) -> Model:
     return load_exported(options["model"], head_files=options["head_files"], device=options["device"])
 
 
-_CHUNK = 4096  # examples that are encoded together
-
-
 @click.command(short_help="Predict with a trained head.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @chosen
@@ -121,7 +118,7 @@ def predict(texts: tuple[str, ...], **options: Any) -> None:
     \b
     benchkit predict --run DIR --head cnn --task sst "A gripping film." "Dull."
     benchkit predict --run DIR --head cnn --task sts "A man eats." "Someone is eating."
-    benchkit predict --run DIR --head cnn --task quora --input pairs.tsv --out answers.jsonl
+    benchkit predict --run DIR --head cnn --task quora --input pairs.tsv --out predictions.jsonl
     benchkit predict --run DIR --head cnn --format cs224n --out predictions
 
     Arguments are sentences, or pairs two by two. In lines of text a tab stands between the sentences of a pair; in
@@ -133,12 +130,12 @@ def predict(texts: tuple[str, ...], **options: Any) -> None:
     if options["kind"] == "cs224n":
         _submission(texts, options)
     else:
-        _answers(texts, options)
+        _predict_texts(texts, options)
 
 
 def _submission(texts: tuple[str, ...], options: dict[str, Any]) -> None:
     from benchkit.core.errors import UserError
-    from benchkit.predict.data import Submission
+    from benchkit.predict.data import write_submission
 
     given = [name for name in ("task", "source", "average", "model") if options[name]]
     if texts or given:
@@ -148,12 +145,13 @@ def _submission(texts: tuple[str, ...], options: dict[str, Any]) -> None:
         raise UserError("--format cs224n writes several files: name their folder with --out")
     trained = Trained.open(options)
     record = trained.one()
-    submission = Submission(trained.store, record, trained.plugins, cache(lambda: trained.load(record)), say)
-    for path in submission.write(options["data"] or "", options["out"]):
+    model = cache(lambda: trained.load(record))
+    source, folder = options["data"] or "", options["out"]
+    for path in write_submission(trained.store, record, trained.plugins, model, source, folder, say):
         click.echo(path)
 
 
-def _answers(texts: tuple[str, ...], options: dict[str, Any]) -> None:
+def _predict_texts(texts: tuple[str, ...], options: dict[str, Any]) -> None:
     from benchkit.core.errors import UserError
     from benchkit.predict.data import write, write_file
 
@@ -163,14 +161,13 @@ def _answers(texts: tuple[str, ...], options: dict[str, Any]) -> None:
         raise UserError("--data goes with --format cs224n; texts of your own come from --input")
     models = _models(options)
     task = _task(models[0], options["task"])
-    question = models[0].question(task)
-    asked = _asked(texts, options["source"], question)
-    answers = _answered(models, task, asked)
+    format = models[0].format(task)
+    predicted = _predicted(models, task, _inputs(texts, options["source"], format))
     kind, out = _kind(options["kind"], options["out"]), options["out"]
     if out is None:
-        write(sys.stdout, answers, question, kind)
+        write(sys.stdout, predicted, format, kind)
     else:
-        write_file(out, answers, question, kind)
+        write_file(out, predicted, format, kind)
 
 
 def _models(options: dict[str, Any]) -> list[Model]:
@@ -195,31 +192,32 @@ def _task(model: Model, name: str | None) -> str:
     from benchkit.core.errors import UserError
 
     if name:
-        model.question(name)
+        model.format(name)
         return name
-    if len(model.questions) > 1:
-        raise UserError(f"name a task with --task: {', '.join(model.questions)}")
-    return next(iter(model.questions))
+    if len(model.tasks) > 1:
+        raise UserError(f"name a task with --task: {', '.join(model.tasks)}")
+    return next(iter(model.tasks))
 
 
-def _asked(texts: tuple[str, ...], source: Path | None, question: Question) -> Iterable[Asked]:
+def _inputs(texts: tuple[str, ...], source: Path | None, format: InputFormat) -> Iterable[Input]:
     from benchkit.predict.data import from_arguments, from_file, from_lines
 
     if texts:
-        return from_arguments(texts, question)
+        return from_arguments(texts, format)
     if source and str(source) != "-":
-        return from_file(source, question, say)
+        return from_file(source, format, say)
     if sys.stdin.isatty():
-        say(f"reading {' and '.join(question.texts)} from the keyboard, a line each; Ctrl-D ends")
-    return from_lines(sys.stdin, question, "stdin")
+        say(f"reading {' and '.join(format.texts)} from the keyboard, a line each; Ctrl-D ends")
+    return from_lines(sys.stdin, format, "stdin")
 
 
-def _answered(models: list[Model], task: str, asked: Iterable[Asked]) -> Iterator[Answered]:
-    from benchkit.predict.model import predict as answer
+def _predicted(models: list[Model], task: str, inputs: Iterable[Input]) -> Iterator[Predicted]:
+    from benchkit.predict.data import CHUNK
+    from benchkit.predict.model import predict as predict_all
 
-    examples = iter(asked)
-    while chunk := list(islice(examples, _CHUNK)):
-        yield from zip(chunk, answer(models, task, [each.texts for each in chunk]), strict=True)
+    examples = iter(inputs)
+    while chunk := list(islice(examples, CHUNK)):
+        yield from zip(chunk, predict_all(models, task, [each.texts for each in chunk]), strict=True)
 
 
 def _kind(kind: str | None, out: Path | None) -> str:
@@ -237,7 +235,7 @@ def _kind(kind: str | None, out: Path | None) -> str:
 @click.command(short_help="Write a trained head and its encoder to a folder.")
 @chosen
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="A new folder.")
-@click.option("--onnx", is_flag=True, help="Also onnx/TASK.onnx, from word pieces to the answer.")
+@click.option("--onnx", is_flag=True, help="Also onnx/TASK.onnx, from word pieces to the prediction.")
 def export(out: Path, onnx: bool, **options: Any) -> None:
     """Write a folder with encoder, head, config and a loading example: safetensors and JSON, no pickle.
 

@@ -64,7 +64,7 @@ def pretrain(**options: Any) -> None:
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 
-    from benchkit.cli.progress import PretrainProgress
+    from benchkit.cli.progress import Progress
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import split_names
     from benchkit.pretraining.session import Request
@@ -75,7 +75,7 @@ def pretrain(**options: Any) -> None:
     asked["tasks"] = split_names(asked["tasks"])
     recipe = _recipe({name: value for name, value in options.items() if value is not None}, asked["base"])
     torch.set_num_threads(asked["threads"])
-    progress = PretrainProgress()
+    progress = Progress()
     try:
         record = run(Request(recipe=recipe, **asked), load_plugins(), progress)
     except KeyboardInterrupt:

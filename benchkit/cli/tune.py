@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from benchkit.cli.progress import Interrupt, TuneProgress
+    from benchkit.cli.progress import Interrupt, Progress
     from benchkit.tuning.search import Found, TuneRequest, Tuning
 
 
@@ -73,12 +73,12 @@ def tune(**options: Any) -> None:
     show = options.pop("show_space")
     request = _request(options)
 
-    from benchkit.cli.progress import Interrupt, TuneProgress
+    from benchkit.cli.progress import Interrupt, Progress
     from benchkit.core.plugins import load_plugins
     from benchkit.tuning.search import Tuning
 
-    progress = TuneProgress()
-    interrupt = Interrupt(progress)
+    progress = Progress()
+    interrupt = Interrupt()
     try:
         tuning = Tuning.open(request, load_plugins(request.run.head_files), progress)
         if show:
@@ -116,7 +116,7 @@ def _show_spaces(tuning: Tuning) -> None:
         click.echo(space_table(about.job.cell.head, about.job.space) + "\n")
 
 
-def _tune(tuning: Tuning, progress: TuneProgress, interrupt: Interrupt) -> None:
+def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
     from benchkit.tuning.report import write_search, write_study
     from benchkit.tuning.search import describe
 

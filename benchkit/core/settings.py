@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -150,7 +151,7 @@ def parse(kind: Any, value: Any, where: str = "") -> Any:
         where: the data's place in the whole, for messages.
 
     Raises:
-        ValueError: something is missing, unknown or of another type; says what, and where.
+        ValueError: something is missing or of another type; says what, and where. Unknown fields are passed over.
     """
     origin, options = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -160,7 +161,11 @@ def parse(kind: Any, value: Any, where: str = "") -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        return parse(next(each for each in options if each is not type(None)), value, where)
+        kinds = [each for each in options if each is not type(None)]
+        for each in kinds[:-1]:
+            with contextlib.suppress(ValueError):
+                return parse(each, value, where)
+        return parse(kinds[-1], value, where)
     if origin is typing.Literal and value in options:
         return value
     if origin is tuple and isinstance(value, list | tuple):
@@ -178,13 +183,11 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where or 'it'} is {value!r:.60}, not an object")
     hints, fields = _hints(kind), dataclasses.fields(kind)
-    for name in value:
-        if name not in hints:
-            raise ValueError(f"{where or 'it'} has a field {name!r:.60} that is not known")
     needed = {each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING}
     if missing := needed - value.keys():
         raise ValueError(f"{where or 'it'} lacks {', '.join(sorted(missing))}")
-    return kind(**{name: parse(hints[name], each, f"{where}.{name}".lstrip(".")) for name, each in value.items()})
+    given = {name: each for name, each in value.items() if name in hints}  # a later benchkit may have written more
+    return kind(**{name: parse(hints[name], each, f"{where}.{name}".lstrip(".")) for name, each in given.items()})
 
 
 @functools.cache

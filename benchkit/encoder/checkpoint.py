@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from benchkit.core.errors import UserError
@@ -184,7 +184,8 @@ def write_model(model: MiniBert, folder: Path) -> None:
         value = model.get_parameter(ours).detach().float().cpu()
         for name, part in zip(theirs, value.chunk(len(theirs)), strict=True):
             tensors[name] = part.clone()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    # Not `save_file`, whose errors tell nothing of a full disk, and which sets a mode of its own.
+    (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 _WORDS = "embeddings.word_embeddings.weight"
@@ -317,7 +318,7 @@ def save_encoder(encoder: Encoder, folder: Path | str) -> None:
     tokenizer = encoder.tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def random_encoder(name: str, vocab: Sequence[str], config: BertConfig, seed: int) -> Encoder:

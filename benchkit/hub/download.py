@@ -1,372 +1,350 @@
-"""Downloads from a Hugging Face hub: resumed and retried."""
+"""Files from a Hugging Face hub: downloads that resume, checksums, and the record of what was fetched."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from benchkit import __version__
 from benchkit.core.errors import UserError
-from benchkit.hub.record import RemoteFile
-from benchkit.store.files import hub_root, locked, writing
-
-
-class Watch(Protocol):
-    """Called in the order `start`, `advance` …, `stop`; `say` at any time."""
-
-    def start(self, name: str, done: int, total: int | None) -> None:
-        """A file begins: `done` bytes of it are here from an earlier try, `total` there will be, if known."""
-
-    def advance(self, size: int) -> None:
-        """So many more bytes are here; negative where the server sends the file from its beginning again."""
-
-    def stop(self) -> None:
-        """The file is whole, or given up."""
-
-    def say(self, line: str) -> None:
-        """A line for the user."""
-
-
-class Silent:
-    """A `Watch` that tells nobody."""
-
-    def start(self, name: str, done: int, total: int | None) -> None: ...
-
-    def advance(self, size: int) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def say(self, line: str) -> None: ...
-
-
-T = TypeVar("T")
-
-_NOTICED = 3.0  # seconds
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How often and how long to wait for a server that fails.
-
-    Attributes:
-        tries: without anything new, before giving up.
-        unreachable: the same, where there is not even a connection.
-        pause: seconds after the first failure; doubled after each further one.
-        longest: seconds that a server may ask for (`Retry-After`).
-    """
-
-    tries: int = 5
-    unreachable: int = 2
-    pause: float = 1.0
-    longest: float = 60.0
-
-
-class BusyError(Exception):
-    """A failure that may pass.
-
-    Attributes:
-        wait: what the server asked for, in seconds.
-        connected: whether there was a connection.
-    """
-
-    def __init__(self, reason: str, wait: float = 0.0, connected: bool = True) -> None:
-        super().__init__(reason)
-        self.wait, self.connected = wait, connected
-
-
-def insist(
-    attempt: Callable[[], T],
-    url: str,
-    advice: str,
-    patience: Patience,
-    tell: Callable[[str], None],
-    here: Callable[[], int] = lambda: 0,
-) -> T:
-    """What `attempt` gives, once it does not raise `BusyError`.
-
-    Args:
-        url, advice: for the message of a failure.
-        tell: hears of a wait that a user would wonder about.
-        here: bytes that earlier attempts have left; while they grow, there is hope.
-
-    Raises:
-        UserError: it failed as often as `patience` allows.
-    """
-    failures = 0
-    while True:
-        before = here()
-        try:
-            return attempt()
-        except BusyError as error:
-            failures = 1 if here() > before else failures + 1
-            if failures >= (patience.tries if error.connected else patience.unreachable):
-                kept = f"; {here():,} bytes are kept, the same command goes on from there" if here() else ""
-                raise UserError(f"cannot fetch {url}: {error}{kept}; {advice}") from error
-            wait = min(max(patience.pause * 2 ** (failures - 1), error.wait), patience.longest)
-            if wait >= _NOTICED:
-                tell(f"{error}: trying again in {wait:.0f} s")
-            time.sleep(wait)
-
+from benchkit.core.progress import Progress
+from benchkit.core.settings import parse, read_json
+from benchkit.store.files import hub_root, locked, write_atomic, writing
 
 Kind = Literal["model", "dataset"]
-_BUSY = (408, 429, 500, 502, 503, 504)
+
+RETRIES = 3
+"""How often a request is repeated before it is given up; progress resets the count."""
+_LONGEST = 8.0  # seconds between two tries
+_NOTICED = 3.0  # seconds after which a user wonders
 
 
 @dataclass(frozen=True)
-class Listing:
+class RemoteFile:
+    """A file of a repository at one revision. A server may have chosen the values, and they become local paths.
+
+    Attributes:
+        path: in the repository, with `/`.
+        size: bytes; None where it is not known.
+        sha256: of the content, or "". The hub knows it of large files (git-lfs).
+        blob: git's id of the content, or "": what the hub knows of small files.
+
+    Raises:
+        ValueError: the path leads out of its folder, or an id is not one.
+    """
+
+    path: str
+    size: int | None = None
+    sha256: str = ""
+    blob: str = ""
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path)
+        if not parts.name or parts.is_absolute() or ".." in parts.parts or "\\" in self.path or "\0" in self.path:
+            raise ValueError(f"{self.path!r} is not the name of a file")
+        if not re.fullmatch("([0-9a-f]{64})?", self.sha256) or not re.fullmatch("([0-9a-f]{40})?", self.blob):
+            raise ValueError(f"{self.path!r} has no valid checksum")
+        if self.size is not None and self.size < 0:
+            raise ValueError(f"{self.path!r} has no valid size")
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+    @property
+    def identity(self) -> str:
+        """A name for the content, of hex digits, or "" where nothing is known of it."""
+        return self.sha256 or self.blob
+
+    @property
+    def source(self) -> str:
+        """The content's id as a record holds it."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"git:{self.blob}" if self.blob else "unknown"
+
+    def flaw(self, path: Path) -> str:
+        """What is wrong with a local copy, or ""; everything that is known of the file is compared."""
+        size = path.stat().st_size
+        if self.size is not None and size != self.size:
+            return f"it has {size:,} bytes, not {self.size:,}"
+        if self.sha256 and (found := sha256_of(path)) != self.sha256:
+            return f"its sha256 is {found}, not {self.sha256}"
+        if self.blob and not self.sha256 and (found := git_blob(path)) != self.blob:
+            return f"its git id is {found}, not {self.blob}"
+        return ""
+
+
+def sha256_of(path: Path) -> str:
+    """As `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_blob(path: Path) -> str:
+    """As `git hash-object` prints it."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Repository:
     """A repository at one commit.
 
     Attributes:
         files: by their path.
+        advice: what to do without the hub, for the end of a message.
         licence: as the repository's card says, or "".
     """
 
-    repo: str
+    name: str
     kind: Kind
     revision: str
-    files: Mapping[str, RemoteFile] = field(default_factory=dict)
+    files: Mapping[str, RemoteFile]
+    advice: str
     licence: str = ""
 
-
-def endpoint() -> str:
-    """$HF_ENDPOINT, else https://huggingface.co; without a slash at the end."""
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT.rstrip("/")
+    def __str__(self) -> str:
+        return f"{self.name} at {self.revision[:12]}"
 
 
-def file_url(repo: str, kind: Kind, revision: str, path: str) -> str:
-    from huggingface_hub import hf_hub_url
+def check_name(repo: str) -> None:
+    """Refuse what cannot be the id of a repository; an id becomes a local path."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    return hf_hub_url(repo, path, repo_type=kind, revision=revision)
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UserError(f"{repo!r} cannot be on the hub: an id looks like owner/name or name") from None
 
 
-def look_up(repo: str, kind: Kind, revision: str, watch: Watch, patience: Patience, advice: str) -> Listing:
+def look_up(repo: str, kind: Kind, revision: str, advice: str) -> Repository:
     """The commit that a branch, tag or commit id stands for, and its files.
 
     Raises:
         UserError: there is no such repository or revision, or the hub cannot be asked.
     """
-    from huggingface_hub.errors import HFValidationError
+    from urllib.parse import quote
 
-    page = f"{endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repo}"
-    try:
-        info = insist(lambda: _ask(repo, kind, revision, page, advice), page, advice, patience, watch.say)
-    except HFValidationError:
-        raise UserError(f"{repo!r} cannot be the name of a repository: it looks like owner/name") from None
-    if not info.sha or info.siblings is None:
-        raise UserError(f"cannot fetch {page}: the server names no commit or no files; is HF_ENDPOINT a hub? {advice}")
-    files = [_file(sibling) for sibling in info.siblings]
-    return Listing(repo, kind, info.sha, {file.path: file for file in files}, _licence(info))
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+        http_backoff,
+    )
 
-
-def _ask(repo: str, kind: Kind, revision: str, page: str, advice: str) -> Any:
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
-
+    check_name(repo)
+    endpoint = constants.ENDPOINT.rstrip("/")
+    page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    url = f"{endpoint}/api/{kind}s/{repo}/revision/{quote(revision, safe='')}"
     with asking(page, advice):
-        return HfApi().repo_info(
-            repo, repo_type=kind, revision=revision, files_metadata=True, timeout=HF_HUB_ETAG_TIMEOUT
+        response = http_backoff(
+            "GET",
+            url,
+            params={"blobs": "true"},
+            headers=build_hf_headers(library_name="benchkit", library_version=__version__),
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            follow_redirects=True,
+            max_retries=RETRIES,
         )
+        hf_raise_for_status(response)
+    try:
+        return _listed(repo, kind, response.json(), advice)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"cannot fetch {page}: the answer lists no files ({error!r:.120}); is HF_ENDPOINT a hub? {advice}"
+        ) from error
 
 
-def look_up_offline(repo: str, kind: Kind, revision: str, paths: Iterable[str]) -> Listing | None:
-    """What the cache of the hub's own library ($HF_HOME) has of a repository: some of `paths`, or None."""
+def _listed(repo: str, kind: Kind, answer: Any, advice: str) -> Repository:
+    """A server's answer, of which nothing is trusted."""
+    if not re.fullmatch("[0-9a-f]{40}", answer["sha"]):
+        raise ValueError("no commit")
+    files = {}
+    for each in answer["siblings"]:
+        sha256 = (each.get("lfs") or {}).get("sha256", "")
+        file = {"path": each["rfilename"], "size": each.get("size"), "sha256": sha256}
+        blob = "" if sha256 else each.get("blobId") or ""
+        files[each["rfilename"]] = parse(RemoteFile, {**file, "blob": blob}, "file")
+    licence = (answer.get("cardData") or {}).get("license") or ""
+    text = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+    printable = "".join(letter for letter in text if letter.isprintable())  # it goes to a terminal
+    return Repository(repo, kind, answer["sha"], files, advice, printable[:200])
+
+
+def look_up_cached(repo: str, kind: Kind, revision: str, paths: Iterable[str], advice: str) -> Repository | None:
+    """What the cache of the hub's own library ($HF_HOME) holds of a repository: some of `paths`, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     files, commit = {}, ""
     for path in paths:
         found = try_to_load_from_cache(repo, path, revision=revision, repo_type=kind)
         if isinstance(found, str):
-            name = Path(found).resolve().name  # the cache calls a file by what the hub knows of it
-            files[path] = RemoteFile(path, None, name if len(name) == 64 else "", name if len(name) == 40 else "")
+            name = Path(found).resolve().name  # the cache names a file by its id
+            sha256, blob = (name if re.fullmatch(f"[0-9a-f]{{{length}}}", name) else "" for length in (64, 40))
+            files[path] = RemoteFile(path, None, sha256, blob)
             commit = Path(found).parents[path.count("/")].name
-    return Listing(repo, kind, commit, files) if files else None
-
-
-def _file(sibling: Any) -> RemoteFile:
-    sha256 = sibling.lfs.sha256 if sibling.lfs else ""
-    return RemoteFile(sibling.rfilename, sibling.size, sha256, "" if sha256 else sibling.blob_id or "")
-
-
-def _licence(info: Any) -> str:
-    licence = (info.card_data or {}).get("license", "")
-    return ", ".join(licence) if isinstance(licence, list) else str(licence or "")
+    return Repository(repo, kind, commit, files, advice) if files else None
 
 
 @contextmanager
 def asking(url: str, advice: str) -> Iterator[None]:
-    """Turn what goes wrong with a request into one line.
+    """Turn a failed request into one line.
 
     Raises:
-        BusyError: it may go better in a while.
-        UserError: it will not.
+        UserError: instead of what the hub's library raises.
     """
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+    from huggingface_hub import errors
 
     try:
         yield
-    except HfHubHTTPError as error:
-        if error.response.status_code in _BUSY:
-            raise BusyError(reason_of(error), _seconds(error.response.headers.get("Retry-After"))) from error
-        nowhere = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
-        raise UserError(f"cannot fetch {url}: {reason_of(error)}{'' if nowhere else f'; {advice}'}") from error
-    except OfflineModeIsEnabled as error:
+    except errors.OfflineModeIsEnabled as error:
         raise UserError(f"cannot fetch {url}: HF_HUB_OFFLINE is set; {advice}") from error
-    except ClientError as error:
-        raise BusyError(reason_of(error), connected="Connect" not in type(error).__name__) from error
+    except (errors.HfHubHTTPError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        nowhere = isinstance(error, errors.RepositoryNotFoundError) and not isinstance(error, errors.GatedRepoError)
+        raise UserError(f"cannot fetch {url}: {_reason(error)}{'' if nowhere else f'; {advice}'}") from error
 
 
-def reason_of(error: Exception) -> str:
+_STATUS = {
+    401: "HF_TOKEN is missing or wrong",
+    403: "access is forbidden",
+    404: "nothing is there",
+    429: "too many requests; wait some minutes, or set HF_TOKEN",
+}
+
+
+def _reason(error: Exception) -> str:
     """Why a request failed, and what the user can do about it."""
     from huggingface_hub import errors
 
-    if isinstance(error, errors.GatedRepoError):
-        return "its owner wants to be asked for access: ask on the repository's page, then set HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such repository, or a private one and no HF_TOKEN that may read it"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "the repository has no such revision"
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "the repository has no such file"
+    for kind, reason in (
+        (errors.GatedRepoError, "its owner asks for a request: apply on the repository's page, then set HF_TOKEN"),
+        (errors.RepositoryNotFoundError, "no such repository, or a private one and no HF_TOKEN that may read it"),
+        (errors.RevisionNotFoundError, "the repository has no such revision"),
+        (errors.RemoteEntryNotFoundError, "the repository has no such file"),
+    ):
+        if isinstance(error, kind):
+            return reason
     if isinstance(error, errors.HfHubHTTPError):
-        return _status(error.response)
-    text = " ".join(str(error).split())
-    return f"{_kind(error)} ({text})" if text else _kind(error)
+        status: int = error.response.status_code
+        usual = "the server failed" if status >= 500 else error.response.reason_phrase
+        return f"HTTP {status}, {_STATUS.get(status, usual)}"
+    name, text = type(error).__name__, " ".join(str(error).split())
+    kinds = {"Proxy": "the proxy does not answer", "Timeout": "no answer in time", "Connect": "no connection"}
+    reason = next((words for part, words in kinds.items() if part in name), "the connection broke")
+    return f"{reason} ({text})" if text else reason
 
 
-def _status(response: Any) -> str:
-    meaning = {401: "HF_TOKEN is missing or wrong", 403: "access is forbidden", 404: "nothing is there",
-               429: "too many requests; wait some minutes, or set HF_TOKEN"}  # fmt: skip
-    status: int = response.status_code
-    return f"HTTP {status}, {meaning.get(status, 'the server failed' if status >= 500 else response.reason_phrase)}"
+def download(repository: Repository, file: RemoteFile, folder: Path, progress: Progress) -> Path:
+    """A file, complete and checked, in `folder` under a name of its own; the caller moves it where it belongs.
 
+    What an interrupted call left there is continued. Content that differs from its checksum is fetched once more.
 
-def _kind(error: Exception) -> str:
-    """`ConnectError` and its like in words; their names are the same in every client that the hub's library used."""
-    name = type(error).__name__
-    if "Proxy" in name:
-        return "the proxy does not answer"
-    if "Timeout" in name:
-        return "no answer in time"
-    return "no connection" if "Connect" in name else "the connection broke"
-
-
-def _seconds(header: str | None) -> float:
-    """`Retry-After` in seconds; a date counts as nothing."""
-    with suppress(TypeError, ValueError):
-        return float(header or "")
-    return 0.0
-
-
-@dataclass(frozen=True)
-class Downloader:
-    """Files of one repository at one commit.
-
-    Attributes:
-        folder: for what has arrived so far.
-        advice: what to do instead, for the message of a failure.
+    Raises:
+        UserError: it cannot be had, or is not what was expected.
     """
+    from huggingface_hub import hf_hub_url
 
-    repo: str
-    kind: Kind
-    revision: str
-    folder: Path
-    watch: Watch
-    patience: Patience
-    advice: str
-
-    def get(self, file: RemoteFile) -> Path:
-        """The file, whole and checked, under a name of its own; the caller moves it where it belongs.
-
-        Raises:
-            UserError: it could not be had, or is not what was expected.
-        """
-        url = file_url(self.repo, self.kind, self.revision, file.path)
-        part = self.folder / f"{self._name(file)}.part"
-        with writing(part):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            flaw = self._fill(part, file, url)
+    url = hf_hub_url(repository.name, file.path, repo_type=repository.kind, revision=repository.revision)
+    place = f"{repository.kind} {repository.name} {repository.revision} {file.path}"
+    part = folder / f"{file.identity or hashlib.sha256(place.encode()).hexdigest()}.part"
+    flaw = ""
+    with writing(part):
+        folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(2):
             if flaw:
-                self.watch.say(f"{file.name}: {flaw}; fetching it once more")
-                flaw = self._fill(part, file, url)
-        if flaw:
-            raise UserError(f"{url} is not what was expected: {flaw}; nothing of it was kept; {self.advice}")
-        return part
-
-    def _name(self, file: RemoteFile) -> str:
-        """The same wherever the same content comes from; another for another content."""
-        place = f"{self.kind} {self.repo} {self.revision} {file.path}"
-        return file.identity or hashlib.sha256(place.encode()).hexdigest()
-
-    def _fill(self, part: Path, file: RemoteFile, url: str) -> str:
-        """Add to `part` until it is whole; what is wrong with it then, and in that case remove it.
-
-        A wrong beginning would spoil every later try as well.
-        """
-        self.watch.start(file.path, _size(part), file.size)
-        try:
-            if file.size is None or _size(part) < file.size:
-                attempt = self._attempt(part, url)
-                insist(attempt, url, self.advice, self.patience, self.watch.say, here=lambda: _size(part))
-        finally:
-            self.watch.stop()
-        flaw = file.flaw(part)
-        if flaw:
-            part.unlink()
-        return flaw
-
-    def _attempt(self, part: Path, url: str) -> Callable[[], None]:
-        def attempt() -> None:
-            with asking(url, self.advice):
-                _stream(part, url, self.watch)
-
-        return attempt
+                progress.say(f"{file.name}: {flaw}; fetching it once more")
+            progress.start(file.path, _size(part), file.size)
+            try:
+                if file.size is None or _size(part) < file.size:
+                    with asking(url, repository.advice):
+                        _complete(part, url, repository.advice, progress)
+            finally:
+                progress.stop()
+            flaw = file.flaw(part)
+            if not flaw:
+                return part
+            part.unlink()  # a wrong beginning would spoil every later try
+    raise UserError(f"{url} is not what was expected: {flaw}; nothing of it was kept; {repository.advice}")
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _stream(part: Path, url: str, watch: Watch) -> None:
-    """One request; what arrives before it breaks stays in `part`. Raises what the client raises."""
-    from huggingface_hub import get_session
+def _complete(part: Path, url: str, advice: str, progress: Progress) -> None:
+    """Request what is missing of `part`, again where the connection breaks.
+
+    The hub's own `hf_hub_download` begins again in each process, and writes no less than 10 MB at a time.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            return _append(part, url, progress)
+        except (HfHubHTTPError, ClientError) as error:
+            failures = 1 if _size(part) > before else failures + 1
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+            if status == 416:  # the server has fewer bytes than are here
+                progress.advance(-before)
+                part.unlink()
+            if status not in (0, 416) or failures > RETRIES:
+                kept = f"{_size(part):,} bytes are kept, and the same command continues from there; "
+                with asking(url, kept * (_size(part) > 0) + advice):
+                    raise
+            wait = min(2.0 ** (failures - 1), _LONGEST)
+            if wait > _NOTICED:
+                progress.say(f"{_reason(error)}: trying again in {wait:.0f} s")
+            time.sleep(wait)
+
+
+def _append(part: Path, url: str, progress: Progress) -> None:
+    """One request; what arrives before it breaks stays in `part`."""
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+        http_stream_backoff,
+    )
 
     have = _size(part)
     headers = build_hf_headers(library_name="benchkit", library_version=__version__) | {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-    with get_session().stream(
-        "GET", url, headers=headers, follow_redirects=True, timeout=HF_HUB_DOWNLOAD_TIMEOUT
+    with http_stream_backoff(
+        "GET",
+        url,
+        headers=headers,
+        follow_redirects=True,
+        timeout=HF_HUB_DOWNLOAD_TIMEOUT,
+        max_retries=RETRIES,
+        retry_on_exceptions=(),
     ) as response:
-        if response.status_code == 416:
-            part.unlink(missing_ok=True)
-            watch.advance(-have)
-            raise BusyError("the server has fewer bytes than are here; beginning again")
         if response.status_code >= 400:
             response.read()
         hf_raise_for_status(response)
-        _append(part, response, have, watch)
-
-
-def _append(part: Path, response: Any, have: int, watch: Watch) -> None:
-    resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-    if have and not resumed:
-        watch.advance(-have)  # the server sends the file from its beginning
-    with part.open("ab" if resumed else "wb") as target:
-        for block in response.iter_bytes():
-            target.write(block)
-            watch.advance(len(block))
+        resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if have and not resumed:
+            progress.advance(-have)  # the server sends the file from its beginning
+        with part.open("ab" if resumed else "wb") as target:
+            for block in response.iter_bytes():
+                target.write(block)
+                progress.advance(len(block))
 
 
 @dataclass(frozen=True)
@@ -375,14 +353,15 @@ class Stage:
 
     raw: Path
     new: Path
+    progress: Progress
 
-    def take(self, downloader: Downloader, files: Iterable[RemoteFile], by_hand: Path | None = None) -> None:
+    def take(self, repository: Repository, paths: Iterable[str], by_hand: Path | None = None) -> None:
         """Put files into `raw`: from `by_hand`, the cache of the hub's own library, or the hub.
 
         Raises:
             UserError: one cannot be had, or is not what was expected.
         """
-        for file in files:
+        for file in (repository.files[path] for path in paths):
             target = self.raw / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.is_file() and file.identity and not file.flaw(target):
@@ -390,35 +369,28 @@ class Stage:
             target.unlink(missing_ok=True)
             if by_hand is not None:
                 _link(_given(by_hand, file), target)
-            elif found := _cached(downloader, file):
+            elif found := _cached(repository, file):
+                self.progress.say(f"{file.name} is in the hub's cache already")
                 _link(found, target)
             else:
-                downloader.get(file).replace(target)
+                download(repository, file, self.raw.parent, self.progress).replace(target)
 
-    def only(self, files: Iterable[RemoteFile]) -> None:
-        """Remove from `raw` what an earlier try of another revision left there."""
-        wanted = {self.raw / file.path for file in files}
-        for path in self.raw.rglob("*"):
-            if path.is_file() and path not in wanted:
-                path.unlink()
-
-    def place(self, where: Path) -> None:
-        """Put `new` where it belongs, in the place of what was there."""
-        with writing(where):
-            where.parent.mkdir(parents=True, exist_ok=True)
-            old = self.raw.parent / "old"
-            if where.exists():
-                where.replace(old)
-            self.new.replace(where)
-            shutil.rmtree(self.raw.parent)
+    def place(self, where: Path, record: Fetched) -> None:
+        """Put `new` with its record where it belongs, in the place of what was there."""
+        write_atomic(self.new / NAME, (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode())
+        where.parent.mkdir(parents=True, exist_ok=True)
+        if where.exists():
+            where.replace(self.raw.parent / "old")
+        self.new.replace(where)
+        shutil.rmtree(self.raw.parent)
 
 
 @contextmanager
-def staged(name: str) -> Iterator[Stage]:
+def staged(name: str, progress: Progress) -> Iterator[Stage]:
     """A stage under a name, for one process at a time; what an earlier one left in `raw` is still there."""
     base = hub_root() / "downloads" / name.replace("/", "--")
     with locked(base.with_name(f"{base.name}.lock"), wait=True), writing(base):
-        stage = Stage(base / "raw", base / "new")
+        stage = Stage(base / "raw", base / "new", progress)
         for leftover in (stage.new, base / "old"):
             shutil.rmtree(leftover, ignore_errors=True)
         stage.raw.mkdir(parents=True, exist_ok=True)
@@ -426,19 +398,6 @@ def staged(name: str) -> Iterator[Stage]:
         yield stage
         if base.exists() and not any(path.is_file() for path in base.rglob("*")):
             shutil.rmtree(base)
-
-
-def chosen(listing: Listing, paths: Iterable[str], advice: str) -> list[RemoteFile]:
-    """Some files of a listing.
-
-    Raises:
-        UserError: one is not there.
-    """
-    missing = [path for path in paths if path not in listing.files]
-    if missing:
-        at = f"{listing.repo} at {listing.revision[:12]}"
-        raise UserError(f"{at} has no {missing[0]}: its files are laid out in another way; {advice}")
-    return [listing.files[path] for path in paths]
 
 
 def _given(folder: Path, file: RemoteFile) -> Path:
@@ -455,14 +414,14 @@ def _given(folder: Path, file: RemoteFile) -> Path:
     return path
 
 
-def _cached(downloader: Downloader, file: RemoteFile) -> Path | None:
-    """The file as another program has downloaded it ($HF_HOME), if it is whole and the right one."""
+def _cached(repository: Repository, file: RemoteFile) -> Path | None:
+    """The file as another program has downloaded it ($HF_HOME), if it is complete and the right one."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(downloader.repo, file.path, revision=downloader.revision, repo_type=downloader.kind)
+    name, kind, revision = repository.name, repository.kind, repository.revision
+    found = try_to_load_from_cache(name, file.path, revision=revision, repo_type=kind)
     if not isinstance(found, str) or not file.identity or not Path(found).is_file() or file.flaw(Path(found)):
         return None
-    downloader.watch.say(f"{file.name} is in the hub's cache already")
     return Path(found).resolve()
 
 
@@ -474,3 +433,71 @@ def _link(source: Path, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     shutil.copyfile(source, part)
     part.replace(target)
+
+
+NAME = "fetched.json"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The record of a fetched folder.
+
+    Attributes:
+        revision: the commit.
+        pinned: whose word the checksums are: `benchkit` knew them before, or `hub`: those the hub gave at the first
+            fetch, and what came was recorded.
+        source: files as the repository has them: path -> `sha256:…` or `git:…`.
+        files: files in the folder: name -> sha256.
+        splits: for data, which split they have; `rows` counts them.
+        fingerprint: of an encoder.
+    """
+
+    repo: str
+    revision: str
+    pinned: str
+    source: Mapping[str, str]
+    files: Mapping[str, str]
+    licence: str = ""
+    citation: str = ""
+    splits: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+    parameters: int = 0
+    notes: tuple[str, ...] = ()
+    when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def read_record(folder: Path) -> Fetched | None:
+    """The record of a folder, or None where there is none.
+
+    Raises:
+        UserError: it cannot be read as one.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        record: Fetched = parse(Fetched, read_json(path), NAME)
+        for name in record.files:
+            RemoteFile(name)  # refuses one that leads elsewhere
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove {folder} and fetch it again") from error
+    return record
+
+
+def damage(folder: Path, record: Fetched) -> list[str]:
+    """What is missing from a fetched folder or differs from its record, a line each."""
+    problems = []
+    for name, wanted in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif (found := sha256_of(path)) != wanted:
+            problems.append(f"{path} has changed since it was fetched: its sha256 is {found}, not {wanted}")
+    return problems
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """sha256 of all files in a folder, by name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,29 +17,27 @@ from benchkit.core.errors import UserError, unknown
 from benchkit.core.features import Pooled
 from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import Plugins
-from benchkit.core.protocol import Protocol
+from benchkit.core.protocol import Protocol, TaskOptions
 from benchkit.core.record import Record
 from benchkit.core.task import TaskShape
 from benchkit.encoder import Encoder
 from benchkit.experiment.environment import threads
-from benchkit.experiment.workspace import build_head, feature_settings, open_encoder
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import open_encoder
 from benchkit.store.cells import CellStore
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
 from benchkit.training.evaluation import forward
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to one sentence or pair.
+class Prediction:
+    """What a model says of one sentence or pair.
 
     Attributes:
         value: class index, or a regression's score in the task's label range.
         label: class name; "" for a regression.
-        probabilities: by class name, in label order; empty for a regression.
+        probabilities: by class name, in label order; None for a regression.
     """
 
     texts: tuple[str, ...]
@@ -47,8 +45,16 @@ class Answer:
     label: str = ""
     probabilities: Mapping[str, float] | None = None
 
+    @staticmethod
+    def of(texts: tuple[str, ...], row: Tensor, classes: Sequence[str]) -> Prediction:
+        """From one row of `Model.outputs`."""
+        if not classes:
+            return Prediction(texts, float(row[0]))
+        best = int(row.argmax())
+        return Prediction(texts, best, classes[best], dict(zip(classes, row.tolist(), strict=True)))
+
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """JSON-ready; `names` are those of the texts. Numbers as short as float32 can be told apart by."""
+        """JSON-ready; `names` are those of the texts. Numbers are as short as keeps float32 values distinct."""
         texts = dict(zip(names, self.texts, strict=True))
         if self.probabilities is None:
             return {**texts, "score": short(self.value)}
@@ -56,18 +62,8 @@ class Answer:
         return {**texts, "prediction": self.label, "label": int(self.value), "probabilities": shares}
 
 
-def answer(texts: tuple[str, ...], row: Tensor, classes: Sequence[str]) -> Answer:
-    """From one row of `Model.outputs`."""
-    if not classes:
-        return Answer(texts, float(row[0]))
-    best = int(row.argmax())
-    return Answer(texts, best, classes[best], dict(zip(classes, row.tolist(), strict=True)))
-
-
 def short(number: float) -> float:
     """The float64 with the fewest digits that is the same float32."""
-    import numpy as np
-
     return float(str(np.float32(number)))
 
 
@@ -82,10 +78,11 @@ _BATCH = 512  # as many as when a run is scored
 
 
 @dataclass(frozen=True)
-class Question:
-    """What predicting needs to know of a task.
+class InputFormat:
+    """What inputs of a task look like, and what is predicted for them.
 
     Attributes:
+        shape: with one segment for a pair that is encoded as one input.
         texts: names of the text columns; two for pairs.
         classes: class names in label order; empty for a regression.
         aliases: other names of a column, as in `TaskSpec`.
@@ -103,10 +100,10 @@ class Model:
 
     Attributes:
         name: such as `cnn seed 0`.
-        questions: by task.
+        tasks: the inputs of each, by name.
         settings: how texts become features.
-        joint: whether a pair is encoded as one input.
-        tuned: whether the encoder was trained along; it then stays in float32, under autocast where it was trained so.
+        tuned: whether the last phase trained the encoder; it then stays in float32, under autocast where it was trained
+            so.
         threads: CPU threads of the head, as when it was trained.
         notes: what a user should know, a line each.
     """
@@ -114,25 +111,24 @@ class Model:
     name: str
     encoder: Encoder
     head: nn.Module
-    questions: Mapping[str, Question]
+    tasks: Mapping[str, InputFormat]
     settings: FeatureSettings
-    joint: bool = False
     tuned: bool = False
     threads: int = 1
     notes: tuple[str, ...] = ()
 
-    def predict(self, task: str, examples: Sequence[str | Texts]) -> list[Answer]:
-        """Answers for sentences, or for pairs as tuples of two texts, in that order.
+    def predict(self, task: str, examples: Sequence[str | Texts]) -> list[Prediction]:
+        """Predictions for sentences, or for pairs as tuples of two texts, in that order.
 
         Raises:
             UserError: the model was not trained on such a task, or an example is not of its kind.
         """
         return predict([self], task, examples)
 
-    def question(self, task: str) -> Question:
-        if task not in self.questions:
-            raise unknown("task", task, self.questions)
-        return self.questions[task]
+    def format(self, task: str) -> InputFormat:
+        if task not in self.tasks:
+            raise unknown("task", task, self.tasks)
+        return self.tasks[task]
 
     def table(self, inputs: Sequence[Texts]) -> FeatureTable:
         """The features of distinct inputs, in memory; row i is input i."""
@@ -147,7 +143,7 @@ class Model:
     @torch.no_grad()
     def outputs(self, task: str, table: FeatureTable, rows: Tensor) -> Tensor:
         """Probabilities (n, classes) or scores (n, 1), float32, of rows (n, segment) of a table."""
-        shape, count = self.question(task).shape, len(rows)
+        shape, count = self.format(task).shape, len(rows)
         whole = torch.cat([rows, rows[:1].expand(-count % _MULTIPLE, -1)])
         with threads(self.threads):
             parts = [self._head(shape, table.gather(part)) for part in torch.split(whole, _BATCH)]
@@ -158,16 +154,16 @@ class Model:
         return forward(self.head, features, shape, len(features.pooled))
 
 
-def predict(models: Sequence[Model], task: str, examples: Sequence[str | Texts]) -> list[Answer]:
-    """Answers by the mean of the models' probabilities, or scores; the models are one head's seeds.
+def predict(models: Sequence[Model], task: str, examples: Sequence[str | Texts]) -> list[Prediction]:
+    """Predictions by the mean of the models' probabilities, or scores; the models are one head's seeds.
 
     Models that share an encoder share its work.
     """
-    question = models[0].question(task)
-    texts = [_texts(each, question, task, number) for number, each in enumerate(examples, start=1)]
+    format = models[0].format(task)
+    texts = [_texts(each, format.texts, task, number) for number, each in enumerate(examples, start=1)]
     if not texts:
         return []
-    inputs, rows = number_inputs(texts, models[0].joint)
+    inputs, rows = number_inputs(texts, format.shape.segments)
     tables: dict[int, FeatureTable] = {}
     total: Tensor | None = None
     for model in models:
@@ -176,23 +172,23 @@ def predict(models: Sequence[Model], task: str, examples: Sequence[str | Texts])
         values = model.outputs(task, tables[id(model.encoder)], rows)
         total = values if total is None else total + values
     assert total is not None
-    return [answer(each, row, question.classes) for each, row in zip(texts, total / len(models), strict=True)]
+    return [Prediction.of(each, row, format.classes) for each, row in zip(texts, total / len(models), strict=True)]
 
 
-def _texts(example: str | Texts, question: Question, task: str, number: int) -> Texts:
+def _texts(example: str | Texts, names: Sequence[str], task: str, number: int) -> Texts:
     """An example as a tuple of as many texts as the task has."""
     texts = (example,) if isinstance(example, str) else tuple(example)
-    wanted = len(question.texts)
+    wanted = len(names)
     if len(texts) != wanted or not all(isinstance(text, str) for text in texts):
-        kind = "a text" if wanted == 1 else f"a tuple of {wanted} texts ({', '.join(question.texts)})"
+        kind = "a text" if wanted == 1 else f"a tuple of {wanted} texts ({', '.join(names)})"
         raise UserError(f"example {number} of task {task!r} must be {kind}, not {example!r:.80}")
     return texts
 
 
-def number_inputs(texts: Sequence[Texts], joint: bool) -> tuple[list[Texts], Tensor]:
+def number_inputs(texts: Sequence[Texts], segments: int) -> tuple[list[Texts], Tensor]:
     """Distinct inputs of the encoder, and each example's (n, segment) among them."""
     index: dict[Texts, int] = {}
-    parts = [[each] if joint else [(text,) for text in each] for each in texts]
+    parts = [[each] if segments == 1 else [(text,) for text in each] for each in texts]
     rows = [[index.setdefault(each, len(index)) for each in part] for part in parts]
     return list(index), torch.tensor(rows, dtype=torch.int64)
 
@@ -309,26 +305,29 @@ class Loader:
             UserError: the head's plugin or the encoder is not here, or either is not what the cell was made with.
         """
         identity = record.identity
-        protocol = _protocol(identity["protocol"])
+        tasks, options = [], {}
+        for each in identity["tasks"]:
+            task = self.plugins.task(each["name"])
+            if list(task.classes) != each["classes"] or [task.low, task.high] != each["range"]:
+                raise UserError(f"task {task.name!r} has other classes, or another range, than when the cell was run")
+            tasks.append(task)
+            options[task.name] = TaskOptions(pair_input=_pair_input(each))
+        protocol = Protocol.from_identity(identity["protocol"], options)
         spec = self.plugins.head(record.head)
-        questions = questions_of(identity["tasks"], protocol, self.plugins)
-        tuned = "finetune" in protocol.phases
-        encoder = self._tuned(record) if tuned else self._frozen(record)
-        precision = identity["execution"]["precision"]
-        settings = feature_settings(protocol, spec, encoder, precision, self.device)
-        shapes = [question.shape for question in questions.values()]
-        config = spec.configure(identity["head"]["config"])
-        head = build_head(spec, config, encoder, settings, shapes)
-        fill_head(head, self.store.weights(record.key), spec)
+        config, execution = spec.configure(identity["head"]["config"]), identity["execution"]
+        encoder = self._tuned(record) if protocol.trains_encoder else self._frozen(record)
+        assembly = Assembly.of(spec, config, protocol, tasks, encoder, execution["precision"], self.device)
         return Model(
             name=f"{record.head} seed {record.seed}",
             encoder=encoder,
-            head=head.to(self.device).eval(),
-            questions=questions,
-            settings=settings,
-            joint=protocol.pair_input == "joint",
-            tuned=tuned,
-            threads=identity["execution"]["threads"],
+            head=restore_head(assembly, self.store.weights(record.key)).to(self.device).eval(),
+            tasks={
+                task.name: InputFormat(shape, task.texts, task.classes, dict(task.aliases))
+                for task, shape in zip(tasks, assembly.shapes, strict=True)
+            },
+            settings=assembly.features,
+            tuned=protocol.phase(protocol.phases[-1]).trains_encoder,
+            threads=execution["threads"],
             notes=tuple(_notes(record, spec)),
         )
 
@@ -356,49 +355,34 @@ class Loader:
                 f"{record.head} seed {record.seed} trained its encoder along, and that was not kept: give the same "
                 "benchkit run command again with --keep-encoder, which trains these cells anew"
             )
-        encoder = copy.deepcopy(self._frozen(record))
+        encoder = self._frozen(record).copy()
         encoder.model.load_state_dict(self.store.encoder_weights(record.key))
         return encoder
 
 
-def questions_of(tasks: Sequence[Mapping[str, Any]], protocol: Protocol, plugins: Plugins) -> dict[str, Question]:
-    """What a record says of its tasks, with the names of their columns.
+def _pair_input(task: Mapping[str, Any]) -> Literal["", "separate", "joint"]:
+    """Of a task's part of an identity; older ones leave it to the protocol."""
+    if "joint" not in task:
+        return ""
+    return "joint" if task["joint"] else "separate"
+
+
+def restore_head(assembly: Assembly, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A head with stored weights.
 
     Raises:
-        UserError: a task's plugin is not here, or has changed its classes or range since.
+        UserError: they do not fit the head as its plugin has it now, or are not finite.
     """
-    questions = {}
-    for each in tasks:
-        task = plugins.task(each["name"])
-        if list(task.classes) != each["classes"] or [task.low, task.high] != each["range"]:
-            raise UserError(f"task {task.name!r} has other classes, or another range, than when the cell was run")
-        shape = task.shape(joint=protocol.pair_input == "joint")
-        questions[task.name] = Question(shape, task.texts, task.classes, dict(task.aliases))
-    return questions
-
-
-def fill_head(head: nn.Module, weights: Mapping[str, torch.Tensor], spec: HeadSpec) -> None:
-    """Put stored weights into a head that was just built.
-
-    Raises:
-        UserError: they do not fit: the head's source has changed.
-    """
+    assembly.check_build()
+    head, name = assembly.build(), assembly.spec.name
     try:
-        head.load_state_dict({name.removeprefix("head."): value for name, value in weights.items()})
+        head.load_state_dict({key.removeprefix("head."): value for key, value in weights.items()})
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"the weights do not fit head {spec.name!r} as its plugin has it now: {reason}") from error
-
-
-def _protocol(values: Mapping[str, Any]) -> Protocol:
-    """What of a protocol decides how texts become features."""
-    return Protocol(
-        phases=tuple(values["phases"]),
-        pooling=values["pooling"],
-        layers=tuple(values["layers"]),
-        pair_input=values["pair_input"],
-        max_length=values["max_length"],
-    )
+        raise UserError(f"the weights do not fit head {name!r} as its plugin has it now: {reason}") from error
+    if not all(bool(value.isfinite().all()) for value in head.state_dict().values()):
+        raise UserError(f"the weights of head {name!r} hold NaN or infinity: nothing can be predicted with them")
+    return head
 
 
 def _notes(record: Record, spec: HeadSpec) -> list[str]:

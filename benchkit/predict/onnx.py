@@ -35,9 +35,10 @@ class Graph(nn.Module):
         super().__init__()
         self.encoder: Encoder = model.encoder
         self.bert, self.head = model.encoder.model, model.head
-        self.shape, self.settings, self.joint = model.question(task).shape, model.settings, model.joint
+        self.shape, self.settings = model.format(task).shape, model.settings
         self.layers = model.encoder.check(model.settings.pooling, model.settings.layers)
-        self.pair = len(model.question(task).texts) == 2
+        self.pair = len(model.format(task).texts) == 2
+        self.joint = self.pair and self.shape.segments == 1
 
     def inputs(self) -> list[str]:
         """Names of the arguments, in order."""
@@ -47,7 +48,7 @@ class Graph(nn.Module):
         return [*first, "token_type_ids"] if self.joint else [*first, "input_ids_2", "attention_mask_2"]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> Tensor:
-        segments = more[0] if self.pair and self.joint else torch.zeros_like(input_ids)
+        segments = more[0] if self.joint else torch.zeros_like(input_ids)
         sides = [self._features(input_ids, attention_mask, segments)]
         if self.pair and not self.joint:
             sides.append(self._features(more[0], more[1], torch.zeros_like(more[0])))
@@ -143,7 +144,7 @@ def write_onnx(model: Model, folder: Path) -> dict[str, float]:
     model = dataclasses.replace(model, settings=dataclasses.replace(model.settings, precision="fp32"))
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
-    for task in model.questions:
+    for task in model.tasks:
         graph = Graph(model, task).eval()
         path = folder / f"{task}.onnx"
         _export(graph, path, model.name, task)
@@ -210,7 +211,7 @@ def difference(model: Model, graph: Graph, path: Path, task: str) -> float:
     largest = 0.0
     for texts in (list(_PROBES), *([each] for each in _PROBES)):
         examples = list(zip(texts, [*texts[1:], texts[0]], strict=True)) if graph.pair else [(each,) for each in texts]
-        inputs, rows = number_inputs(examples, model.joint)
+        inputs, rows = number_inputs(examples, graph.shape.segments)
         wanted = model.outputs(task, model.table(inputs), rows)
         arrays = {name: value.numpy() for name, value in feed(graph, texts).items()}
         got = torch.from_numpy(session.run(None, arrays)[0])

@@ -8,10 +8,9 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -20,22 +19,22 @@ from torch import Tensor
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import Plugins
+from benchkit.core.progress import Progress
 from benchkit.core.settings import read_json
 from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
 from benchkit.encoder.checkpoint import names, read_tensors
 from benchkit.encoder.tokenizer import wordpiece
 from benchkit.experiment.cell import Execution
 from benchkit.experiment.config import choose_device
-from benchkit.experiment.environment import environment, peak_memory
+from benchkit.experiment.environment import PeakMemory, environment
 from benchkit.experiment.workspace import find_folder, open_encoder
-from benchkit.pretraining.texts import Pieces, Source, Texts, read_file, read_tasks, sequences, split_texts, train_vocab
+from benchkit.pretraining.texts import Pieces, Source, read_file, read_tasks, sequences, split_texts, train_vocab
 from benchkit.pretraining.train import (
     HeldOut,
     MaskedLm,
     Recipe,
-    Score,
     State,
-    Work,
+    Training,
     frequencies,
     train,
     write_csv,
@@ -155,33 +154,14 @@ class Request:
     threads: int = 1
 
 
-@dataclass(frozen=True)
-class Ready:
-    """All that a training needs.
-
-    Attributes:
-        identity: what must be equal for a stored state to be gone on with.
-        head: whether the head for masked words is `new` or the checkpoint's (`kept`).
-        unigram: what the frequencies of the training texts' word pieces reach on the held-out ones.
-    """
-
-    work: Work
-    model: MaskedLm
-    tokenizer: Tokenizer
-    texts: Texts
-    identity: dict[str, Any]
-    head: str
-    unigram: Score
-
-
-def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> Ready:
+def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> Training:
     """Read, tokenise, build; `say` is told before what takes long.
 
     Raises:
         UserError: no usable texts, encoder, device or precision.
     """
     recipe, device = request.recipe, choose_device(request.device)
-    precision = resolve_precision(request.precision, device)
+    precision, memory = resolve_precision(request.precision, device), PeakMemory(device)
     texts = split_texts(_sources(request, plugins), recipe.held_out)
     if request.base:
         encoder = open_encoder(request.base, plugins)
@@ -207,18 +187,24 @@ def prepare(request: Request, plugins: Plugins, say: Callable[[str], None]) -> R
     if not kept:
         model.start_head(counted, recipe.seed)
     steps = recipe.steps or math.ceil(recipe.epochs * len(train.ids) / recipe.batch)
-    work = Work(
+    measured = HeldOut(held_out, pieces, device)
+    return Training(
         recipe=recipe,
         steps=steps,
         every=recipe.every or math.ceil(steps / 50),
         tokenized=train,
         pieces=pieces,
-        held_out=HeldOut(held_out, pieces, device),
+        held_out=measured,
         device=device,
         autocast=precision == "bf16",
+        model=model.to(device),
+        tokenizer=tokenizer,
+        texts=texts,
+        identity=identity,
+        head="kept" if kept else "new",
+        unigram=measured.unigram(counted),
+        memory=memory,
     )
-    unigram = work.held_out.unigram(counted)
-    return Ready(work, model.to(device), tokenizer, texts, identity, "kept" if kept else "new", unigram)
 
 
 def _sources(request: Request, plugins: Plugins) -> list[Source]:
@@ -257,22 +243,10 @@ def _new(texts: Sequence[str], recipe: Recipe, name: str) -> Encoder:
 RECORD, CHECKPOINT = "pretrain.json", "checkpoint.pt"
 
 
-class Watcher(Protocol):
-    """Who is told how a pre-training goes."""
-
-    def say(self, line: str) -> None: ...
-
-    def begin(self, ready: Ready, done: int) -> None: ...
-
-    def look(self, row: Mapping[str, Any]) -> None: ...
-
-    def step(self, step: int) -> None: ...
-
-
-def pretrain(request: Request, plugins: Plugins, watcher: Watcher) -> dict[str, Any]:
+def pretrain(request: Request, plugins: Plugins, progress: Progress) -> dict[str, Any]:
     """Train, and leave in `request.out` the encoder, its record and its curve; returns the record.
 
-    The folder can be loaded from the first look at the held-out texts on. The same request goes on after the last
+    The folder can be loaded from the first evaluation on the held-out texts on. The same request goes on after the last
     one, and ends with the numbers (on a CPU to the last bit) of a training that was left alone.
 
     Raises:
@@ -281,22 +255,31 @@ def pretrain(request: Request, plugins: Plugins, watcher: Watcher) -> dict[str, 
     out = request.out
     if (out / "config.json").exists() and not (out / RECORD).is_file():
         raise UserError(f"{out} holds an encoder that was not made here: choose another --out")
-    ready = prepare(request, plugins, watcher.say)
+    training = prepare(request, plugins, progress.say)
     with locked(out / ".lock", wait=False) as held:
         if not held:
             raise UserError(f"{out}: another process trains into this folder; wait for it, or choose another --out")
-        found = _found(out, ready.identity)
+        found = _found(out, training.identity)
         if found.get("status") == "done":
             return found
-        state = _stored(out, found, watcher.say)
-        watcher.begin(ready, state.step)
+        state = _stored(out, found, progress.say)
+        texts = training.texts
+        progress.say(
+            f"{len(texts.train):,} texts of {len(training.tokenized.ids):,} word pieces, "
+            f"and {len(texts.held_out):,} held out; "
+            f"{training.steps:,} steps{f', {state.step:,} done already' if state.step else ''}"
+        )
+        progress.start("pretrain", state.step, training.steps, "steps")
 
-        def on_look(state: State) -> None:
-            _save(request, ready, state)
-            watcher.look(state.curve[-1])
+        def on_evaluation(state: State) -> None:
+            _save(request, training, state, "running")
+            progress.advance(0, f"held-out perplexity {state.curve[-1]['held_out_perplexity']:,.1f}")
 
-        train(ready.work, ready.model, state, on_look, watcher.step)
-        return _finish(request, ready, state, watcher.say)
+        try:
+            train(training, state, on_evaluation, lambda: progress.advance(1))
+        finally:
+            progress.stop()
+        return _finish(request, training, state, progress.say)
 
 
 def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,14 +291,18 @@ def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     if not (out / RECORD).is_file():
         return {}
     record = read_json(out / RECORD)
-    changed = _differences(record.get("identity", {}), json.loads(json.dumps(identity)))
+    known = record.get("identity")
+    recipe = known.get("recipe") if isinstance(known, dict) else None
+    if not all(isinstance(part, dict) for part in (recipe, record.get("result"), record.get("unigram"))):
+        raise UserError(f"{out / RECORD} is damaged: choose another --out, or remove the folder")
+    changed = _differences(record["identity"], json.loads(json.dumps(identity)))
     if changed:
         raise UserError(f"{out} holds another pre-training ({', '.join(changed)} differ): choose another --out")
     return record
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, after = ({**each.get("recipe", {}), **each} for each in (old, new))
+    before, after = ({**each["recipe"], **each} for each in (old, new))
     names = [name for name in after if name != "recipe" and before.get(name) != after[name]]
     # A changed recipe makes another encoder, too: the cause is enough.
     return [name for name in names if name != "encoder"] or names
@@ -326,26 +313,25 @@ def _stored(out: Path, found: Mapping[str, Any], say: Callable[[str], None]) -> 
     return State(**kept) if kept else State()
 
 
-def _save(request: Request, ready: Ready, state: State) -> None:
-    out = request.out
-    _write_record(out, _record(request, ready, state, "running"))
-    save_checkpoint(out / CHECKPOINT, vars(state))
-    write_folder(out, ready.model, ready.tokenizer, request.half)
+def _save(request: Request, training: Training, state: State, status: str) -> dict[str, Any]:
+    """Leave everything but the plot; the record comes first, since it says whose the folder is."""
+    out, record = request.out, _record(request, training, state, status)
+    if status == "running":
+        _write_record(out, record)
+        save_checkpoint(out / CHECKPOINT, vars(state))
+    write_folder(out, training.model, training.tokenizer, request.half)
     write_csv(state.curve, out / "curve.csv")
+    return record
 
 
-def _finish(request: Request, ready: Ready, state: State, say: Callable[[str], None]) -> dict[str, Any]:
-    out = request.out
-    write_folder(out, ready.model, ready.tokenizer, request.half)
-    write_csv(state.curve, out / "curve.csv")
+def _finish(request: Request, training: Training, state: State, say: Callable[[str], None]) -> dict[str, Any]:
+    out, record = request.out, _save(request, training, state, "done")
     try:
-        write_png(state.curve, ready.unigram, out / "curve.png")
+        write_png(state.curve, training.unigram, out / "curve.png")
     except ImportError:
         say("no curve.png: matplotlib is not installed (pip install 'benchkit[plots]')")
-    record = _record(request, ready, state, "done")
     _write_record(out, record)
-    with suppress(FileNotFoundError):
-        (out / CHECKPOINT).unlink()
+    (out / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 
@@ -353,26 +339,26 @@ def _write_record(out: Path, record: Mapping[str, Any]) -> None:
     write_atomic(out / RECORD, (json.dumps(record, indent=2) + "\n").encode(), durable=False)
 
 
-def _record(request: Request, ready: Ready, state: State, status: str) -> dict[str, Any]:
-    work, texts, unigram = ready.work, ready.texts, ready.unigram
-    execution = Execution(work.device.type, ready.identity["precision"], request.threads)
+def _record(request: Request, training: Training, state: State, status: str) -> dict[str, Any]:
+    texts, unigram = training.texts, training.unigram
+    execution = Execution(training.device.type, training.identity["precision"], request.threads)
     return {
         "status": status,
         "command": shlex.join(["benchkit", *sys.argv[1:]]),
-        "identity": ready.identity,
+        "identity": training.identity,
         "from": request.base,
-        "head": ready.head,
-        "parameters": sum(each.numel() for each in ready.model.parameters()),
-        "vocab_size": ready.model.bert.config.vocab_size,
+        "head": training.head,
+        "parameters": sum(each.numel() for each in training.model.parameters()),
+        "vocab_size": training.model.bert.config.vocab_size,
         "sources": [{"name": s.name, "sha256": s.sha256, "texts": len(s.texts)} for s in texts.sources],
         "texts": {"train": len(texts.train), "held_out": len(texts.held_out)},
-        "pieces": {"train": len(work.tokenized.ids), "held_out_masked": len(work.held_out.targets)},
-        "steps": work.steps,
+        "pieces": {"train": len(training.tokenized.ids), "held_out_masked": len(training.held_out.targets)},
+        "steps": training.steps,
         "unigram": {"loss": unigram.loss, "perplexity": unigram.perplexity, "accuracy": unigram.accuracy},
         "result": {
             **{name: value for name, value in state.curve[-1].items() if value == value},
             "pieces_per_second": round(state.seen / state.seconds) if state.seconds else 0,
         },
-        "peak_memory": peak_memory(work.device),
+        "peak_memory": training.memory.read(),
         "environment": environment(execution),
     }

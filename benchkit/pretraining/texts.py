@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from benchkit.core.errors import UserError, unknown
 from benchkit.core.rng import generator
 from benchkit.core.task import TaskSpec
 from benchkit.data.readers import DEMO, check_folder, find_splits, load_demo, load_files, load_own
-from benchkit.data.tables import read_table
+from benchkit.data.tables import read_table, unpack
 from benchkit.encoder import Tokenized
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
 
@@ -93,9 +91,7 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Source:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path} is not a whole gzip file ({error}): copy or download it again") from error
+        text = (unpack(data, path) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert the file to UTF-8") from error
     if "\0" in text:
@@ -155,12 +151,12 @@ def sequences(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> To
     tokenizer.no_truncation()
     vocab = tokenizer.get_vocab()
     first, last = vocab["[CLS]"], vocab["[SEP]"]
-    room, parts, lengths = max_length - 2, list[np.ndarray](), list[int]()
+    longest, parts, lengths = max_length - 2, list[np.ndarray](), list[int]()
     for start in range(0, len(texts), _TOGETHER):
         flat: list[int] = []
         for encoding in tokenizer.encode_batch(list(texts[start : start + _TOGETHER]), add_special_tokens=False):
-            for begin in range(0, len(encoding), room):
-                part = encoding.ids[begin : begin + room]
+            for begin in range(0, len(encoding), longest):
+                part = encoding.ids[begin : begin + longest]
                 flat += [first, *part, last]
                 lengths.append(len(part) + 2)
         parts.append(np.array(flat, np.int32))
@@ -171,10 +167,10 @@ def sequences(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> To
 
 def batches(lengths: Tensor, size: int, seed: int, epoch: int) -> list[Tensor]:
     """Rows (batch,) int64 of each batch of an epoch, every row once: a function of seed and epoch."""
-    return cut(torch.randperm(len(lengths), generator=generator(seed, "order", epoch)), lengths, size)
+    return pack(torch.randperm(len(lengths), generator=generator(seed, "order", epoch)), lengths, size)
 
 
-def cut(order: Tensor, lengths: Tensor, size: int) -> list[Tensor]:
+def pack(order: Tensor, lengths: Tensor, size: int) -> list[Tensor]:
     """Neighbours in `order`, at most `size` word pieces together (but at least one row), by length within."""
     ends = lengths[order].cumsum(0)
     start, done, result = 0, 0, []

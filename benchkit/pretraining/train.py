@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
@@ -21,9 +22,10 @@ from benchkit.core.rng import generator, global_stream
 from benchkit.encoder import MiniBert, Tokenized
 from benchkit.encoder.bert import ACTIVATIONS, activate
 from benchkit.encoder.packing import Batch, gather
-from benchkit.pretraining.texts import Pieces, batches, cut, mask
+from benchkit.experiment.environment import PeakMemory
+from benchkit.pretraining.texts import Pieces, Texts, batches, mask, pack
 from benchkit.store.files import write_atomic
-from benchkit.training.fast_cpu import quick
+from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.optimizer import AdamW, rate
 
 
@@ -80,7 +82,7 @@ class Recipe:
         warmup: share of the steps in which the rate rises.
         mask: share of the word pieces (with `whole_word`, of the words) that are to be predicted.
         held_out: share of the texts that are never trained on.
-        every: steps between two looks at the held-out texts, each with a checkpoint; 0 makes it fifty in all.
+        every: steps between two evaluations on the held-out texts, each with a checkpoint; 0 makes fifty in all.
     """
 
     layers: int = 4
@@ -132,7 +134,7 @@ _RATE, _SEED, _BATCH = 0.15, 0, 4096
 
 @dataclass(frozen=True)
 class Score:
-    """Mean negative log-likelihood of a masked word piece in nats, and the share of them that was guessed right."""
+    """Mean negative log-likelihood of a masked word piece in nats, and the share of them that was predicted right."""
 
     loss: float
     accuracy: float
@@ -148,7 +150,7 @@ class HeldOut:
     def __init__(self, tokenized: Tokenized, pieces: Pieces, device: torch.device) -> None:
         self.batches: list[tuple[Batch, Tensor, Tensor]] = []
         stream, lengths = generator(_SEED, "held out"), tokenized.lengths
-        for rows in cut(torch.arange(len(lengths)), lengths, _BATCH):
+        for rows in pack(torch.arange(len(lengths)), lengths, _BATCH):
             batch = gather(tokenized, rows, device, padded=device.type != "cpu")
             self.batches.append((batch, *mask(batch.ids, pieces, _RATE, False, stream)))
 
@@ -183,7 +185,7 @@ _GREY = "#777777"
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A line for each look at the held-out texts; empty where there is no number yet."""
+    """A line for each evaluation on the held-out texts; empty where there is no number yet."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -227,12 +229,16 @@ def write_png(rows: Sequence[Mapping[str, Any]], unigram: Score, path: Path) -> 
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is trained on, and how.
+class Training:
+    """All that a training needs.
 
     Attributes:
         steps, every: the recipe's, with nothing left to be worked out.
+        tokenized: what is trained on; `held_out`: what is only measured on.
         autocast: compute in bf16; weights and optimiser state stay fp32.
+        identity: what must be equal for a stored state to be continued.
+        head: whether the head for masked words is `new` or the checkpoint's (`kept`).
+        unigram: what the frequencies of the training texts' word pieces reach on the held-out ones.
     """
 
     recipe: Recipe
@@ -243,16 +249,23 @@ class Work:
     held_out: HeldOut
     device: torch.device
     autocast: bool
+    model: MaskedLm
+    tokenizer: Tokenizer
+    texts: Texts
+    identity: dict[str, Any]
+    head: str
+    unigram: Score
+    memory: PeakMemory
 
 
 @dataclass
 class State:
-    """Everything a training needs to go on; tensors and plain values only.
+    """Everything a training needs to continue; tensors and plain values only.
 
     Attributes:
         step: steps done; epoch, batch: where in the texts the next one begins.
         seconds, seen: spent in steps, and word pieces gone through in them.
-        curve: a row for each look at the held-out texts.
+        curve: a row for each evaluation on the held-out texts.
     """
 
     step: int = 0
@@ -266,53 +279,56 @@ class State:
 
 
 def train(
-    work: Work, model: MaskedLm, state: State, on_look: Callable[[State], None], on_step: Callable[[int], None]
+    training: Training, state: State, on_evaluation: Callable[[State], None], on_step: Callable[[], None]
 ) -> None:
-    """Train to the last step. `on_look` gets a state whose tensors are the model's own, to be saved then and there.
+    """Train to the last step.
+
+    Args:
+        on_evaluation: gets a state whose tensors are the model's own, to be saved then and there.
 
     Raises:
         UserError: the loss is no longer a number; the last saved state is from before.
     """
-    optimizers = _optimizers(model, work.recipe.weight_decay)
+    model, recipe, lengths = training.model, training.recipe, training.tokenized.lengths
+    optimizers = _optimizers(model, recipe.weight_decay)
     if state.step:
         model.load_state_dict(state.weights)
         for optimizer, kept in zip(optimizers, state.optimizers, strict=True):
             optimizer.load_state_dict(kept)
     else:
-        _look(work, model, optimizers, state, math.nan)
-        on_look(state)
-    lengths, recipe = work.tokenized.lengths, work.recipe
+        _evaluate(training, optimizers, state, math.nan)
+        on_evaluation(state)
     plan = batches(lengths, recipe.batch, recipe.seed, state.epoch)
-    total = torch.zeros((), dtype=torch.float64, device=work.device)
+    total = torch.zeros((), dtype=torch.float64, device=training.device)
     since, started = state.step, time.perf_counter()
     model.train()
-    with quick(model):
-        while state.step < work.steps:
+    with fast_cpu_layers(model):
+        while state.step < training.steps:
             if state.batch == len(plan):
                 state.epoch, state.batch = state.epoch + 1, 0
                 plan = batches(lengths, recipe.batch, recipe.seed, state.epoch)
-            total += _step(work, model, optimizers, plan[state.batch], state.step)
+            total += _step(training, optimizers, plan[state.batch], state.step)
             state.seen += int(lengths[plan[state.batch]].sum())
             state.step, state.batch = state.step + 1, state.batch + 1
-            if state.step % work.every == 0 or state.step == work.steps:
+            if state.step % training.every == 0 or state.step == training.steps:
                 loss = float(total) / (state.step - since)  # a GPU is waited for here
                 state.seconds += time.perf_counter() - started
-                _look(work, model, optimizers, state, loss)
-                on_look(state)
+                _evaluate(training, optimizers, state, loss)
+                on_evaluation(state)
                 total.zero_()
                 since, started = state.step, time.perf_counter()
-            on_step(state.step)
+            on_step()
 
 
-def _step(work: Work, model: MaskedLm, optimizers: list[AdamW], rows: Tensor, step: int) -> Tensor:
+def _step(training: Training, optimizers: list[AdamW], rows: Tensor, step: int) -> Tensor:
     """One step on the word pieces hidden in `rows`; its mean loss over these."""
-    recipe = work.recipe
-    batch = gather(work.tokenized, rows, work.device, padded=work.device.type != "cpu")
+    recipe, model, device = training.recipe, training.model, training.device
+    batch = gather(training.tokenized, rows, device, padded=device.type != "cpu")
     stream = generator(recipe.seed, "mask", step)
-    ids, positions = mask(batch.ids, work.pieces, recipe.mask, recipe.whole_word, stream)
+    ids, positions = mask(batch.ids, training.pieces, recipe.mask, recipe.whole_word, stream)
     with (
         global_stream(recipe.seed, "dropout", step),
-        torch.autocast(work.device.type, torch.bfloat16, enabled=work.autocast),
+        torch.autocast(device.type, torch.bfloat16, enabled=training.autocast),
     ):
         logits = model(batch, ids, positions)
     loss = F.cross_entropy(logits.float(), batch.ids[positions].long())
@@ -322,7 +338,7 @@ def _step(work: Work, model: MaskedLm, optimizers: list[AdamW], rows: Tensor, st
     if recipe.clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     for optimizer in optimizers:
-        optimizer.step(rate(recipe.phase(), step, work.steps))
+        optimizer.step(rate(recipe.phase(), step, training.steps))
     return loss.detach()
 
 
@@ -335,15 +351,15 @@ def _optimizers(model: MaskedLm, weight_decay: float) -> list[AdamW]:
     ]
 
 
-def _look(work: Work, model: MaskedLm, optimizers: list[AdamW], state: State, loss: float) -> None:
+def _evaluate(training: Training, optimizers: list[AdamW], state: State, loss: float) -> None:
     """Add a row to the curve and take the weights along."""
     if state.step and not math.isfinite(loss):
         raise UserError(f"the loss is {loss} by step {state.step}: take a lower --lr, or a longer --warmup")
-    score = work.held_out.score(model, work.autocast)
+    score = training.held_out.score(training.model, training.autocast)
     state.curve.append(
         {
             "step": state.step,
-            "epoch": round(state.seen / len(work.tokenized.ids), 4),
+            "epoch": round(state.seen / len(training.tokenized.ids), 4),
             "learning_rate": optimizers[0].lr,
             "loss": loss,
             "held_out_loss": score.loss,
@@ -353,5 +369,5 @@ def _look(work: Work, model: MaskedLm, optimizers: list[AdamW], state: State, lo
             "seconds": round(state.seconds, 2),
         }
     )
-    state.weights = model.state_dict()
+    state.weights = training.model.state_dict()
     state.optimizers = [optimizer.state_dict() for optimizer in optimizers]

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,31 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno not in _ADVICE:
             raise
         raise UserError(f"cannot write {path}: {os.strerror(error.errno)}; {_ADVICE[error.errno]}") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path`, to be filled; renamed to it in the end, or removed if filling it fails.
+
+    Raises:
+        UserError: `path` is there and not empty, or cannot be written.
+    """
+    path = path.absolute()
+    taken = UserError(f"{path} is there already: name a new folder")
+    with writing(path):
+        if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+            raise taken
+        # A name that nobody can know before: another process writes elsewhere, and no planted link is followed.
+        inside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        inside.mkdir(parents=True)  # with the mode that the umask says; `mkdtemp` would say 0700
+        try:
+            yield inside
+            inside.replace(path)
+        except BaseException as error:
+            shutil.rmtree(inside, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise taken from None  # another process was faster
+            raise
 
 
 def _remove_stale(folder: Path) -> None:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from string import Template
-from tempfile import mkdtemp
 
 import benchkit
 from benchkit.core.errors import UserError
@@ -100,14 +100,14 @@ def write_package(names: Names, folder: Path) -> Path:
         raise UserError(f"no folder {folder}: create it, or choose another with --dir")
     if place.exists():
         raise UserError(f"{place} exists already: remove it, or choose another name or --dir")
+    # Beside its place, so that one rename puts it there; with the mode that the umask says, which `mkdtemp` ignores.
+    draft = folder / f".{names.distribution}-{token_hex(4)}"
     try:
-        # Beside its place, so that one rename puts it there.
-        draft = Path(mkdtemp(prefix=f".{names.distribution}-", dir=folder))
+        draft.mkdir()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     try:
         _fill(draft, names.values())
-        draft.chmod(0o755)  # mkdtemp lets nobody else look
         draft.rename(place)
     except OSError as error:
         raise UserError(f"cannot write {place}: {error.strerror}") from error

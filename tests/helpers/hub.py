@@ -72,12 +72,14 @@ class Hub:
         faults: taken one a request, by the last part of the path that is asked for (`api` for the API).
         requests: method, path, and headers in lower case; but for what huggingface_hub asks on its own, once a day and
             process, by whom it is called.
+        answer: replaces keys of what the API says of a repository.
         elsewhere: host that large files are redirected to, as to a CDN; "" for none.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    answer: Mapping[str, Any] = field(default_factory=dict)
     elsewhere: str = ""
     url: str = ""
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -153,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [_sibling(path, data) for path, data in repo.files[commit].items()]
             info = {"id": name.partition("/")[2], "sha": commit, "siblings": siblings,
                     "cardData": {"license": repo.licence}, "tags": []}  # fmt: skip
-            self._say(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
+            self._say(200, {"Content-Type": "application/json"}, json.dumps({**info, **self.hub.answer}).encode())
 
     def _file(self, name: str, revision: str, path: str) -> None:
         found = self._find(name, revision)
@@ -239,14 +241,19 @@ def serving() -> Iterator[Hub]:
 
 
 def use(hub: Hub, cache: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make this process ask `hub`, and keep what it fetches under `cache`; as the variables do for a new process."""
+    """Make this process ask `hub`, and keep what it fetches under `cache`; as the variables do for a new process.
+
+    It does not wait between two tries.
+    """
     from huggingface_hub import constants
 
     patch.setattr(constants, "ENDPOINT", hub.url)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
     patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hf" / "hub"))
     patch.setenv("BENCHKIT_CACHE", str(cache / "benchkit"))
     patch.delenv("HF_TOKEN", raising=False)
+    patch.setattr("time.sleep", lambda seconds: None)
 
 
 def variables(hub: Hub, cache: Path) -> dict[str, str]:

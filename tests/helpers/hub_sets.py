@@ -10,8 +10,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchkit.hub.datasets import QUORA, SOURCES, SST, STS, Source
-from benchkit.hub.record import RemoteFile
+from benchkit.hub.datasets import Source, sources
+from benchkit.hub.download import RemoteFile
 from helpers.hub import COMMIT, etag
 
 WORDS = ("films", "boats", "songs", "roads", "birds", "games", "books", "trees")
@@ -46,6 +46,7 @@ def sts(count: int, seed: str) -> bytes:
     return gzip.compress(lines(rows), mtime=0)
 
 
+SST, QUORA, STS = (sources()[task] for task in ("sst", "quora", "sts"))
 CONTENT = {
     SST.repo: {"train.jsonl": sst(20, "a"), "dev.jsonl": sst(10, "b"), "test.jsonl": sst(10, "c"), "README.md": b"x"},
     QUORA.repo: {QUORA.files[0].path: parquet(pairs(400))},
@@ -61,4 +62,4 @@ def small(source: Source) -> Source:
     return replace(source, revision=COMMIT, files=tuple(files), rows=ROWS[source.task])
 
 
-SMALL = {task: small(source) for task, source in SOURCES.items()}
+SMALL = {task: small(source) for task, source in sources().items()}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.course import call, run, write_course_files
+from safetensors.torch import load_file, save_file
 
 import benchkit
 from benchkit.core.errors import UserError
@@ -130,3 +134,117 @@ def test_a_head_that_is_not_installed_is_named(folder: Path, monkeypatch: pytest
     monkeypatch.setenv("BENCHKIT_PLUGINS", "cnn")
     with pytest.raises(UserError, match="unknown head 'baseline'"):
         benchkit.load_exported(folder)
+
+
+def _changed(values: dict[str, Any], path: tuple[str | int, ...], value: object) -> bytes:
+    """`benchkit.json` with one value replaced, or removed where `value` is `...`."""
+    inner: Any = values
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return json.dumps(values).encode()
+
+
+WRONG: list[tuple[tuple[str | int, ...], object]] = [
+    (("name",), ...),
+    (("name",), 7),
+    (("head",), []),
+    (("head", "sha256"), ...),
+    (("head", "config"), [1]),
+    (("head", "config", "hidden"), "much"),
+    (("encoder",), None),
+    (("features", "pooling"), "sum"),
+    (("features", "layers"), "all"),
+    (("features", "layers"), [99]),
+    (("features", "precision"), "fp8"),
+    (("features", "max_length"), 1.5),
+    (("tuned",), "yes"),
+    (("threads",), 0),
+    (("tasks",), {}),
+    (("tasks",), []),
+    (("tasks", 0, "shape", "classes"), 3),
+    (("tasks", 0, "shape", "segments"), 2),
+    (("tasks", 0, "shape", "low"), float("nan")),
+    (("tasks", 0, "texts"), "sentence"),
+    (("tasks", 0, "classes"), ...),
+    (("tasks", 0, "aliases"), {"sentence": "text"}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG, ids=[f"{'.'.join(map(str, p))}={v}" for p, v in WRONG])
+def test_a_config_of_another_form_is_one_line(
+    path: tuple[str | int, ...], value: object, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    values = json.loads((folder / "benchkit.json").read_text("utf-8"))
+    (tmp_path / "model" / "benchkit.json").write_bytes(_changed(values, path, value))
+    with pytest.raises(UserError) as caught:
+        benchkit.load_exported(tmp_path / "model").predict("sst", SENTENCES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["benchkit.json", "encoder/config.json", "encoder/tokenizer.json"])
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"format": 1, "a": ' + b'{"a":' * 200_000, b"[]", b"7", b"\xff"])
+def test_json_that_is_nested_too_deeply_or_no_object_is_one_line(
+    name: str, content: bytes, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        benchkit.load_exported(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_one_line(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    weights = load_file(folder / "head.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, tmp_path / "model" / "head.safetensors")
+    values = json.loads((folder / "benchkit.json").read_text("utf-8"))
+    digest = hashlib.sha256((tmp_path / "model" / "head.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "model" / "benchkit.json").write_bytes(_changed(values, ("head", "sha256"), digest))
+    with pytest.raises(UserError, match="NaN or infinity"):
+        benchkit.load_exported(tmp_path / "model")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("command", ["export", "convert"])
+def test_modes_are_those_that_the_umask_says(
+    command: str, umask: int, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(umask)
+    try:
+        if command == "export":
+            call(monkeypatch, "export", "--run", out, "--head", "baseline", "--out", tmp_path / "new")
+        else:
+            call(monkeypatch, "encoders", "convert", "demo", tmp_path / "new")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "new", *(tmp_path / "new").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+@pytest.mark.parametrize("limit", [100, 20_000])
+@pytest.mark.parametrize("command", ["export", "convert"])
+def test_a_disk_that_is_full_is_one_line_and_nothing_is_left(
+    command: str, limit: int, out: Path, tmp_path: Path
+) -> None:
+    asked = {
+        "export": ("export", "--run", out, "--head", "baseline", "--out", tmp_path / "new"),
+        "convert": ("encoders", "convert", "demo", tmp_path / "new"),
+    }[command]
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "benchkit", *map(str, asked)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"benchkit: error: cannot write {tmp_path / 'new'}: ")
+    assert list(tmp_path.iterdir()) == []

@@ -56,7 +56,7 @@ def examples(data: Path, task: str) -> list[tuple[str, ...]]:
 
 
 def values(model: Model, task: str, texts: list[tuple[str, ...]]) -> list[float]:
-    return [score(answer.to_dict(model.questions[task].texts)) for answer in model.predict(task, texts)]
+    return [score(answer.to_dict(model.tasks[task].texts)) for answer in model.predict(task, texts)]
 
 
 @pytest.mark.parametrize("head", ["baseline", "cnn"])

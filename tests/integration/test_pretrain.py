@@ -91,6 +91,16 @@ def test_killed_and_called_again_it_ends_with_the_same_bits(trained: Path, corpu
         pretrain(*asked[:-3], 1e-3, *asked[-2:])
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"status": "done"}', '{"identity": []}', '{"identity": {"recipe": 1}}']
+)
+def test_a_damaged_record_is_one_line(content: str, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "pretrain.json").write_text(content)
+    with pytest.raises(UserError, match=r"pretrain\.json") as caught:
+        pretrain(corpus, "--out", tmp_path, *SMALL, "--steps", 1)
+    assert "\n" not in str(caught.value)
+
+
 def test_transformers_reads_it_with_equal_logits(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     from transformers import AutoTokenizer, BertForMaskedLM

@@ -63,7 +63,7 @@ def test_a_failure_leaves_nothing(encoder: Encoder, tmp_path: Path, monkeypatch:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("benchkit.encoder.checkpoint.save_file", fail)
+    monkeypatch.setattr("benchkit.encoder.checkpoint.save", fail)
     with pytest.raises(RuntimeError):
         convert_encoder(encoder, None, tmp_path / "new")
     assert not any(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Data sets fetched from a hub on the loopback: checked, cut, placed, recorded."""
+"""Data sets fetched from a hub on the loopback: checked, split, placed, recorded."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 from helpers.hub import COMMIT, Fault, Hub, serving, use
-from helpers.hub_sets import CONTENT, ROWS, SMALL, pairs, parquet, sst
+from helpers.hub_sets import CONTENT, QUORA, ROWS, SMALL, SST, pairs, parquet, sst
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
+from benchkit.core.progress import Silent
 from benchkit.data import load_data
-from benchkit.hub.datasets import QUORA, SST, SetRequest, by_hash, data_root, fetch_set
-from benchkit.hub.download import Patience, Silent
-from benchkit.hub.record import git_blob, read_record, sha256_of
-
-QUICK = Patience(tries=2, pause=0.001)
+from benchkit.hub.datasets import data_root, fetch_set, split_pairs
+from benchkit.hub.download import RETRIES, git_blob, read_record, sha256_of
 
 
 @pytest.fixture
@@ -30,7 +28,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def fetch(task: str, revision: str = "", by_hand: Path | None = None) -> dict[str, int]:
-    record = fetch_set(SMALL[task], SetRequest(revision, by_hand), Silent(), QUICK)
+    record = fetch_set(SMALL[task], Silent(), revision, by_hand)
     return dict(record.rows)
 
 
@@ -89,7 +87,7 @@ def test_another_revision_is_recorded_with_what_the_hub_says_of_it(hub: Hub) -> 
 def test_a_failure_leaves_what_was_there(hub: Hub) -> None:
     fetch("sst")
     hub.repos[f"datasets/{SST.repo}"].files["e" * 40] = CONTENT[SST.repo]
-    hub.fail("test.jsonl", *[Fault(500)] * 2)
+    hub.fail("test.jsonl", *[Fault(500)] * (RETRIES + 1))
     with pytest.raises(UserError, match="HTTP 500"):
         fetch("sst", revision="e" * 40)
     record = read_record(data_root() / "sst")
@@ -109,7 +107,7 @@ def test_pinned_bytes_that_differ_are_refused(hub: Hub) -> None:
 def test_rows_that_are_missing_are_refused(hub: Hub) -> None:
     source = replace(SMALL["sst"], rows={"train": 21, "dev": 10, "test": 10})
     with pytest.raises(UserError, match=r"SetFit/sst5 has .*'train': 20.* rows, not .*'train': 21"):
-        fetch_set(source, SetRequest(), Silent(), QUICK)
+        fetch_set(source, Silent())
 
 
 def test_by_hand(hub: Hub, tmp_path: Path) -> None:
@@ -141,15 +139,15 @@ def test_the_hub_s_own_cache_is_used_where_it_is_right(hub: Hub, monkeypatch: py
     assert len(hub.requests) == 1
 
 
-def test_quora_is_cut_by_the_pair_alone(tmp_path: Path) -> None:
+def test_quora_is_split_by_the_pair_alone(tmp_path: Path) -> None:
     rows = pairs(4000)
     (tmp_path / "a.parquet").write_bytes(parquet(rows))
     turned = [{"sentence1": r["sentence2"], "sentence2": r["sentence1"], "label": r["label"]} for r in rows[:1000]]
     (tmp_path / "b.parquet").write_bytes(parquet([*turned, *rows[1000:1500]]))
-    first, second = (by_hash(tmp_path / name) for name in ("a.parquet", "b.parquet"))
+    first, second = (split_pairs(tmp_path / name) for name in ("a.parquet", "b.parquet"))
 
-    def keys(cut: object, split: str) -> set[frozenset[object]]:
-        return {frozenset((row["sentence1"], row["sentence2"])) for row in cut[split]}  # type: ignore[index]
+    def keys(splits: object, split: str) -> set[frozenset[object]]:
+        return {frozenset((row["sentence1"], row["sentence2"])) for row in splits[split]}  # type: ignore[index]
 
     assert all(keys(second, split) <= keys(first, split) for split in first)
     assert {split: len(rows) / 4000 for split, rows in first.items()} == pytest.approx(

@@ -9,25 +9,22 @@ import torch
 
 from benchkit.core.plugins import Plugins, load_plugins
 from benchkit.core.protocol import Protocol
-from benchkit.core.rng import global_stream
-from benchkit.experiment.workspace import build_head, feature_settings, open_encoder
-from benchkit.predict.model import Model, Question, number_inputs
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import open_encoder
+from benchkit.predict.model import InputFormat, Model, number_inputs
 from benchkit.predict.onnx import TOLERANCE, Graph, feed
 
 TEXTS = ["a film", "", "the boy is hiding a ball in the park at noon , and nobody saw it .", "good"]
 
 
 def model(plugins: Plugins, head: str, **protocol: Any) -> Model:
-    settled = Protocol(**protocol)
-    joint, encoder, spec = settled.pair_input == "joint", open_encoder("demo", plugins).eval(), plugins.head(head)
-    questions = {
-        name: Question(task.shape(joint=joint), task.texts, task.classes) for name, task in plugins.tasks.items()
+    encoder, spec, tasks = open_encoder("demo", plugins).eval(), plugins.head(head), list(plugins.tasks.values())
+    assembly = Assembly.of(spec, spec.configure({}), Protocol(**protocol), tasks, encoder)
+    formats = {
+        task.name: InputFormat(shape, task.texts, task.classes)
+        for task, shape in zip(tasks, assembly.shapes, strict=True)
     }
-    settings = feature_settings(settled, spec, encoder, "fp32", torch.device("cpu"))
-    with global_stream(0, "init"):
-        shapes = [question.shape for question in questions.values()]
-        built = build_head(spec, spec.configure({}), encoder, settings, shapes).eval()
-    return Model(head, encoder, built, questions, settings, joint)
+    return Model(head, encoder, assembly.build().eval(), formats, assembly.features)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +43,11 @@ def model(plugins: Plugins, head: str, **protocol: Any) -> Model:
 )
 def test_padded_and_packed_agree(head: str, protocol: dict[str, Any]) -> None:
     found = model(load_plugins(), head, **protocol)
-    for task in found.questions:
+    for task in found.tasks:
         graph = Graph(found, task).eval()
         others = [*TEXTS[1:], TEXTS[0]]
         examples = list(zip(TEXTS, others, strict=True)) if graph.pair else [(text,) for text in TEXTS]
-        inputs, rows = number_inputs(examples, found.joint)
+        inputs, rows = number_inputs(examples, graph.shape.segments)
         wanted = found.outputs(task, found.table(inputs), rows)
         with torch.no_grad():
             got = graph(*feed(graph, TEXTS).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from string import Template
@@ -53,10 +54,20 @@ def test_a_package_is_whole_and_loads(name: str, tmp_path: Path) -> None:
     written = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     names = Names(name)
     assert written == {Template(target).substitute(names.values()) for target in LAYOUT.values()}
-    assert place.stat().st_mode & 0o777 == 0o755
     plugins = load_plugins([place / f"{names.module}.py"])
     assert plugins.head(name).configure({"width": "32"}).width == 32
     compile((place / "tests" / f"test_{names.module}.py").read_text(), "test", "exec")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_modes_are_those_that_the_umask_says(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        place = write_package(Names("my-head"), tmp_path)
+    finally:
+        os.umask(before)
+    for path in (place, *place.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
 def test_the_project_file(tmp_path: Path) -> None:
