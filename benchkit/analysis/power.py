@@ -1,16 +1,17 @@
-"""How many seeds it takes to find a difference, from the variance in stored cells."""
+"""Power analysis: how many seeds it takes to find a difference, from the variance in stored cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchkit.analysis.comparisons import compare
-from benchkit.analysis.results import MEAN
+from benchkit.analysis.results import COUNTED
 from benchkit.analysis.statistics import Difference, power
-from benchkit.analysis.tables import Block, Row, Style, duration, heading, notes, table
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, duration
 from benchkit.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Need:
         detects: the smallest true difference that the seeds that are there would find with the power asked for.
         seeds: how many find the difference asked for; None where no number does.
         cautious: the same if seeds vary by as much as may be, at 80 % confidence, given how few there are.
-        limit: what unlimited seeds would find: the test examples alone.
+        limit: the difference that unlimited seeds would find, given the test examples.
     """
 
     verdict: Verdict
@@ -95,8 +96,10 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 
 
 def _smallest(enough: Callable[[float], bool]) -> float:
-    """The smallest positive number that is enough, to three digits."""
+    """The smallest positive number that is enough, to three digits; 0 where any is, as nothing varies."""
     low, high = 0.0, 1e-6
+    if enough(sys.float_info.min):
+        return 0.0
     while not enough(high):
         low, high = high, high * 2
         if math.isinf(high):
@@ -107,40 +110,40 @@ def _smallest(enough: Callable[[float], bool]) -> float:
     return high
 
 
-def seconds(stored: Stored, head: str) -> float:
-    """Mean training and evaluation time of a seed, all phases; NaN where no cell finished."""
-    each = [
-        sum(result.train_seconds + result.eval_seconds for result in record.phases)
-        for record in stored.records
-        if record.head == head and record.status in ("ok", "collapsed")
-    ]
-    return sum(each) / len(each) if each else math.nan
-
-
-def as_text(stored: Stored, found: Sequence[Need], value: float, wanted: float, style: Style = "terminal") -> str:
-    """A block a task, and what it comes to."""
+def sections(stored: Stored, found: Sequence[Need], value: float, wanted: float) -> list[Section]:
+    """A block a task of each phase, and what it comes to."""
+    costs = {head: _seconds(stored, head) for head in stored.heads}
     parts = []
     for phase in dict.fromkeys(each.verdict.phase for each in found):
         here = [each for each in found if each.verdict.phase == phase]
         title = f"{phase}: seeds to find a difference of {value:g} with a power of {wanted:.0%}"
         tasks = dict.fromkeys(each.verdict.task for each in here)
-        blocks = [_block(stored, [each for each in here if each.verdict.task == task]) for task in tasks]
-        parts += [heading(title, style), table(blocks, style)]
-    return "\n\n".join([*parts, notes(list(_notes(stored, found, value)), style, 100)]) + "\n"
+        blocks = [_block(stored, [each for each in here if each.verdict.task == task], costs) for task in tasks]
+        parts.append(Section(title, blocks))
+    return [*parts, Section("", (), list(_notes(stored, found, value, costs)))]
 
 
-def _block(stored: Stored, found: Sequence[Need]) -> Block:
+def _seconds(stored: Stored, head: str) -> float:
+    """Mean training and evaluation time of a seed, all phases; NaN where no cell finished."""
+    each = [
+        sum(result.train_seconds + result.eval_seconds for result in record.phases)
+        for record in stored.records
+        if record.head == head and record.status in COUNTED
+    ]
+    return sum(each) / len(each) if each else math.nan
+
+
+def _block(stored: Stored, found: Sequence[Need], costs: Mapping[str, float]) -> Block:
     first = found[0].verdict
-    metric = "" if first.task == MEAN else f" · {stored.results.metrics[first.task]}"
-    title = f"{'mean of tasks' if first.task == MEAN else first.task}{metric} · {first.split}"
+    title = f"{stored.results.title(first.task)} · {first.split}"
     header = (title, "seeds now", "they find", "seeds needed", "cautiously", "limit", "time")
-    return Block(header, [Row(_cells(stored, each)) for each in found], ("left", *["right"] * 6))
+    return Block(header, [Row(_cells(each, costs)) for each in found], ("left", *["right"] * 6))
 
 
-def _cells(stored: Stored, need: Need) -> tuple[str, ...]:
+def _cells(need: Need, costs: Mapping[str, float]) -> tuple[str, ...]:
     verdict, have = need.verdict, need.verdict.difference.seeds
     more = None if need.seeds is None else max(0, need.seeds - have)
-    pair = seconds(stored, verdict.a) + seconds(stored, verdict.b)
+    time = NOTHING if more is None else duration(more * (costs[verdict.a] + costs[verdict.b])) if more else "none"
     return (
         f"{verdict.b} − {verdict.a}",
         str(have),
@@ -148,7 +151,7 @@ def _cells(stored: Stored, need: Need) -> tuple[str, ...]:
         _count(need.seeds),
         _count(need.cautious),
         f"{need.limit:.3f}",
-        "–" if more is None else "none" if not more else duration(more * pair),
+        time,
     )
 
 
@@ -156,7 +159,7 @@ def _count(seeds: int | None) -> str:
     return "no number" if seeds is None else str(seeds)
 
 
-def _notes(stored: Stored, found: Sequence[Need], value: float) -> Iterable[str]:
+def _notes(stored: Stored, found: Sequence[Need], value: float, costs: Mapping[str, float]) -> Iterator[str]:
     yield (
         "They find: the smallest true difference that the seeds so far would find. Limit: what unlimited seeds would; "
         "the rest is the chance of which test examples there are. Cautiously: if seeds vary by as much as these few "
@@ -172,14 +175,11 @@ def _notes(stored: Stored, found: Sequence[Need], value: float) -> Iterable[str]
     if counts:
         heads = dict.fromkeys(head for each in found for head in (each.verdict.a, each.verdict.b))
         missing = {head: max(0, max(counts) - _seeds(stored, head)) for head in heads}
-        cells, spent = (
-            sum(missing.values()),
-            sum(count * seconds(stored, head) for head, count in missing.items() if count),
-        )
+        cells, spent = sum(missing.values()), sum(count * costs[head] for head, count in missing.items() if count)
         rest = f"{cells} more cells, about {duration(spent)}" if cells else "they are there"
         yield f"For all that seeds can do: {max(counts)} seeds of each head ({rest})."
     yield "One comparison at p < 0.05; correcting for several takes more."
 
 
 def _seeds(stored: Stored, head: str) -> int:
-    return sum(record.head == head and record.status in ("ok", "collapsed") for record in stored.records)
+    return sum(record.head == head and record.status in COUNTED for record in stored.records)
