@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 from helpers.cells import write_cells
 
-from benchkit.analysis.latex import escape
 from benchkit.analysis.power import needs
 from benchkit.analysis.results import read_runs
 from benchkit.analysis.statistics import power
+from benchkit.analysis.tables import latex_escape
 from benchkit.cli import cli
 from benchkit.core.errors import UserError
 
@@ -115,10 +115,10 @@ def test_latex_compiles(run: Path, tmp_path: Path) -> None:
 
 
 def test_latex_is_escaped() -> None:
-    assert escape("50 % & a_b #1 {x} ~ ^ \\") == (
+    assert latex_escape("50 % & a_b #1 {x} ~ ^ \\") == (
         r"50 \% \& a\_b \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
-    assert escape("1 ± 2 − é ✓") == r"1 $\pm$ 2 $-$ é [U+2713]"
+    assert latex_escape("1 ± 2 − é ✓") == r"1 $\pm$ 2 $-$ é [U+2713]"
 
 
 def test_a_plan_says_how_many_seeds_and_when_none_suffice(run: Path) -> None:

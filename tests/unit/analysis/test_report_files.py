@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from benchkit.analysis.plots import draw_curves, style
-from benchkit.analysis.report import curves_frame, summary_frame, write_report
-from benchkit.analysis.tables import render
+from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
 from benchkit.core.errors import UserError
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score
 from benchkit.core.task import Metric, TaskSpec
@@ -75,7 +74,7 @@ def test_the_files(tmp_path: Path) -> None:
     curves = pd.read_csv(tmp_path / "curves.csv")
     pd.testing.assert_frame_equal(curves, curves_frame(_records()), rtol=1e-5, check_dtype=False)
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert table == render(_records(), CONTROLS, TASKS, style="markdown")
+    assert table == comparison_text(_records(), CONTROLS, TASKS, style="markdown")
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] >= 1200
 
 

@@ -96,7 +96,7 @@ def test_columns_and_order() -> None:
     rng = np.random.default_rng(0)
     control = [Control("majority class", task, "dev", "accuracy", 0.5, 0.7) for task in ("twin", "tone")]
     records = [
-        _record(head, 0, _phase("finetune", 0, _values(rng)), _phase("pretrain", 0, _values(rng)))
+        _record(head, 0, _phase("pretrain", 0, _values(rng)), _phase("finetune", 0, _values(rng)))
         for head in ("b", "a")
     ]
     frame = summary_frame(records, control, TASKS)
