@@ -180,22 +180,22 @@ class _Tables:
                     for row, each in zip(keys, block.rows, strict=True) if not each.aside)
             for column in range(len(block.header))
         ]  # fmt: skip
+        to_right = [number or side == "right" for number, side in zip(numeric, block.align, strict=True)]
         axis = _axis(block.intervals) if block.intervals else None
         pictures = iter(block.intervals.rows if block.intervals else ())
         rows: dict[bool, list[Any]] = {False: [], True: []}
         for row, key in zip(block.rows, keys, strict=True):
             cells = [
-                {"text": cell, "value": "" if value is None else f"{value:.9g}", "number": is_number}
-                for cell, value, is_number in zip(row.cells[1:], key[1:], numeric[1:], strict=True)
+                {"text": cell, "value": "" if value is None else f"{value:.9g}", "right": right}
+                for cell, value, right in zip(row.cells[1:], key[1:], to_right[1:], strict=True)
             ]
             picture = None
             if not row.aside and axis and block.intervals:
                 picture = _picture(axis, *next(pictures), block.intervals.control)
             rows[row.aside].append({"name": self._name(row), "cells": cells, "picture": picture})
         return {
-            "class": class_, "label": f"{title}: {block.header[0]}".removeprefix(": "), "align": block.align,
-            "header": list(zip(block.header, numeric, strict=True)), "axis": axis and _ruler(*axis),
-            "bodies": [each for each in rows.values() if each],
+            "class": class_, "label": f"{title}: {block.header[0]}".removeprefix(": "), "bodies": [each for each in rows.values() if each],
+            "header": list(zip(block.header, numeric, to_right, strict=True)), "axis": axis and _ruler(*axis),
         }  # fmt: skip
 
     def _name(self, row: Row) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def page_data(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> dic
         ],
         "controls": [
             {"name": each.name, "task": each.task, "value": _short(each.value), "loss": _short(each.loss)}
-            for each in results.controls
+            for each in stored.controls_with_loss
             if each.split == "dev"
         ],
         "costs": [
@@ -483,7 +483,7 @@ def _figures(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> Iter
     results = stored.results
     for phase in results.phases:
         yield f"scores-{phase or 'none'}", draw_scores(results, phase)
-    drawn = draw_curves(stored.records, controls=results.controls, tasks=stored.tasks, phases=results.phases)
+    drawn = draw_curves(stored.records, controls=stored.controls_with_loss, tasks=stored.tasks, phases=results.phases)
     if drawn is not None:
         yield "curves", drawn
     for phase in results.phases:

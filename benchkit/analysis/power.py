@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from benchkit.analysis.comparisons import compare
 from benchkit.analysis.results import COUNTED
-from benchkit.analysis.statistics import Difference, power
+from benchkit.analysis.statistics import power_of
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, duration
 from benchkit.core.errors import UserError
 
 if TYPE_CHECKING:
     from benchkit.analysis.comparisons import Verdict
     from benchkit.analysis.results import Stored
+    from benchkit.analysis.statistics import Difference
 
 
 MOST = 10_000
@@ -62,18 +63,18 @@ def needs(stored: Stored, value: float, wanted: float, split: str = "test", agai
 
 def _need(verdict: Verdict, value: float, wanted: float) -> Need:
     found = verdict.difference
+
+    def after(seeds: int, seed_variance: float = found.seed_variance) -> Callable[[float], float]:
+        return power_of(seed_variance, found.example_variance, seeds, found.example_freedom)
+
+    cautious = _cautious(found)
     return Need(
         verdict,
-        detects=_smallest(lambda size: _power(found, size, found.seeds) >= wanted),
-        seeds=_fewest(lambda seeds: _power(found, value, seeds) >= wanted),
-        cautious=_fewest(lambda seeds: _power(found, value, seeds, _cautious(found)) >= wanted),
-        limit=_smallest(lambda size: _power(found, size, MOST * 1000) >= wanted),
+        detects=_smallest(after(found.seeds), wanted),
+        seeds=_fewest(lambda seeds: after(seeds)(value) >= wanted),
+        cautious=_fewest(lambda seeds: after(seeds, cautious)(value) >= wanted),
+        limit=_smallest(after(MOST * 1000), wanted),
     )
-
-
-def _power(found: Difference, value: float, seeds: int, seed_variance: float | None = None) -> float:
-    between = found.seed_variance if seed_variance is None else seed_variance
-    return power(value, between, found.example_variance, seeds, found.example_freedom)
 
 
 def _cautious(found: Difference) -> float:
@@ -95,18 +96,16 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
     return high
 
 
-def _smallest(enough: Callable[[float], bool]) -> float:
-    """The smallest positive number that is enough, to three digits; 0 where any is, as nothing varies."""
+def _smallest(power: Callable[[float], float], wanted: float) -> float:
+    """The smallest difference that is found as often as wanted, to three digits; 0 where any is, as nothing varies."""
     low, high = 0.0, 1e-6
-    if enough(sys.float_info.min):
+    if power(sys.float_info.min) >= wanted:
         return 0.0
-    while not enough(high):
+    while power(high) < wanted:
         low, high = high, high * 2
-        if math.isinf(high):
-            return high
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
     return high
 
 

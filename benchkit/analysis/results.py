@@ -10,8 +10,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from benchkit.analysis.tables import name_seeds
 from benchkit.core.errors import UserError
+from benchkit.core.plugins import load_plugins
 from benchkit.core.record import Record
 from benchkit.core.task import SPLITS
 from benchkit.data import Split, load_data, subsample
@@ -303,14 +306,12 @@ class Origin:
         """A split with the rows that the cells saw; None if it is not found again."""
         return self._splits(task).get(split)
 
-    def controls(self) -> tuple[Control, ...]:
+    def controls(self, *, with_loss: bool) -> tuple[Control, ...]:
         """Constant predictions, learnt on train, of the tasks that are found again."""
-        rows: list[Control] = []
-        for name, task in self._tasks.items():
-            splits = self._splits(name)
-            if "train" in splits:
-                rows += controls(task, splits)
-        return tuple(rows)
+        found = ((task, self._splits(name)) for name, task in self._tasks.items())
+        return tuple(
+            row for task, splits in found if "train" in splits for row in controls(task, splits, with_loss=with_loss)
+        )
 
     def _splits(self, task: str) -> Mapping[str, Split]:
         if task not in self._loaded:
@@ -549,8 +550,15 @@ class Stored:
 
     @cached_property
     def controls(self) -> tuple[Control, ...]:
-        """Constant predictions, learnt on train; none, with a logged line, for a task whose data is not found again."""
-        return self._origin.controls()
+        """Constant predictions, learnt on train, without their losses, for which torch would be needed; none, with a
+        logged line, for a task whose data is not found again.
+        """
+        return self._origin.controls(with_loss=False)
+
+    @cached_property
+    def controls_with_loss(self) -> tuple[Control, ...]:
+        """`controls` with the losses that plots show."""
+        return self._origin.controls(with_loss=True)
 
     def phase_of_predictions(self, record: Record) -> str:
         """The phase whose predictions a cell keeps, its last; "" where it has none."""
@@ -600,17 +608,12 @@ def read_runs(folders: Sequence[Path], *, log: Log, head_files: Iterable[Path] =
         UserError: a folder is missing or holds no usable cell; a task is not installed; the runs were scored on
             different examples, so that their numbers cannot be put side by side.
     """
-    from benchkit.core.plugins import load_plugins
-
     found = [each for folder in dict.fromkeys(folders) for each in _read_run(folder, log)]
     check_comparable(found)
     found, notes = name_variants(found, log)
-    plugins = load_plugins(head_files)
-    names = dict.fromkeys(task["name"] for each in found for task in each.record.identity["tasks"])
-    try:
-        tasks = {name: plugins.task(name) for name in names}
-    except UserError as error:
-        raise UserError(f"{error}; give the file it is in with --head-file") from error
+    tasks = _load_tasks(
+        dict.fromkeys(task["name"] for each in found for task in each.record.identity["tasks"]), head_files
+    )
     return Stored(
         records=tuple(replace(each.record, head=each.label) for each in found),
         folders={each.record.key: each.folder for each in found},
@@ -619,6 +622,17 @@ def read_runs(folders: Sequence[Path], *, log: Log, head_files: Iterable[Path] =
         notes=tuple(notes),
         log=log,
     )
+
+
+def _load_tasks(names: Iterable[str], head_files: Iterable[Path]) -> dict[str, TaskSpec]:
+    """Tasks by name. Plugins that only offer heads are not imported, as they take torch with them."""
+    plugins = load_plugins(head_files, hook="benchkit_tasks")
+    if not set(names) <= set(plugins.tasks):
+        plugins = load_plugins(head_files)
+    try:
+        return {name: plugins.task(name) for name in names}
+    except UserError as error:
+        raise UserError(f"{error}; give the file it is in with --head-file") from error
 
 
 def _read_run(folder: Path, log: Log) -> list[FoundCell]:
@@ -653,7 +667,15 @@ def _heads_of_table(folder: Path) -> Iterator[str]:
 @lru_cache(maxsize=2)
 def _read_predictions(folder: Path, _: str) -> dict[tuple[str, str], pd.DataFrame]:
     """The predictions of a cell by task and split, since callers ask for one after another; none under ("", "")."""
-    frame = CellStore(folder.parent).predictions(folder.name).set_index("id")
-    groups = frame.groupby(["task", "split"], observed=True, sort=False)
-    columns = ["label", "prediction", "score"]
-    return {("", ""): frame[columns].iloc[:0], **{(str(key[0]), str(key[1])): group[columns] for key, group in groups}}
+    import pandas as pd
+
+    frame = CellStore(folder.parent).predictions(folder.name)
+    task, split = frame["task"].cat, frame["split"].cat
+    codes = np.stack([task.codes, split.codes])
+    starts = np.flatnonzero((np.diff(codes, prepend=-2) != 0).any(axis=0))  # rows of one split stand together
+    rows = frame.set_index("id")[["label", "prediction", "score"]]
+    pieces: dict[tuple[str, str], list[pd.DataFrame]] = {("", ""): [rows.iloc[:0]]}
+    for start, stop in zip(starts, [*starts[1:], len(frame)], strict=True):
+        key = str(task.categories[codes[0, start]]), str(split.categories[codes[1, start]])
+        pieces.setdefault(key, []).append(rows.iloc[start:stop])
+    return {key: each[0] if len(each) == 1 else pd.concat(each) for key, each in pieces.items()}

@@ -7,17 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.data.splits import SHUFFLED
-from benchkit.experiment.config import Plan
-from benchkit.experiment.workspace import RANDOM
 
 if TYPE_CHECKING:
     from benchkit.core.task import TaskSpec
     from benchkit.data import Split
+    from benchkit.experiment.config import Plan
 
 
 # Losses may be quadratic in the batch, and a split can have hundreds of thousands of rows.
@@ -42,25 +39,26 @@ class Control:
     loss: float
 
 
-def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> list[Control]:
+def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "", *, with_loss: bool = True) -> list[Control]:
     """The control of a task on each labelled split. Of equally frequent classes the first is predicted.
 
     Args:
         splits: by name; `train` must be there and labelled.
         loss: name of the task's loss; "" is the default one.
+        with_loss: whether to find the loss, which takes torch; else it is NaN.
 
     Raises:
         UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
         ValueError: train has no label.
     """
     outputs = _outputs(task, splits["train"].labels)
-    prediction = int(outputs.argmax()) if task.classes else float(outputs)
+    prediction = int(outputs.argmax()) if task.classes else float(outputs[0])
     name = "majority class" if task.classes else "mean score"
     found = []
     for split, data in splits.items():
         if len(data) and data.labelled:
             value = _metric(task, data.labels, np.full(len(data), prediction))
-            cost = _loss(task, loss, outputs, data.labels)
+            cost = _loss(task, loss, outputs, data.labels) if with_loss else np.nan
             found.append(Control(name, task.name, split, task.metric.name, value, cost))
     return found
 
@@ -93,26 +91,30 @@ def baseline_loss(task: TaskSpec, loss_name: str, train_labels: np.ndarray) -> f
     return _loss(task, loss_name, _outputs(task, train_labels), train_labels)
 
 
-def _outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
+def _outputs(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
     """The constant outputs (out,), fp32, that fit labels (n,) best."""
     if not len(labels) or np.isnan(labels).any():
         raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
     if not task.classes:
-        return torch.tensor([labels.mean()], dtype=torch.float32)
+        return np.array([labels.mean()], np.float32)
     counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
-    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
+    found: np.ndarray = np.log(np.maximum(counts, 0.5) / len(labels)).astype(np.float32)
+    return found
 
 
-def _loss(task: TaskSpec, name: str, outputs: Tensor, labels: np.ndarray) -> float:
+def _loss(task: TaskSpec, name: str, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Mean loss of constant outputs (out,) over labels (n,)."""
+    import torch
+
     if name and name not in task.losses:
         raise unknown(f"loss of task {task.name!r},", name, task.losses)
     loss = task.losses[name or next(iter(task.losses))]
     targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
+    constant = torch.from_numpy(outputs)
     total = 0.0
     for start in range(0, len(targets), _BATCH):
         part = targets[start : start + _BATCH]
-        total += float(loss(outputs.expand(len(part), -1), part, task.shape())) * len(part)
+        total += float(loss(constant.expand(len(part), -1), part, task.shape())) * len(part)
     return total / len(labels)
 
 
@@ -145,6 +147,8 @@ def alone(plan: Plan) -> Iterator[Beside]:
 
 def trained_controls(plan: Plan) -> Iterator[Beside]:
     """The same heads and seeds with train's labels shuffled, and on an encoder with untrained weights."""
+    from benchkit.experiment.workspace import RANDOM
+
     folder, calm = plan.out / CONTROLS, replace(plan, interference=False)
     changes = {
         SHUFFLED_LABELS: replace(calm, data=SHUFFLED + plan.data),
