@@ -225,7 +225,7 @@ ALL_PAIRS = 10
 """A table of so many pairs is still read; of more the letters tell."""
 
 
-def letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
+def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
     """Letters of the heads that were compared pair by pair, best first."""
     found: dict[tuple[str, str, str, str], str] = {}
     for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import benchkit
-from benchkit.analysis.comparisons import difference_sections, disagreements, letters, letters_note
+from benchkit.analysis.comparisons import compact_letters, difference_sections, disagreements, letters_note
 from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
 from benchkit.analysis.plots import COLOURS, page_data
 from benchkit.analysis.report import comparison, fault_notes
@@ -68,7 +68,7 @@ def page(
     )  # fmt: skip
     style, script = _file("page.css"), "\n".join(_file(f"{name}.js") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
-    shared = letters(results, verdicts) if _all_pairs(results, verdicts) else {}
+    shared = compact_letters(results, verdicts) if _all_pairs(results, verdicts) else {}
     *phases, notes = comparison(
         results, letters=shared, remarks=[*letters_note(verdicts if shared else ())], columns=None
     )
@@ -194,7 +194,8 @@ class _Tables:
                 picture = _picture(axis, *next(pictures), block.intervals.control)
             rows[row.aside].append({"name": self._name(row), "cells": cells, "picture": picture})
         return {
-            "class": class_, "label": f"{title}: {block.header[0]}".removeprefix(": "), "bodies": [each for each in rows.values() if each],
+            "class": class_, "label": f"{title}: {block.header[0]}".removeprefix(": "),
+            "bodies": [each for each in rows.values() if each],
             "header": list(zip(block.header, numeric, to_right, strict=True)), "axis": axis and _ruler(*axis),
         }  # fmt: skip
 

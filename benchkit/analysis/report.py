@@ -15,10 +15,10 @@ import pandas as pd
 from benchkit.analysis.comparisons import (
     ALL_PAIRS,
     COLUMNS,
+    compact_letters,
     compare,
     difference_sections,
     groups_by_task,
-    letters,
     letters_note,
     rows,
 )
@@ -487,7 +487,7 @@ def sections(
         only: `scores` or `verdicts`.
     """
     results = stored.results
-    shared = {} if against else letters(results, verdicts)
+    shared = {} if against else compact_letters(results, verdicts)
     found = []
     if only != "verdicts":
         remarks = [*letters_note(verdicts if shared else ()), *stored.notes]

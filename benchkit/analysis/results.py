@@ -290,9 +290,10 @@ def _check_readable(record: Record) -> None:
     for part in (record.parameters, record.environment, record.data, record.encoder, record.sources):
         part.get("")
     rows = [split["rows"] for splits in record.data.get("splits", {}).values() for split in splits.values()]
-    numbers = [each.value for phase in record.phases for each in (*phase.scores, *phase.curve)]
+    scores = [score.value for phase in record.phases for score in phase.scores]
     seconds = [each for phase in record.phases for each in (phase.train_seconds, phase.eval_seconds)]
-    _ = sum(rows), sum(numbers), sum(seconds), record.error.split()
+    _ = sum([record.seed, *rows, *scores, *seconds]), record.head.strip(), record.error.strip(), record.key.strip()
+    _ = {"ok": 0, "collapsed": 0, "diverged": 0, "failed": 0}[record.status]
 
 
 class Origin:

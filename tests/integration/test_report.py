@@ -93,6 +93,14 @@ def test_markdown_has_a_table_a_task(run: Path) -> None:
     assert _call("report", run, "--format", "markdown").count("\n|:---") == 8
 
 
+def test_markdown_escapes_the_lines_above_the_tables(tmp_path: Path) -> None:
+    """Names of folders, encoders, data and devices are not Markdown."""
+    folder = tmp_path / "a_b_|<c>"
+    write_cells(folder, {"baseline": 0.75}, (0,))
+    first = _call("report", folder, "--format", "markdown").splitlines()[0]
+    assert r"/a\_b\_\|\<c>: " in first
+
+
 def test_many_pairs_are_shown_on_request_only(tmp_path: Path) -> None:
     write_cells(tmp_path, {f"h{i}": 0.6 for i in range(6)}, (0, 1))
     assert "15 pairs: --only verdicts shows them all" in _call("report", tmp_path)

@@ -36,7 +36,7 @@ def read(folder: Path) -> Stored:
     return read_runs([folder], log=print)
 
 
-def find(rows: list[Agreement], *key: str) -> Beside:
+def find(rows: list[Agreement], *key: str) -> Agreement:
     return next(row for row in rows if (row.head, row.task, row.split) == key)
 
 
