@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from benchkit.analysis.results import COUNTED, MEAN, Stored
+from benchkit.analysis.results import COUNTED, MEAN, Stored, stack_predictions
 from benchkit.analysis.statistics import Paired, paired_differences, spread
 from benchkit.analysis.tables import Block, Row, Section, interval, name_seeds, number
 from benchkit.core.errors import UserError, unknown
@@ -217,17 +217,12 @@ def _same_examples(pair: Pair, task: str, split: str) -> bool:
 
 def _paired(task: TaskSpec, pairs: Sequence[Pair], a: Stored, b: Stored, split: str) -> Paired:
     frames = [
-        [
-            side.predictions(record, record.phases[-1].name, task.name, split)
-            for side, record in zip((a, b), pair, strict=True)
-        ]
+        side.predictions(pair[place], pair[place].phases[-1].name, task.name, split)
+        for place, side in enumerate((a, b))
         for pair in pairs
     ]
-    first = frames[0][0]
-    if any(not frame.index.equals(first.index) for both in frames for frame in both):
-        raise UserError(f"the predictions of {task.name} {split} are not of the same examples; run the cells again")
-    old, new = (np.stack([both[side]["prediction"].to_numpy(float) for both in frames]) for side in (0, 1))
-    return Paired(first["label"].to_numpy(float), old, new, task.metric.score)
+    labels, predictions = stack_predictions(frames, f"{task.name} {split}")
+    return Paired(labels, predictions[: len(pairs)], predictions[len(pairs) :], task.metric.score)
 
 
 def _by_seed(head: str, pairs: Sequence[Pair], tasks: Mapping[str, TaskSpec], split: str) -> list[Measure]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 Letters = Mapping[tuple[str, str, str, str], str]
-"""A compact letter display by phase, task, split and head: `ab`; heads that share a letter are not told apart."""
+"""A compact letter display by phase, task, split and head: `ab`; heads that share a letter do not differ significantly."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Verdict:
 
     @property
     def differ(self) -> bool:
-        """Whether the two can be told apart."""
+        """Whether the difference is significant."""
         return self.p_holm < LEVEL
 
 
@@ -115,8 +115,8 @@ def compare(
 
 
 def groups(verdicts: Sequence[Verdict], heads: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Heads that cannot be told apart, as largest groups: a head may be in several, as in a compact letter display
-    (Piepho 2004). Heads that were not compared are not told apart.
+    """Largest groups of heads without a significant difference; a head may be in several, as in a compact letter
+    display (Piepho 2004). Heads that were not compared count as not different.
 
     Args:
         verdicts: all pairs on one task.
@@ -222,7 +222,7 @@ def _corrected(verdicts: Sequence[Verdict], tasks: Sequence[str]) -> list[Verdic
 
 
 ALL_PAIRS = 10
-"""A table of so many pairs is still read; of more the letters tell."""
+"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
 
 
 def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
@@ -332,25 +332,17 @@ COLUMNS = (
 
 
 def rows(verdicts: Sequence[Verdict], results: Results) -> list[dict[str, Any]]:
-    """For CSV and JSON; None where there is no number."""
-    return [
-        {
-            "phase": each.phase, "task": each.task, "split": each.split,
-            "metric": results.metrics.get(each.task, MEAN), "a": each.a, "b": each.b,
-            **_numbers(each), "n_seeds": each.difference.seeds, "verdict": conclusion(each),
-        }
-        for each in verdicts
-    ]  # fmt: skip
-
-
-def _numbers(verdict: Verdict) -> Mapping[str, float | None]:
-    difference = verdict.difference
-    values = {
-        "mean_a": difference.a, "mean_b": difference.b, "difference": difference.value, "ci_low": difference.low,
-        "ci_high": difference.high, "p": difference.p, "p_holm": verdict.p_holm, "mcnemar": verdict.mcnemar,
-        "aso_epsilon": verdict.aso,
-    }  # fmt: skip
-    return {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
+    """The values of `COLUMNS` for CSV and JSON; None where there is no number."""
+    found = []
+    for each in verdicts:
+        d = each.difference
+        values = (
+            each.phase, each.task, each.split, results.metrics.get(each.task, MEAN), each.a, each.b, d.a, d.b, d.value,
+            d.low, d.high, d.p, each.p_holm, each.mcnemar, each.aso, d.seeds, conclusion(each),
+        )  # fmt: skip
+        known = (None if isinstance(value, float) and math.isnan(value) else value for value in values)
+        found.append(dict(zip(COLUMNS, known, strict=True)))
+    return found
 
 
 BINS = 10

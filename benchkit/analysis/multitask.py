@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from benchkit.analysis.results import COUNTED, load_cells, shared_identity
+from benchkit.analysis.results import COUNTED, load_cells, cell_predictions, shared_identity, stack_predictions
 from benchkit.analysis.statistics import Difference, Paired, paired_differences, spread
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, name_seeds, number, plus_minus
-from benchkit.core.errors import UserError
 from benchkit.experiment.companions import ALONE
-from benchkit.store.cells import CellStore
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pathlib import Path
 
     from benchkit.analysis.results import Stored
     from benchkit.core.record import Record
@@ -28,18 +24,6 @@ _GAINS_NOTE = (
     "Together: the head trained on all tasks; alone: on this one, with the same data, epochs and seeds; after the last "
     "phase. The interval holds the chance of training and of the examples; it is not corrected for the number of rows."
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """Records, and how to read their predictions."""
-
-    records: Sequence[Record]
-    read: Callable[[Record], pd.DataFrame]
-
-    @classmethod
-    def of(cls, records: Sequence[Record], store: CellStore) -> Run:
-        return cls(records, lambda record: store.predictions(record.key))
 
 
 @dataclass(frozen=True)
@@ -54,14 +38,23 @@ class Gain:
     difference: Difference | None
 
 
-def gains(together: Run, baselines: Mapping[str, Run], tasks: Mapping[str, TaskSpec]) -> list[Gain]:
+def gains(
+    together: Sequence[Record],
+    baselines: Mapping[str, Sequence[Record]],
+    tasks: Mapping[str, TaskSpec],
+    folders: Mapping[str, Path],
+) -> list[Gain]:
     """Of each task and head, over the seeds that have a number both together and alone.
 
     Args:
         baselines: the same heads trained on one task, by task.
+        folders: of all cells, by key.
+
+    Raises:
+        UserError: predictions cannot be read, or are not of the same examples.
     """
-    heads = dict.fromkeys(record.head for record in together.records)
-    return [_gain(together, run, tasks[name], head) for name, run in baselines.items() for head in heads]
+    heads = dict.fromkeys(record.head for record in together)
+    return [_gain(each, together, tasks[name], head, folders) for name, each in baselines.items() for head in heads]
 
 
 def stored_gains(stored: Stored) -> list[Gain]:
@@ -82,11 +75,7 @@ def stored_gains(stored: Stored) -> list[Gain]:
         if records:
             found[task] = list(records.values())
 
-    def read(record: Record) -> pd.DataFrame:
-        return CellStore(folders[record.key].parent).predictions(record.key)
-
-    baselines = {task: Run(records, read) for task, records in found.items()}
-    return gains(Run(stored.records, read), baselines, stored.tasks) if baselines else []
+    return gains(stored.records, found, stored.tasks, folders)
 
 
 def _match_key(record: Record, task: str) -> str:
@@ -109,30 +98,20 @@ def gains_section(found: Sequence[Gain]) -> Section | None:
     return Section("", blocks, [_GAINS_NOTE]) if blocks else None
 
 
-def _gain(together: Run, baseline: Run, task: TaskSpec, head: str) -> Gain:
-    sides = [{r.seed: r for r in run.records if r.head == head and r.status in COUNTED} for run in (baseline, together)]
+def _gain(
+    alone: Sequence[Record], together: Sequence[Record], task: TaskSpec, head: str, folders: Mapping[str, Path]
+) -> Gain:
+    sides = [{r.seed: r for r in side if r.head == head and r.status in COUNTED} for side in (alone, together)]
     seeds = tuple(seed for seed in sides[0] if seed in sides[1])
     if not seeds:
         return Gain(head, task.name, task.metric.name, "test", (), None)
-    pairs = [tuple(side[seed] for side in sides) for seed in seeds]
-    split = "test" if all(_labelled(record, task.name) for pair in pairs for record in pair) else "dev"
-    (labels, first), (_, second) = (
-        _predictions(run, [pair[side] for pair in pairs], task.name, split)
-        for side, run in enumerate((baseline, together))
-    )
-    found = paired_differences({task.name: Paired(labels, first, second, task.metric.score)})[task.name]
-    return Gain(head, task.name, task.metric.name, split, seeds, found)
-
-
-def _predictions(run: Run, records: Sequence[Record], task: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n,) and predictions (seed, n)."""
-    frames = []
-    for record in records:
-        frame = run.read(record)
-        frames.append(frame[(frame["task"] == task) & (frame["split"] == split)])
-    if any(list(frame["id"]) != list(frames[0]["id"]) for frame in frames):
-        raise UserError(f"the predictions of {task} {split}, together and alone, are not of the same examples")
-    return frames[0]["label"].to_numpy(float), np.stack([frame["prediction"].to_numpy(float) for frame in frames])
+    records = [side[seed] for side in sides for seed in seeds]
+    split = "test" if all(_labelled(record, task.name) for record in records) else "dev"
+    frames = [cell_predictions(folders[each.key], each.predictions_sha256)[task.name, split] for each in records]
+    labels, predictions = stack_predictions(frames, f"{task.name} {split}, together and alone,")
+    pair = Paired(labels, predictions[: len(seeds)], predictions[len(seeds) :], task.metric.score)
+    difference = paired_differences({task.name: pair})[task.name]
+    return Gain(head, task.name, task.metric.name, split, seeds, difference)
 
 
 def _labelled(record: Record, task: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchkit.analysis.results import MEAN, Results, collect
+from benchkit.analysis.results import MEAN, Results
 from benchkit.analysis.statistics import Spread, spread
 from benchkit.core.errors import UserError
 from benchkit.store.files import write_atomic
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from benchkit.analysis.comparisons import HeadPredictions, TaskPredictions
     from benchkit.analysis.results import Stored
     from benchkit.core.record import Record
-    from benchkit.core.task import TaskSpec
     from benchkit.experiment.companions import Control
 
 
@@ -186,48 +185,32 @@ def _sample(labels: np.ndarray) -> Sequence[int]:
     return [int(each) for each in order[::step]]
 
 
-def plot_curves(
-    records: Sequence[Record],
-    path: Path,
-    *,
-    controls: Sequence[Control] = (),
-    tasks: Mapping[str, TaskSpec],
-    phases: Iterable[str] = (),
-) -> bool:
-    """Write a PNG of the training curves: the mean over seeds, in a band from the lowest seed to the highest.
-
-    Train is dashed (running means over an epoch, dropout on), dev solid, the control on dev dotted. Cells
-    that failed or diverged are left out, and the legend counts the seeds that are in. Returns False, and
-    writes nothing, where no cell has a curve.
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all.
 
     Raises:
-        ImportError: matplotlib is not installed.
         UserError: the file cannot be written.
     """
-    figure = draw_curves(records, controls=controls, tasks=tasks, phases=phases)
-    if figure is None:
-        return False
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())
-    return True
 
 
-def draw_curves(
-    records: Sequence[Record],
-    *,
-    controls: Sequence[Control] = (),
-    tasks: Mapping[str, TaskSpec],
-    phases: Iterable[str] = (),
-) -> Figure | None:
-    """The figure of `plot_curves`, or None where there is nothing to draw."""
-    results = collect(records, controls, tasks, phases)
+def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[Control] = ()) -> Figure | None:
+    """The training curves, a column a task: mean over seeds, in a band from the lowest seed to the highest.
+
+    Train is dashed (running means over an epoch, dropout on), dev solid, the control on dev dotted. Cells that failed
+    or diverged are left out, and the legend counts the seeds that are in. None where no cell has a curve.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     found = curves(results, records)
     if not found:
         return None
     starts = _starts(found, results.phases)
     last = max(starts[each.phase] + each.epochs[-1] for each in found)
-    names = [name for name in tasks if any(each.task == name for each in found)]
+    names = [name for name in results.metrics if any(each.task == name for each in found)]
     heads = dict.fromkeys(each.head for each in found)
     styles = {head: style(index) for index, head in enumerate(heads)}
     figure = _figure(max(3.1 * len(names), 6.2), 5.2)
@@ -483,7 +466,7 @@ def _figures(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> Iter
     results = stored.results
     for phase in results.phases:
         yield f"scores-{phase or 'none'}", draw_scores(results, phase)
-    drawn = draw_curves(stored.records, controls=stored.controls_with_loss, tasks=stored.tasks, phases=results.phases)
+    drawn = draw_curves(results, stored.records, stored.controls_with_loss)
     if drawn is not None:
         yield "curves", drawn
     for phase in results.phases:

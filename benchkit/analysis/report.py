@@ -46,6 +46,7 @@ from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:
     from benchkit.analysis.comparisons import Letters, Verdict
+    from benchkit.analysis.multitask import Gain
     from benchkit.analysis.results import Log, Stored
     from benchkit.core.record import Record
     from benchkit.core.task import TaskSpec
@@ -166,10 +167,13 @@ def write_report(
     if find_spec("matplotlib") is None:
         log("curves.png left out: it takes matplotlib, pip install matplotlib")
         return
-    from benchkit.analysis.plots import plot_curves
+    from benchkit.analysis.plots import draw_curves, write_png
 
-    if not plot_curves(records, folder / "curves.png", controls=controls, tasks=tasks, phases=results.phases):
+    figure = draw_curves(results, records, controls)
+    if figure is None:
         log("curves.png left out: no cell has a curve")
+    else:
+        write_png(figure, folder / "curves.png")
 
 
 def _csv(frame: pd.DataFrame) -> str:
@@ -404,7 +408,7 @@ def _trained_control_notes(results: Results) -> list[str]:
     ]
     why = {
         "shuffled labels": "shuffled: trained on shuffled labels, so its score is its architecture's, not learnt",
-        "random encoder": "random: on an encoder with random weights, which tells words apart and knows none",
+        "random encoder": "random: on an encoder with random weights, which distinguishes words and knows none",
     }
     found = [why[kind] for kind in results.trained_controls if kind in why]
     return [*lines, *[f"Controls named after a head: {'; '.join(found)}."][: len(found)]]
@@ -429,7 +433,7 @@ def _spread(results: Results, intervals: bool) -> list[str]:
     text = "± is the standard deviation over seeds, not an interval; summary.csv has 95 % intervals of the mean."
     if intervals:
         text = (
-            "± beside a mean is the standard deviation over seeds; 95 % CI is the t-interval of the mean over seeds, "
+            "± after a mean is the standard deviation over seeds; 95 % CI is the t-interval of the mean over seeds, "
             "for these test examples."
         )
     if min(counts) < _FEW:
@@ -557,21 +561,7 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
         "scores": scores,
         "verdicts": rows(verdicts, results),
         "groups": groups_by_task(verdicts),
-        "together_minus_alone": [
-            {
-                "head": each.head,
-                "task": each.task,
-                "metric": each.metric,
-                "split": each.split,
-                "seeds": each.seeds,
-                **(
-                    {"alone": found.a, "together": found.b, "low": _finite(found.low), "high": _finite(found.high)}
-                    if (found := each.difference)
-                    else {}
-                ),
-            }
-            for each in stored_gains(stored)
-        ],
+        "together_minus_alone": [_gain(each) for each in stored_gains(stored)],
         "interference": [
             {"key": record.key, "phase": phase.name, **asdict(each)}
             for record in stored.records
@@ -583,5 +573,9 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _gain(gain: Gain) -> dict[str, Any]:
+    values = {name: value for name, value in vars(gain).items() if name != "difference"}
+    if found := gain.difference:
+        low, high = (each if math.isfinite(each) else None for each in (found.low, found.high))
+        values |= {"alone": found.a, "together": found.b, "low": low, "high": high}
+    return values

@@ -107,7 +107,7 @@ def agreements(stored: Stored, report: Published) -> list[Agreement]:
     tasks = [task for task in report.rows if task in stored.tasks]
     if not heads or not tasks:
         raise UserError(
-            f"nothing to set beside the report: it has the heads {', '.join(report.numbers)} on "
+            f"nothing to compare with the report: it has the heads {', '.join(report.numbers)} on "
             f"{', '.join(report.rows)}; the run has {', '.join(stored.heads)} on {', '.join(stored.tasks)}"
         )
     phase = results.phases[-1]

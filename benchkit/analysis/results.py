@@ -464,7 +464,7 @@ def _by_run(head: str, runs: Mapping[str, tuple[Path, ...]], settings: Mapping[s
 
 
 def _by_fields(settings: Mapping[str, Setting]) -> dict[str, str]:
-    """`dropout=0.1` for each of some settings: what sets it apart from the others."""
+    """`dropout=0.1` for each of some settings: the fields that differ from the others."""
     differing = _differing(settings)
     return {
         key: ", ".join(f"{_short(name)}={values[key][:12]}" for name, values in differing.items()) for key in settings
@@ -579,7 +579,7 @@ class Stored:
         if phase != self.phase_of_predictions(record):
             kept = self.phase_of_predictions(record) or "no phase"
             raise UserError(f"{self.folders[record.key]} keeps the predictions of {kept}, not of {phase}")
-        frames = _read_predictions(self.folders[record.key], record.predictions_sha256)
+        frames = cell_predictions(self.folders[record.key], record.predictions_sha256)
         return frames.get((task, split), frames["", ""])
 
     def texts(self, task: str, split: str) -> Mapping[str, tuple[str, ...]] | None:
@@ -598,7 +598,7 @@ class Stored:
 def read_runs(folders: Sequence[Path], *, log: Log, head_files: Iterable[Path] = ()) -> Stored:
     """Read the finished cells of runs, each a folder that `benchkit run` wrote.
 
-    One head with several settings becomes several heads, named apart. Of cells that differ in nothing but the version
+    One head with several settings becomes several heads, each with a name of its own. Of cells that differ in nothing but the version
     of benchkit or torch, in one folder, the newest version's count.
 
     Args:
@@ -666,7 +666,7 @@ def _heads_of_table(folder: Path) -> Iterator[str]:
 
 
 @lru_cache(maxsize=2)
-def _read_predictions(folder: Path, _: str) -> dict[tuple[str, str], pd.DataFrame]:
+def cell_predictions(folder: Path, _: str) -> dict[tuple[str, str], pd.DataFrame]:
     """The predictions of a cell by task and split, since callers ask for one after another; none under ("", "")."""
     import pandas as pd
 
@@ -680,3 +680,14 @@ def _read_predictions(folder: Path, _: str) -> dict[tuple[str, str], pd.DataFram
         key = str(task.categories[codes[0, start]]), str(split.categories[codes[1, start]])
         pieces.setdefault(key, []).append(rows.iloc[start:stop])
     return {key: each[0] if len(each) == 1 else pd.concat(each) for key, each in pieces.items()}
+
+
+def stack_predictions(frames: Sequence[pd.DataFrame], what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (n,) and predictions (seed, n) of several cells.
+
+    Raises:
+        UserError: they are not of the same examples.
+    """
+    if any(not frame.index.equals(frames[0].index) for frame in frames):
+        raise UserError(f"the predictions of {what} are not of the same examples; run the cells again")
+    return frames[0]["label"].to_numpy(float), np.stack([frame["prediction"].to_numpy(float) for frame in frames])

@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Intervals:
-    """What a page draws beside the rows of a block, on one axis.
+    """What a page draws next to the rows of a block, on one axis.
 
     Attributes:
         rows: of each row that is not aside: its mean with interval, and the value of each seed.

@@ -92,11 +92,13 @@ def run_all(runs: dict[str, Session], progress: Progress, what: str) -> dict[str
 
 def echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alone: dict[str, Outcome]) -> None:
     """The table `together − alone`."""
-    from benchkit.analysis.multitask import Run, gains, gains_section
+    from benchkit.analysis.multitask import gains, gains_section
     from benchkit.analysis.tables import render
 
-    tasks = {name: Run.of(each.records, runs[name].store) for name, each in alone.items()}
-    section = gains_section(gains(Run.of(outcome.records, session.store), tasks, outcome.tasks))
+    stores = [(outcome, session.store), *((each, runs[name].store) for name, each in alone.items())]
+    folders = {record.key: store.root / record.key for each, store in stores for record in each.records}
+    baselines = {name: each.records for name, each in alone.items()}
+    section = gains_section(gains(outcome.records, baselines, outcome.tasks, folders))
     if section:
         click.echo(f"\n{render(section)}")
 

@@ -152,4 +152,4 @@ def test_nothing_to_set_beside_is_one_line(benchkit: Call, tmp_path: Path, folde
     assert_one_line(benchkit("repro", folder, "--seeds", 3), "leave out --seeds")
     assert_one_line(benchkit("repro", tmp_path), "no finished cell")
     run(tmp_path, "siamese", settings={"pretrain.epochs": 1})
-    assert_one_line(benchkit("repro", tmp_path), "nothing to set beside the report", "siamese")
+    assert_one_line(benchkit("repro", tmp_path), "nothing to compare with the report", "siamese")

@@ -11,6 +11,7 @@ import pytest
 
 from benchkit.analysis.plots import draw_curves, style
 from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
+from benchkit.analysis.results import collect
 from benchkit.core.errors import UserError
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score
 from benchkit.core.task import Metric, TaskSpec
@@ -106,7 +107,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_means_bands_and_phases() -> None:
-    figure = draw_curves(_records(), controls=CONTROLS, tasks=TASKS)
+    figure = draw_curves(collect(_records(), CONTROLS, TASKS), _records(), CONTROLS)
     assert figure is not None
     assert len(figure.axes) == 2 * 3
     first = figure.axes[0]
@@ -132,7 +133,7 @@ def test_the_legend_fits(names: int) -> None:
         Record(f"head_number_{i}-0", f"head_number_{i}", 0, "ok", {}, phases=(_phase("finetune", 0.4),))
         for i in range(names)
     ]
-    figure = draw_curves(records, tasks={"tone": TASKS["tone"]})
+    figure = draw_curves(collect(records, (), {"tone": TASKS["tone"]}), records)
     assert figure is not None
     figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()
