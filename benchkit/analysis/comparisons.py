@@ -23,7 +23,6 @@ from benchkit.analysis.statistics import (
     holm,
     mcnemar,
     min_epsilon,
-    spread,
 )
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, number, p_value
 from benchkit.core.errors import unknown
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.05
 Letters = Mapping[tuple[str, str, str, str], str]
-"""A compact letter display by phase, task, split and head: `ab`; heads that share a letter do not differ significantly."""
+"""A compact letter display, such as `ab`, by phase, task, split and head."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
     for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
         here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
         named = {head for each in here for head in (each.a, each.b)}
-        means = {head: spread(results.seeds(head, phase, task, split).values()).mean for head in named}
+        means = {head: results.over(head, phase, task, split).mean for head in named}
         ordered = sorted((head for head in results.heads if head in named), key=lambda head: -means[head])
         for place, group in enumerate(groups(here, ordered)):
             for head in group:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,8 @@ def page(
         ],
         examples=[found for each in predictions.values() if (found := _examples(stored, each, texts))],
         faults=[tables.section(each, "faults") for each in _fault_sections(results)],
-        surroundings=_facts(stored.records, _surroundings(stored.records)),
-        protocol=_facts(stored.records, _protocol(stored)),
+        surroundings=[*_facts([*map(_surroundings, stored.records)]), *_memory(stored.records)],
+        protocol=_facts([*map(_protocol, stored.records)]),
         provenance=[tables.section(each, "data") for each in (_heads(stored), _data(stored))],
         all_cells=tables.section(_cells(stored), "cells"),
     )
@@ -203,7 +204,9 @@ class _Tables:
         """The first cell of a row; of a head, its number, and what went wrong with it where the cell says so."""
         name = row.cells[0].removesuffix(" !")
         head = None if row.aside else self.heads.get(name)
-        return {"text": name, "head": head, "fault": self._faults.get(name, "") if name != row.cells[0] else ""}
+        if head is None or name == row.cells[0]:
+            return {"text": row.cells[0], "head": head, "fault": ""}
+        return {"text": name, "head": head, "fault": self._faults[name]}
 
 
 _NUMBER = re.compile(r"[<±]?([+−]?[\d,]*\.?\d+)(?: %|%| (?:±|to|[a-zA-Z']+)\b.*| ±.*)?")
@@ -357,42 +360,42 @@ def _plain(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     return Section(title, [Block(header, [Row(row) for row in rows], ("left",) * len(header))])
 
 
-Reader = Callable[["Record"], Any]
-
-
-def _facts(records: Sequence[Record], readers: Iterator[tuple[str, Reader]]) -> list[tuple[str, list[str]]]:
+def _facts(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     """What each field is in the cells that say so; with counts where they do not agree."""
     found = []
-    for name, read in readers:
-        counts: dict[str, int] = {}
-        for value in map(read, records):
-            if value not in (None, "", {}):
-                words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                counts[words] = counts.get(words, 0) + 1
+    for name in dict.fromkeys(name for part in parts for name in part):
+        counts = Counter(part[name] for part in parts if part.get(name))
         if counts:
             many = len(counts) > 1
             found.append((name, [f"{value} ({count} cells)" if many else value for value, count in counts.items()]))
     return found
 
 
-def _surroundings(records: Sequence[Record]) -> Iterator[tuple[str, Reader]]:
-    yield "encoder", lambda each: each.encoder.get("name")
-    yield "encoder parameters", lambda each: _thousands(each.parameters.get("encoder"))
-    yield "encoder fingerprint", lambda each: each.encoder.get("fingerprint")
-    yield "encoder notes", lambda each: "; ".join(each.encoder.get("notes", ()))
-    yield "benchkit", lambda each: each.environment.get("benchkit")
-    yield "git", lambda each: each.environment.get("git")
-    yield "engine source", lambda each: each.identity.get("engine", {}).get("source")
-    yield "python", lambda each: each.environment.get("python")
-    for package in dict.fromkeys(name for each in records for name in each.environment.get("packages", {})):
-        yield package, lambda each, name=package: each.environment.get("packages", {}).get(name)  # type: ignore[misc]
-    for name in ("processor", "platform", "device", "precision", "threads", "feature_cache", "cuda_graph", "compiled"):
-        yield name.replace("_", " "), lambda each, name=name: each.environment.get(name)  # type: ignore[misc]
+def _surroundings(record: Record) -> dict[str, str]:
+    """Encoder, code and machine of a cell."""
+    environment = {**record.environment, **record.environment.get("packages", {}), "packages": ""}
+    return {
+        "encoder": str(record.encoder.get("name", "")),
+        "encoder parameters": _thousands(record.parameters.get("encoder")),
+        "encoder fingerprint": str(record.encoder.get("fingerprint", "")),
+        "encoder notes": "; ".join(record.encoder.get("notes", ())),
+        "engine source": str(record.identity.get("engine", {}).get("source", "")),
+        **{name.replace("_", " "): value for name, value in _flat(environment).items()},
+        "data": _folder_name(record),
+    }
+
+
+def _protocol(record: Record) -> dict[str, str]:
+    """The protocol of a cell, and the losses of its tasks."""
+    losses = {f"{task['name']}.loss": task.get("loss") or "" for task in record.identity["tasks"]}
+    return {**_flat(protocol_fields(record.identity)), **losses}
+
+
+def _memory(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """The peak memory of the smallest and the largest cell."""
     memory = [each.peak_memory_bytes / 2**30 for each in records if each.peak_memory_bytes]
-    if memory:
-        ends = " to ".join(dict.fromkeys(f"{each:.1f}" for each in (min(memory), max(memory))))
-        yield "peak memory of a cell", lambda _: f"{ends} GiB"
-    yield "data", _folder_name
+    ends = dict.fromkeys(f"{each:.1f}" for each in (min(memory), max(memory))) if memory else ()
+    return [("peak memory of a cell", [" to ".join(ends) + " GiB"])] if ends else []
 
 
 def _folder_name(record: Record) -> str:
@@ -402,21 +405,6 @@ def _folder_name(record: Record) -> str:
 
 def _thousands(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
-
-
-def _protocol(stored: Stored) -> Iterator[tuple[str, Reader]]:
-    def fields(record: Record) -> dict[str, str]:
-        return _flat(protocol_fields(record.identity))
-
-    for name in dict.fromkeys(name for each in stored.records for name in fields(each)):
-        yield name, lambda each, name=name: fields(each).get(name)  # type: ignore[misc]
-    for task in stored.results.metrics:
-        yield (
-            f"{task}.loss",
-            lambda each, task=task: next(  # type: ignore[misc]
-                (found.get("loss") for found in each.identity["tasks"] if found["name"] == task), None
-            ),
-        )
 
 
 def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from benchkit.analysis.results import COUNTED, load_cells, cell_predictions, shared_identity, stack_predictions
+from benchkit.analysis.results import COUNTED, cell_predictions, load_cells, shared_identity, stack_predictions
 from benchkit.analysis.statistics import Difference, Paired, paired_differences, spread
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, name_seeds, number, plus_minus
 from benchkit.experiment.companions import ALONE

@@ -313,9 +313,9 @@ def draw_scores(results: Results, phase: str) -> Figure:
         for index, head in enumerate(results.heads):
             seeds = list(results.seeds(head, phase, task, split).values())
             _whiskers(axes, spread(seeds), seeds, index)
-        control = [each.value for each in results.controls if (each.task, each.split) == (task, split)]
-        if control and axes.get_xlim()[0] <= control[0] <= axes.get_xlim()[1]:
-            axes.axvline(control[0], color=_GREY, linestyle="dotted", linewidth=1)
+        control = results.control(task, split)
+        if control is not None and axes.get_xlim()[0] <= control <= axes.get_xlim()[1]:
+            axes.axvline(control, color=_GREY, linestyle="dotted", linewidth=1)
         axes.set_title("mean of tasks" if task == MEAN else f"{task}, {results.metrics[task]}", fontsize=9)
         axes.set_xlabel(split, fontsize=8)
         _bare(axes, "x")
@@ -339,7 +339,7 @@ def draw_costs(results: Results, phase: str) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     split = results.judged(phase, MEAN)
     for index, head in enumerate(results.heads):
-        over = spread(results.seeds(head, phase, MEAN, split).values())
+        over = results.over(head, phase, MEAN, split)
         time = spread(results.seconds(head, phase).values())
         for axes, cost, std in ((left, results.parameters.get(head), 0.0), (right, time.mean, time.std)):
             if over.n and cost and math.isfinite(cost):

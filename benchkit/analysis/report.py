@@ -24,7 +24,7 @@ from benchkit.analysis.comparisons import (
 )
 from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
 from benchkit.analysis.results import MEAN, Results, collect, describe
-from benchkit.analysis.statistics import Spread, spread
+from benchkit.analysis.statistics import spread
 from benchkit.analysis.tables import (
     NOTHING,
     Block,
@@ -112,7 +112,7 @@ def results_frame(results: Results) -> pd.DataFrame:
 
 
 def _row(results: Results, head: str, phase: str, task: str, split: str) -> dict[str, Any]:
-    over = spread(results.seeds(head, phase, task, split).values())
+    over = results.over(head, phase, task, split)
     return {
         "head": head, "task": task, "phase": phase, "split": split,
         "metric": results.metrics.get(task, MEAN),
@@ -238,13 +238,16 @@ def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
     costs = ("parameters", "time") if wide else ("head parameters", "time a seed")
     blocks = []
     for task in tasks:
-        last, gap = task == tasks[-1], results.judged(phase, task)
+        last, split = task == tasks[-1], results.judged(phase, task)
         rows = [_long_row(results, head, phase, task, last, letters) for head in results.heads]
-        rows += [
-            Row((name, *cells[:2], *[""] * wide, cells[2], *["", ""] * last), True)
-            for name, cells in (*_constant_rows(results, phase, task), *_trained_rows(results, phase, task))
+        controls = _constant_cells(results, task, split)
+        controls += [
+            (f"{head}, {_kind(kind)}{_mark(control, head, phase)}", _cells(control, head, phase, task, split))
+            for kind, control in results.trained_controls.items()
+            for head in control.heads
         ]
-        header = (results.title(task), "dev", "test", *["95 % CI"] * wide, f"train − {gap}", *costs * last)
+        rows += [Row((name, *cells[:2], *[""] * wide, cells[2], *["", ""] * last), True) for name, cells in controls]
+        header = (results.title(task), "dev", "test", *["95 % CI"] * wide, f"train − {split}", *costs * last)
         align = ("left",) * (4 + wide) + ("right",) * 2 * last
         blocks.append(Block(header, rows, align, _intervals(results, phase, task)))
     return blocks
@@ -257,21 +260,33 @@ def _intervals(results: Results, phase: str, task: str) -> Intervals:
 
 
 def _long_row(results: Results, head: str, phase: str, task: str, last: bool, letters: Letters | None) -> Row:
-    gap = results.judged(phase, task)
-    over = {split: spread(results.seeds(head, phase, task, split).values()) for split in ("dev", "test")}
-    cells = [*map(plus_minus, over.values()), plus_minus(_gap(results, head, phase, task), signed=True)]
-    if all(cell == NOTHING for cell in cells):
-        cells[0] = _excuse(results, head, phase)
+    judged = results.judged(phase, task)
+    cells = _cells(results, head, phase, task, judged)
     if letters is not None:
-        for place, split in enumerate(over):
+        for place, split in enumerate(("dev", "test")):
             cells[place] = f"{cells[place]} {letters.get((phase, task, split, head), '')}".strip()
-        half = over[gap].high - over[gap].mean
-        cells.insert(2, f"±{half:.3f}" if over[gap].n > 1 else NOTHING)
-    return Row((_name(results, head, phase), *cells, *(_costs(results, head, phase) if last else ())))
+        over = results.over(head, phase, task, judged)
+        cells.insert(2, f"±{over.high - over.mean:.3f}" if over.n > 1 else NOTHING)
+    name = f"{head}{_mark(results, head, phase)}"
+    return Row((name, *cells, *(_costs(results, head, phase) if last else ())))
 
 
-def _gap(results: Results, head: str, phase: str, task: str) -> Spread:
-    return spread(results.gap(head, phase, task, results.judged(phase, task)).values())
+def _cells(results: Results, head: str, phase: str, task: str, judged: str) -> list[str]:
+    """Dev, test, and train minus the judged split; for a head without numbers, why."""
+    cells = [plus_minus(results.over(head, phase, task, split)) for split in ("dev", "test")]
+    return _with_reason(results, head, phase, [*cells, _gap(results, head, phase, task, judged)])
+
+
+def _gap(results: Results, head: str, phase: str, task: str, judged: str) -> str:
+    return plus_minus(spread(results.gap(head, phase, task, judged).values()), signed=True)
+
+
+def _with_reason(results: Results, head: str, phase: str, cells: list[str]) -> list[str]:
+    """With the reason in the first cell where none has a number."""
+    if any(cell != NOTHING for cell in cells):
+        return cells
+    reason = ", ".join(dict.fromkeys(fault.status for fault in results.faults_of(head, phase))) or "not run"
+    return [reason, *cells[1:]]
 
 
 def _short(results: Results, phase: str) -> Block:
@@ -281,11 +296,9 @@ def _short(results: Results, phase: str) -> Block:
     names = [task if splits[task] == "test" else f"{task} ({splits[task]})" for task in tasks]
     rows = []
     for head in results.heads:
-        cells = [plus_minus(spread(results.seeds(head, phase, task, splits[task]).values())) for task in tasks]
-        cells.append(plus_minus(_gap(results, head, phase, tasks[-1]), signed=True))
-        if all(cell == NOTHING for cell in cells):
-            cells[0] = _excuse(results, head, phase)
-        rows.append(Row((_name(results, head, phase), *cells, _costs(results, head, phase)[1])))
+        cells = [plus_minus(results.over(head, phase, task, splits[task])) for task in tasks]
+        cells = _with_reason(results, head, phase, [*cells, _gap(results, head, phase, tasks[-1], splits[tasks[-1]])])
+        rows.append(Row((f"{head}{_mark(results, head, phase)}", *cells, _costs(results, head, phase)[1])))
     constants = [number(results.control(task, splits[task])) for task in tasks]
     if any(cell != NOTHING for cell in constants):
         rows.append(Row(("controls", *constants, "", ""), True))
@@ -297,30 +310,14 @@ def _with_mean(results: Results) -> list[str]:
     return [*results.metrics, *[MEAN] * (len(results.metrics) > 1)]
 
 
-def _constant_rows(results: Results, phase: str, task: str) -> list[tuple[str, tuple[str, str, str]]]:
+def _constant_cells(results: Results, task: str, judged: str) -> list[tuple[str, list[str]]]:
     """Name and cells of the constant predictions on a task; for the mean, of all tasks together."""
     name = next((each.name for each in results.controls if each.task == task), "controls")
-    dev, test, train = (results.control(task, split) for split in ("dev", "test", "train"))
+    dev, test, train, other = (results.control(task, split) for split in ("dev", "test", "train", judged))
     if dev is None and test is None:
         return []
-    judged = results.control(task, results.judged(phase, task))
-    gap = None if train is None or judged is None else train - judged
-    return [(name, (number(dev), number(test), number(gap, signed=True)))]
-
-
-def _trained_rows(results: Results, phase: str, task: str) -> list[tuple[str, tuple[str, str, str]]]:
-    """Name and cells of each trained control."""
-    rows = []
-    split = results.judged(phase, task)
-    for kind, control in results.trained_controls.items():
-        for head in control.heads:
-            seeds = (control.seeds(head, phase, task, each) for each in ("dev", "test"))
-            dev, test = (plus_minus(spread(each.values())) for each in seeds)
-            if dev == test == NOTHING:
-                dev = _excuse(control, head, phase)
-            gap = plus_minus(spread(control.gap(head, phase, task, split).values()), signed=True)
-            rows.append((f"{head}, {_kind(kind)}{' !' * bool(control.faults_of(head, phase))}", (dev, test, gap)))
-    return rows
+    gap = None if train is None or other is None else train - other
+    return [(name, [number(dev), number(test), number(gap, signed=True)])]
 
 
 def _kind(control: str) -> str:
@@ -328,13 +325,8 @@ def _kind(control: str) -> str:
     return control.partition(" ")[0]
 
 
-def _name(results: Results, head: str, phase: str) -> str:
-    return f"{head} !" if results.faults_of(head, phase) else head
-
-
-def _excuse(results: Results, head: str, phase: str) -> str:
-    """Why a head has no number: never a blank."""
-    return ", ".join(dict.fromkeys(fault.status for fault in results.faults_of(head, phase))) or "not run"
+def _mark(results: Results, head: str, phase: str) -> str:
+    return " !" if results.faults_of(head, phase) else ""
 
 
 def _costs(results: Results, head: str, phase: str) -> tuple[str, str]:

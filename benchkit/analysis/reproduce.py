@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from benchkit.analysis.results import Results, Stored, collect, protocol_fields
-from benchkit.analysis.statistics import Spread, spread
+from benchkit.analysis.statistics import Spread
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, number, plus_minus
 from benchkit.core.errors import UserError
 from benchkit.core.identity import changes, shown
@@ -123,7 +123,7 @@ def _agreement(
     stored: Stored, results: Results, report: Published, key: tuple[str, str, str, str], there: float
 ) -> Agreement:
     head, _, task, split = key
-    over = spread(results.seeds(*key).values())
+    over = results.over(*key)
     rows = _row_counts(stored.records, task).get(split, 0)
     metric = stored.tasks[task].metric.name
     variances = [(_seed_variance(over.std, over.n), over.n - 1.0)] if over.n > 1 else []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchkit.analysis.statistics import Spread, spread
 from benchkit.analysis.tables import name_seeds
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
@@ -94,6 +95,10 @@ class Results:
         columns = [self.seeds(head, phase, each, split) for each in self.metrics]
         common = [seed for seed in columns[0] if all(seed in column for column in columns)] if columns else []
         return {seed: sum(column[seed] for column in columns) / len(columns) for seed in common}
+
+    def over(self, head: str, phase: str, task: str, split: str) -> Spread:
+        """Mean and spread of `seeds`."""
+        return spread(self.seeds(head, phase, task, split).values())
 
     def gap(self, head: str, phase: str, task: str, split: str) -> Seeds:
         """Train minus `split`, seed by seed."""
@@ -598,8 +603,8 @@ class Stored:
 def read_runs(folders: Sequence[Path], *, log: Log, head_files: Iterable[Path] = ()) -> Stored:
     """Read the finished cells of runs, each a folder that `benchkit run` wrote.
 
-    One head with several settings becomes several heads, each with a name of its own. Of cells that differ in nothing but the version
-    of benchkit or torch, in one folder, the newest version's count.
+    One head with several settings becomes several heads, each with a name of its own. Of cells in one folder that
+    differ in nothing but the version of benchkit or torch, those of the newest version count.
 
     Args:
         log: takes a line for each cell or thing that had to be left out.
