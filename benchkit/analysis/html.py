@@ -175,9 +175,10 @@ class _Tables:
 
     def _table(self, block: Block, class_: str, title: str) -> dict[str, Any]:
         keys = [[_sort_key(cell) for cell in row.cells] for row in block.rows]
+        # Among numbers may stand a dash, or the reason why there is none.
         numeric = [
             column > 0 and any(row[column] is not None for row in keys)
-            and all(row[column] is not None or each.cells[column] in ("", NOTHING, "no number")
+            and all(row[column] is not None or not re.search(r"\d", each.cells[column])
                     for row, each in zip(keys, block.rows, strict=True) if not each.aside)
             for column in range(len(block.header))
         ]  # fmt: skip
