@@ -71,7 +71,7 @@ def page(
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     shared = compact_letters(results, verdicts) if _all_pairs(results, verdicts) else {}
     *phases, notes = comparison(
-        results, letters=shared, remarks=[*letters_note(verdicts if shared else ())], columns=None
+        results, letters=shared, remarks=[*letters_note(verdicts if shared else ())], overview=True
     )
     tables = _Tables(results)
     multitask = [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]

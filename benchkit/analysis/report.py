@@ -27,6 +27,7 @@ from benchkit.analysis.results import MEAN, Results, collect, describe
 from benchkit.analysis.statistics import spread
 from benchkit.analysis.tables import (
     NOTHING,
+    TERMINAL_WIDTH,
     Block,
     Intervals,
     Row,
@@ -188,7 +189,6 @@ def comparison_text(
     phases: Iterable[str] = (),
     trained_controls: Mapping[str, Sequence[Record]] | None = None,
     style: Style = "terminal",
-    columns: int = 100,
 ) -> str:
     """The comparison of heads as text, see `comparison`.
 
@@ -200,13 +200,13 @@ def comparison_text(
         ValueError: two records are of the same head and seed.
     """
     results = collect(records, controls, tasks, phases, trained_controls)
-    return render_all(comparison(results, columns=columns), style, columns)
+    return render_all(comparison(results), style)
 
 
 def comparison(
-    results: Results, *, letters: Letters | None = None, remarks: Sequence[str] = (), columns: int | None = 100
+    results: Results, *, letters: Letters | None = None, remarks: Sequence[str] = (), overview: bool = False
 ) -> list[Section]:
-    """The last phase task by task, earlier phases in short, and notes.
+    """The last phase task by task, earlier phases in short where that fits a terminal, and notes.
 
     Each number is the mean over seeds ± their standard deviation. `train − test` (`train − dev` where test has no
     labels) is taken seed by seed. A head with `!` has seeds that failed, diverged or collapsed: see the notes.
@@ -217,15 +217,14 @@ def comparison(
     Args:
         letters: from paired predictions; with them there is a column of intervals too.
         remarks: lines to put before the footnotes.
-        columns: earlier phases are shown at length if the short table is wider than this. None gives both tables of
-            each phase, the short one first.
+        overview: also the short table of each phase, before those at length.
     """
     sections = []
     for phase in reversed(results.phases):
         blocks, short = _long(results, phase, letters), _short(results, phase)
-        if columns is None:
+        if overview:
             blocks = [short, *blocks]
-        elif phase != results.phases[-1] and width(table([short], "terminal")) <= columns:
+        elif phase != results.phases[-1] and width(table([short], "terminal")) <= TERMINAL_WIDTH:
             blocks = [short]
         sections.append(Section(f"{phase or 'no phase'}: {seed_counts(results, phase)}", blocks))
     notes = [*remarks, *footnotes(results, intervals=letters is not None)]
@@ -475,7 +474,6 @@ def sections(
     *,
     against: str | None = None,
     only: str | None = None,
-    columns: int = 100,
 ) -> list[Section]:
     """The scores, what tasks do to each other, and the differences: against one head, or of few pairs all.
 
@@ -487,7 +485,7 @@ def sections(
     found = []
     if only != "verdicts":
         remarks = [*letters_note(verdicts if shared else ()), *stored.notes]
-        found += comparison(results, letters=shared, remarks=remarks, columns=columns)
+        found += comparison(results, letters=shared, remarks=remarks)
         found += [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
     pairs = len({(each.phase, each.a, each.b) for each in verdicts})
     if only == "verdicts" or (only is None and (against or pairs <= ALL_PAIRS)):
@@ -503,12 +501,11 @@ def as_text(
     verdicts: Sequence[Verdict],
     style: Style,
     *,
-    columns: int = 100,
     against: str | None = None,
     only: str | None = None,
 ) -> str:
     """What was compared, then the `sections`."""
-    body = render_all(sections(stored, verdicts, against=against, only=only, columns=columns), style, columns)
+    body = render_all(sections(stored, verdicts, against=against, only=only), style)
     text = f"{paragraphs(provenance(stored), style)}\n{body}"
     return latex_page(text) if style == "latex" else text
 

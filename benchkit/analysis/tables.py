@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from benchkit.analysis.statistics import Spread
 
 Style = Literal["terminal", "markdown", "latex"]
-COLUMNS = 100
-"""Width of a terminal that tables are made for."""
+TERMINAL_WIDTH = 100
+"""Columns of a terminal that notes are wrapped to."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,17 @@ class Section:
     notes: Sequence[str] = ()
 
 
-def render(section: Section, style: Style = "terminal", columns: int = COLUMNS) -> str:
-    """A section as text, without a line end.
-
-    Args:
-        columns: width that notes are wrapped to on a terminal.
-    """
+def render(section: Section, style: Style = "terminal") -> str:
+    """A section as text, without a line end."""
     parts = [heading(section.title, style)] if section.title else []
     parts += [table(section.blocks, style)] if section.blocks else []
-    parts += [notes(section.notes, style, columns)] if section.notes else []
+    parts += [notes(section.notes, style)] if section.notes else []
     return "\n\n".join(parts)
 
 
-def render_all(sections: Iterable[Section], style: Style = "terminal", columns: int = COLUMNS) -> str:
+def render_all(sections: Iterable[Section], style: Style = "terminal") -> str:
     """Sections below each other, with a line end."""
-    return "\n\n".join(render(section, style, columns) for section in sections) + "\n"
+    return "\n\n".join(render(section, style) for section in sections) + "\n"
 
 
 def table(blocks: Sequence[Block], style: Style) -> str:
@@ -89,14 +85,14 @@ def heading(text: str, style: Style) -> str:
     return text if style == "terminal" else f"### {escape(text)}"
 
 
-def notes(lines: Sequence[str], style: Style, columns: int = COLUMNS) -> str:
-    """Footnotes, one a line; on a terminal wrapped to so many columns."""
+def notes(lines: Sequence[str], style: Style) -> str:
+    """Footnotes, one a line; on a terminal wrapped."""
     if style == "latex":
         each = "".join(rf"\par {latex_escape(line)}" + "\n" for line in lines)
         return "\\par\\smallskip\n{\\footnotesize\\raggedright\n" + each + "\\par}"
     if style == "markdown":
         return "\n".join(f"- {escape(line)}" for line in lines)
-    return "\n".join(textwrap.fill(line, columns, subsequent_indent="  ") for line in lines)
+    return "\n".join(textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines)
 
 
 def paragraphs(lines: Sequence[str], style: Style) -> str:
