@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import benchkit
-from benchkit.analysis.comparisons import compact_letters, difference_sections, disagreements, letters_note
+from benchkit.analysis.comparisons import ALL_PAIRS, compact_letters, difference_sections, disagreements, letters_note
 from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
 from benchkit.analysis.plots import COLOURS, page_data
 from benchkit.analysis.report import comparison, fault_notes
@@ -89,6 +89,8 @@ def page(
         bad=len(results.faults),
         phases=[tables.section(each, "scores") for each in phases],
         notes=[*stored.notes, *(line for line in notes.notes if line not in elsewhere)],
+        pairs=len({(each.a, each.b) for each in verdicts}),
+        most_pairs=ALL_PAIRS,
         differences=[tables.section(each, "pairs") for each in difference_sections(verdicts, results)],
         multitask=[tables.section(each, "multitask") for each in multitask],
         confusion=[
