@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchkit.analysis.report import curves_frame, summary_frame, write_report
-from benchkit.analysis.tables import render
+from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
 from benchkit.core.plugins import load_plugins
 from benchkit.core.record import Record
 from benchkit.core.task import TaskSpec
@@ -46,7 +45,7 @@ class Result:
         return curves_frame(self.cells)
 
     def __str__(self) -> str:
-        return render(self.cells, self.controls, self.tasks, phases=self.phases)
+        return comparison_text(self.cells, self.controls, self.tasks, phases=self.phases)
 
 
 def run(

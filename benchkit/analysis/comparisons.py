@@ -1,4 +1,4 @@
-"""Verdicts: which heads can be told apart, by task and over all tasks."""
+"""Comparisons of heads on the same examples: differences pair by pair, what they predicted, where they disagree."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchkit.analysis.results import MEAN
+from benchkit.analysis.results import COUNTED, MEAN
 from benchkit.analysis.statistics import (
     Array,
     Difference,
@@ -22,18 +23,19 @@ from benchkit.analysis.statistics import (
     holm,
     mcnemar,
     min_epsilon,
-    spread,
 )
-from benchkit.analysis.tables import Block, Row, Style, heading, notes, table
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, number, p_value
 from benchkit.core.errors import unknown
 
 if TYPE_CHECKING:
     from benchkit.analysis.results import Results, Stored
-    from benchkit.analysis.tables import Letters
     from benchkit.core.record import Record
+    from benchkit.core.task import TaskSpec
 
 
 LEVEL = 0.05
+Letters = Mapping[tuple[str, str, str, str], str]
+"""A compact letter display, such as `ab`, by phase, task, split and head."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Verdict:
 
     @property
     def differ(self) -> bool:
-        """Whether the two can be told apart."""
+        """Whether the difference is significant."""
         return self.p_holm < LEVEL
 
 
@@ -95,25 +97,25 @@ def compare(
     """
     if against is not None and against not in stored.heads:
         raise unknown("head", against, stored.heads)
-    records = [each for each in stored.records if _counts(stored, each, phase)]
+    records = [each for each in stored.records if each.status in COUNTED and stored.phase_of_predictions(each) == phase]
     heads = list(dict.fromkeys(record.head for record in records))
     pairs = [(against, head) for head in heads if head != against] if against else list(combinations(heads, 2))
     splits = {task: split if _labelled(stored, records, phase, task, split) else "dev" for task in stored.tasks}
     same = set(splits.values()) == {split}
     sides = _sides(stored, records, phase, splits)
-    found = list(_verdicts(pairs, sides, phase, splits, stored))
+    found = list(_compare_pairs(pairs, sides, phase, splits, stored))
     if not same and len(stored.tasks) > 1:  # a mean of some tasks' test and others' dev means nothing
         splits = dict.fromkeys(stored.tasks, "dev")
         found = [each for each in found if each.task != MEAN]
-        again = _verdicts(pairs, _sides(stored, records, phase, splits), phase, splits, stored)
+        again = _compare_pairs(pairs, _sides(stored, records, phase, splits), phase, splits, stored)
         found += [each for each in again if each.task == MEAN]
     found = _corrected(found, [*stored.tasks, MEAN])
-    return [replace(each, aso=_order(stored, each)) for each in found] if aso else found
+    return [replace(each, aso=_stochastic_order(stored, each)) for each in found] if aso else found
 
 
 def groups(verdicts: Sequence[Verdict], heads: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Heads that cannot be told apart, as largest groups: a head may be in several, as in a compact letter display
-    (Piepho 2004). Heads that were not compared are not told apart.
+    """Largest groups of heads without a significant difference; a head may be in several, as in a compact letter
+    display (Piepho 2004). Heads that were not compared count as not different.
 
     Args:
         verdicts: all pairs on one task.
@@ -139,10 +141,6 @@ def _largest(sets: Sequence[set[str]]) -> list[set[str]]:
         if not any(each <= other for other in kept):
             kept.append(each)
     return kept
-
-
-def _counts(stored: Stored, record: Record, phase: str) -> bool:
-    return record.status in ("ok", "collapsed") and stored.phase_of_predictions(record) == phase
 
 
 def _labelled(stored: Stored, records: Sequence[Record], phase: str, task: str, split: str) -> bool:
@@ -176,7 +174,7 @@ def _side(found: Mapping[int, tuple[Array, Array]], score: Score) -> _Side:
     return _Side(tuple(found), labels, predictions, evidence(labels, predictions, score))
 
 
-def _verdicts(
+def _compare_pairs(
     pairs: Sequence[tuple[str, str]],
     sides: Mapping[tuple[str, str], _Side],
     phase: str,
@@ -200,7 +198,7 @@ def _verdicts(
                 yield Verdict(phase, task, split, a, b, difference, math.nan, check)
 
 
-def _order(stored: Stored, verdict: Verdict) -> float:
+def _stochastic_order(stored: Stored, verdict: Verdict) -> float:
     first, second = (
         np.array(list(stored.results.seeds(head, verdict.phase, verdict.task, verdict.split).values()))
         for head in (verdict.a, verdict.b)
@@ -223,16 +221,16 @@ def _corrected(verdicts: Sequence[Verdict], tasks: Sequence[str]) -> list[Verdic
 
 
 ALL_PAIRS = 10
-"""A table of so many pairs is still read; of more the letters tell."""
+"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
 
 
-def letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
+def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
     """Letters of the heads that were compared pair by pair, best first."""
     found: dict[tuple[str, str, str, str], str] = {}
     for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
         here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
         named = {head for each in here for head in (each.a, each.b)}
-        means = {head: spread(results.seeds(head, phase, task, split).values()).mean for head in named}
+        means = {head: results.over(head, phase, task, split).mean for head in named}
         ordered = sorted((head for head in results.heads if head in named), key=lambda head: -means[head])
         for place, group in enumerate(groups(here, ordered)):
             for head in group:
@@ -255,41 +253,47 @@ def letters_note(verdicts: Sequence[Verdict]) -> list[str]:
     ]
 
 
-def pair_tables(verdicts: Sequence[Verdict], results: Results, style: Style, columns: int = 100) -> str:
-    """A row a pair, a block a task; the last phase first."""
-    parts = []
+def groups_by_task(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """`groups` of each phase, task and split, best head first, for JSON."""
+    found = []
+    for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
+        here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
+        means = {
+            head: mean for each in here for head, mean in ((each.a, each.difference.a), (each.b, each.difference.b))
+        }
+        together = groups(here, sorted(means, key=lambda head: -means[head]))
+        found.append({"phase": phase, "task": task or MEAN, "split": split, "groups": together})
+    return found
+
+
+def difference_sections(verdicts: Sequence[Verdict], results: Results) -> list[Section]:
+    """A row a pair, a block a task; the last phase first; then notes."""
+    sections = []
     for phase in reversed(results.phases):
         here = [each for each in verdicts if each.phase == phase]
         if here:
-            blocks = [_block([each for each in here if each.task == task], results) for task in _tasks(here)]
-            parts += [heading(f"{phase}: differences", style), table(blocks, style)]
-    return "\n\n".join([*parts, notes(_notes(verdicts), style, columns)]) + "\n" if parts else ""
-
-
-def _tasks(verdicts: Sequence[Verdict]) -> list[str]:
-    return list(dict.fromkeys(each.task for each in verdicts))
+            tasks = dict.fromkeys(each.task for each in here)
+            blocks = [_block([each for each in here if each.task == task], results) for task in tasks]
+            sections.append(Section(f"{phase}: differences", blocks))
+    return [*sections, Section("", (), _notes(verdicts))] if sections else []
 
 
 def _block(verdicts: Sequence[Verdict], results: Results) -> Block:
-    first = verdicts[0]
-    metric = "" if first.task == MEAN else f" · {results.metrics[first.task]}"
-    title = f"{'mean of tasks' if first.task == MEAN else first.task}{metric} · {first.split}"
-    order = any(each.aso is not None for each in verdicts)
-    header = (title, "difference", "95 % interval", "p (Holm)", "McNemar", *["ASO ε"] * order, "seeds", "verdict")
-    rows = [Row(_cells(each, order)) for each in verdicts]
-    return Block(header, rows, ("left", *["right"] * (5 + order), "left"))
+    first, aso = verdicts[0], any(each.aso is not None for each in verdicts)
+    title = f"{results.title(first.task)} · {first.split}"
+    header = (title, "difference", "95 % interval", "p (Holm)", "McNemar", *["ASO ε"] * aso, "seeds", "verdict")
+    return Block(header, [Row(_cells(each, aso)) for each in verdicts], ("left", *["right"] * (5 + aso), "left"))
 
 
-def _cells(verdict: Verdict, order: bool) -> tuple[str, ...]:
+def _cells(verdict: Verdict, aso: bool) -> tuple[str, ...]:
     difference = verdict.difference
-    known = not math.isnan(difference.p)
     return (
         f"{verdict.b} − {verdict.a}",
-        signed(difference.value),
-        f"{signed(difference.low)} to {signed(difference.high)}" if known else "–",
-        chance(verdict.p_holm),
-        chance(verdict.mcnemar),
-        *["–" if verdict.aso is None else f"{verdict.aso:.2f}"] * order,
+        number(difference.value, signed=True),
+        interval(difference.low, difference.high) if not math.isnan(difference.p) else NOTHING,
+        p_value(verdict.p_holm),
+        p_value(verdict.mcnemar),
+        *[number(verdict.aso, digits=2)] * aso,
         str(difference.seeds),
         conclusion(verdict),
     )
@@ -327,32 +331,159 @@ COLUMNS = (
 
 
 def rows(verdicts: Sequence[Verdict], results: Results) -> list[dict[str, Any]]:
-    """For CSV and JSON; None where there is no number."""
-    return [
-        {
-            "phase": each.phase, "task": each.task, "split": each.split,
-            "metric": results.metrics.get(each.task, MEAN), "a": each.a, "b": each.b,
-            **_numbers(each), "n_seeds": each.difference.seeds, "verdict": conclusion(each),
-        }
-        for each in verdicts
-    ]  # fmt: skip
+    """The values of `COLUMNS` for CSV and JSON; None where there is no number."""
+    found = []
+    for each in verdicts:
+        d = each.difference
+        values = (
+            each.phase, each.task, each.split, results.metrics.get(each.task, MEAN), each.a, each.b, d.a, d.b, d.value,
+            d.low, d.high, d.p, each.p_holm, each.mcnemar, each.aso, d.seeds, conclusion(each),
+        )  # fmt: skip
+        known = (None if isinstance(value, float) and math.isnan(value) else value for value in values)
+        found.append(dict(zip(COLUMNS, known, strict=True)))
+    return found
 
 
-def _numbers(verdict: Verdict) -> Mapping[str, float | None]:
-    difference = verdict.difference
-    values = {
-        "mean_a": difference.a, "mean_b": difference.b, "difference": difference.value, "ci_low": difference.low,
-        "ci_high": difference.high, "p": difference.p, "p_holm": verdict.p_holm, "mcnemar": verdict.mcnemar,
-        "aso_epsilon": verdict.aso,
+BINS = 10
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HeadPredictions:
+    """One head on one split of a task, over its seeds.
+
+    Attributes:
+        confusion: (class, class), label by prediction, counted over all seeds; (0, 0) for a regression.
+        bins: (bin, 3): examples, sum of x and sum of y. For classes x is the probability of the predicted class and
+            y whether it was right; for a regression x is the prediction and y the label.
+        errors: (seed,): expected calibration error of classes (Guo et al. 2017); root mean square error of scores.
+        miss: (n,): share of seeds that got an example wrong; of a regression the mean distance from the label, as a
+            share of the label range.
+        said: (n,): the class that most seeds predicted, the lower one of two; of a regression the mean prediction.
+    """
+
+    seeds: int
+    confusion: Counts
+    bins: Array
+    errors: Array
+    miss: Array
+    said: Array
+
+
+@dataclass(frozen=True)
+class TaskPredictions:
+    """All heads on one split of a task, in the phase whose predictions are kept; `labels` (n,), ids in that order."""
+
+    task: TaskSpec
+    phase: str
+    split: str
+    ids: tuple[str, ...]
+    labels: Array
+    heads: Mapping[str, HeadPredictions]
+
+
+class Tally:
+    """Sums over the seeds of one head."""
+
+    def __init__(self, task: TaskSpec, labels: Array) -> None:
+        self._task, self._labels = task, labels
+        classes = len(task.classes)
+        self._confusion = np.zeros((classes, classes), np.int64)
+        self._votes = np.zeros((len(labels), max(classes, 1)))
+        self._bins = np.zeros((BINS, 3))
+        self._miss = np.zeros(len(labels))
+        self._errors: list[float] = []
+
+    def add(self, predictions: Array, scores: Array) -> None:
+        """One seed: predictions (n,) as class indices or scores, and of classes their probabilities (n,)."""
+        if self._task.classes:
+            self._add_classes(predictions.astype(np.int64), scores)
+        else:
+            self._add_scores(predictions)
+
+    def result(self) -> HeadPredictions:
+        seeds = len(self._errors)
+        said = self._votes.argmax(axis=1) if self._task.classes else self._votes[:, 0] / seeds
+        errors = np.array(self._errors)
+        return HeadPredictions(seeds, self._confusion, self._bins, errors, self._miss / seeds, said.astype(np.float64))
+
+    def _add_classes(self, predictions: Counts, scores: Array) -> None:
+        classes = len(self._task.classes)
+        labels = self._labels.astype(np.int64)
+        pairs = np.bincount(labels * classes + predictions, minlength=classes**2)
+        self._confusion += pairs.reshape(classes, classes)
+        right = (labels == predictions).astype(np.float64)
+        self._votes[np.arange(len(labels)), predictions] += 1
+        self._miss += 1 - right
+        bins = _bins(scores, right, 0.0, 1.0)
+        self._bins += bins
+        self._errors.append(float(np.abs(bins[:, 1] - bins[:, 2]).sum() / len(labels)))
+
+    def _add_scores(self, predictions: Array) -> None:
+        task, off = self._task, predictions - self._labels
+        self._votes[:, 0] += predictions
+        self._miss += np.abs(off) / (task.high - task.low)
+        self._bins += _bins(predictions, self._labels, task.low, task.high)
+        self._errors.append(float(np.sqrt(np.mean(off**2))))
+
+
+def _bins(x: Array, y: Array, low: float, high: float) -> Array:
+    """(bin, 3): count, sum of x, sum of y, in bins of equal width over x; what is outside is in the last ones."""
+    place = np.clip((x - low) / (high - low) * BINS, 0, BINS - 1).astype(np.int64)
+    return np.stack([np.bincount(place, each, minlength=BINS) for each in (np.ones_like(x), x, y)], axis=1)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An example on which heads differ; `row` is its place in the split."""
+
+    id: str
+    label: float
+    row: int
+
+
+def disagreements(observed: TaskPredictions, count: int) -> list[Disagreement]:
+    """The examples that divide heads most: some get them right, others do not; of equals, the hardest first."""
+    if len(observed.heads) < 2:
+        return []
+    miss = np.stack([each.miss for each in observed.heads.values()])
+    spread, mean = np.ptp(miss, axis=0), miss.mean(axis=0)
+    order = np.lexsort((np.arange(len(mean)), -mean.round(9), -spread.round(9)))
+    best = [int(row) for row in order[:count] if spread[row] > 0]
+    return [Disagreement(observed.ids[row], float(observed.labels[row]), row) for row in best]
+
+
+def read_predictions(stored: Stored) -> dict[str, TaskPredictions]:
+    """What heads predicted in the last phase, by task, one cell in memory at a time. A task of which nobody has
+    labelled predictions is left out.
+
+    Raises:
+        UserError: predictions cannot be read.
+    """
+    results = stored.results
+    phase = results.phases[-1]
+    splits = {task: results.judged(phase, task) for task in stored.tasks}
+    spoilt = {(each.head, each.seed) for each in results.faults if not each.counts and phase in each.phases}
+    ids: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, Array] = {}
+    tallies: dict[str, dict[str, Tally]] = {task: {} for task in stored.tasks}
+    for record in stored.records:
+        if (record.head, record.seed) in spoilt or stored.phase_of_predictions(record) != phase:
+            continue
+        for name, task in stored.tasks.items():
+            rows = stored.predictions(record, phase, name, splits[name])
+            if rows.empty or rows["label"].isna().any():
+                continue
+            if name not in ids:
+                ids[name] = tuple(str(each) for each in rows.index)
+                labels[name] = rows["label"].to_numpy(np.float64)
+            tally = tallies[name].setdefault(record.head, Tally(task, labels[name]))
+            tally.add(rows["prediction"].to_numpy(np.float64), rows["score"].to_numpy(np.float64))
+    return {
+        name: TaskPredictions(
+            stored.tasks[name], phase, splits[name], ids[name], labels[name],
+            {head: tally.result() for head, tally in tallies[name].items()},
+        )
+        for name in ids
     }  # fmt: skip
-    return {name: None if value is None or math.isnan(value) else value for name, value in values.items()}
-
-
-def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def chance(p: float | None) -> str:
-    if p is None or math.isnan(p):
-        return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,52 +1,34 @@
-"""What tasks do to each other, and what controls reach."""
+"""What tasks do to each other: training together against alone, and whether their gradients agree."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from benchkit.analysis.results import likeness, name_seeds
+from benchkit.analysis.results import COUNTED, cell_predictions, load_cells, shared_identity, stack_predictions
 from benchkit.analysis.statistics import Difference, Paired, paired_differences, spread
-from benchkit.analysis.tables import Block, Row, Style, notes, table
-from benchkit.core.errors import UserError
-from benchkit.core.record import Record
-from benchkit.core.task import TaskSpec
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, name_seeds, number, plus_minus
 from benchkit.experiment.companions import ALONE
-from benchkit.store.cells import CellStore
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pathlib import Path
 
     from benchkit.analysis.results import Stored
     from benchkit.core.record import Record
+    from benchkit.core.task import TaskSpec
 
 
-_ALIGN = ("left", "right", "right", "left", "left", "left")
-_NOTE = (
+_GAINS_NOTE = (
     "Together: the head trained on all tasks; alone: on this one, with the same data, epochs and seeds; after the last "
     "phase. The interval holds the chance of training and of the examples; it is not corrected for the number of rows."
 )
 
 
 @dataclass(frozen=True)
-class Run:
-    """Records, and how to read their predictions."""
-
-    records: Sequence[Record]
-    read: Callable[[Record], pd.DataFrame]
-
-    @classmethod
-    def of(cls, records: Sequence[Record], store: CellStore) -> Run:
-        return cls(records, lambda record: store.predictions(record.key))
-
-
-@dataclass(frozen=True)
 class Gain:
-    """A head's score on one task, together minus alone; `split` is dev where test is unlabelled."""
+    """A head's score on one task, together minus its single-task baseline; `split` is dev where test has no labels."""
 
     head: str
     task: str
@@ -56,88 +38,80 @@ class Gain:
     difference: Difference | None
 
 
-def gains(together: Run, alone: Mapping[str, Run], tasks: Mapping[str, TaskSpec]) -> list[Gain]:
+def gains(
+    together: Sequence[Record],
+    baselines: Mapping[str, Sequence[Record]],
+    tasks: Mapping[str, TaskSpec],
+    folders: Mapping[str, Path],
+) -> list[Gain]:
     """Of each task and head, over the seeds that have a number both together and alone.
 
     Args:
-        alone: by task.
+        baselines: the same heads trained on one task, by task.
+        folders: of all cells, by key.
+
+    Raises:
+        UserError: predictions cannot be read, or are not of the same examples.
     """
-    heads = dict.fromkeys(record.head for record in together.records)
-    return [_gain(together, run, tasks[name], head) for name, run in alone.items() for head in heads]
+    heads = dict.fromkeys(record.head for record in together)
+    return [_gain(each, together, tasks[name], head, folders) for name, each in baselines.items() for head in heads]
 
 
 def stored_gains(stored: Stored) -> list[Gain]:
-    """`gains` of runs that were trained with `--single-task`, read back from the folders inside theirs; else none."""
+    """`gains` of runs with single-task baselines, read back from the folders inside theirs; none for other runs."""
     runs = {record.key: stored.folders[record.key].parent.parent for record in stored.records}
     found, folders = {}, dict(stored.folders)
     for task in stored.tasks:
-        heads = {(runs[each.key], _likeness(each, task)): each.head for each in stored.records}
+        cells = [(run, *each) for run in dict.fromkeys(runs.values())
+                 for each in load_cells(run / ALONE / task / "cells", stored.log)]  # fmt: skip
+        if not cells:
+            continue
+        heads = {(runs[each.key], _match_key(each, task)): each.head for each in stored.records}
         records: dict[tuple[str, int], Record] = {}
-        for run in dict.fromkeys(runs.values()):
-            store = CellStore(run / ALONE / task / "cells", stored.log)
-            for record in filter(None, map(store.load, store.keys())):
-                if head := heads.get((run, _likeness(record, task))):
-                    records[head, record.seed] = replace(record, head=head)
-                    folders[record.key] = store.root / record.key
+        for run, record, folder in cells:
+            if head := heads.get((run, _match_key(record, task))):
+                records[head, record.seed] = replace(record, head=head)
+                folders[record.key] = folder
         if records:
             found[task] = list(records.values())
 
-    def read(record: Record) -> pd.DataFrame:
-        return CellStore(folders[record.key].parent).predictions(record.key)
-
-    alone = {task: Run(records, read) for task, records in found.items()}
-    return gains(Run(stored.records, read), alone, stored.tasks) if alone else []
+    return gains(stored.records, found, stored.tasks, folders)
 
 
-def _likeness(record: Record, task: str) -> str:
+def _match_key(record: Record, task: str) -> str:
     """What a cell shares with the one in the same run that was trained on this task alone."""
-    return f"{record.identity['data'].get(task)} " + likeness(
-        record.identity, ("head", "protocol", "seed", "execution", "encoder")
-    )
+    shared = shared_identity(record, ("head", "protocol", "seed", "execution", "encoder"))
+    return f"{record.identity['data'].get(task)} {shared}"
 
 
-def render_single_task(found: Sequence[Gain], style: Style = "terminal", columns: int = 100) -> str:
-    """A block a task, a row a head."""
+def gains_section(found: Sequence[Gain]) -> Section | None:
+    """A block a task, a row a head; None where nothing was trained on single tasks."""
     titles = {gain.task: f"{gain.task} · {gain.metric} · {gain.split}" for gain in found}
     blocks = [
         Block(
             (title, "alone", "together", "together − alone", "95 % interval", ""),
             [_row(gain) for gain in found if gain.task == task],
-            _ALIGN,
+            ("left", "right", "right", "left", "left", "left"),
         )
         for task, title in titles.items()
     ]
-    return f"{table(blocks, style)}\n\n{notes([_NOTE], style, columns)}"
+    return Section("", blocks, [_GAINS_NOTE]) if blocks else None
 
 
-def _gain(together: Run, alone: Run, task: TaskSpec, head: str) -> Gain:
-    sides = [{r.seed: r for r in run.records if r.head == head and _counts(r)} for run in (alone, together)]
+def _gain(
+    alone: Sequence[Record], together: Sequence[Record], task: TaskSpec, head: str, folders: Mapping[str, Path]
+) -> Gain:
+    sides = [{r.seed: r for r in side if r.head == head and r.status in COUNTED} for side in (alone, together)]
     seeds = tuple(seed for seed in sides[0] if seed in sides[1])
     if not seeds:
         return Gain(head, task.name, task.metric.name, "test", (), None)
-    pairs = [tuple(side[seed] for side in sides) for seed in seeds]
-    split = "test" if all(_labelled(record, task.name) for pair in pairs for record in pair) else "dev"
-    (labels, first), (_, second) = (
-        _predictions(run, [pair[side] for pair in pairs], task.name, split)
-        for side, run in enumerate((alone, together))
-    )
-    found = paired_differences({task.name: Paired(labels, first, second, task.metric.score)})[task.name]
-    return Gain(head, task.name, task.metric.name, split, seeds, found)
-
-
-def _predictions(run: Run, records: Sequence[Record], task: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (n,) and predictions (seed, n)."""
-    frames = []
-    for record in records:
-        frame = run.read(record)
-        frames.append(frame[(frame["task"] == task) & (frame["split"] == split)])
-    if any(list(frame["id"]) != list(frames[0]["id"]) for frame in frames):
-        raise UserError(f"the predictions of {task} {split}, together and alone, are not of the same examples")
-    return frames[0]["label"].to_numpy(float), np.stack([frame["prediction"].to_numpy(float) for frame in frames])
-
-
-def _counts(record: Record) -> bool:
-    return record.status in ("ok", "collapsed")
+    records = [side[seed] for side in sides for seed in seeds]
+    split = "test" if all(_labelled(record, task.name) for record in records) else "dev"
+    frames = [cell_predictions(folders[each.key], each.predictions_sha256)[task.name, split] for each in records]
+    labels, predictions = stack_predictions(frames, f"{task.name} {split}, together and alone,")
+    pair = Paired(labels, predictions[: len(seeds)], predictions[len(seeds) :], task.metric.score)
+    difference = paired_differences({task.name: pair})[task.name]
+    return Gain(head, task.name, task.metric.name, split, seeds, difference)
 
 
 def _labelled(record: Record, task: str) -> bool:
@@ -147,44 +121,33 @@ def _labelled(record: Record, task: str) -> bool:
 def _row(gain: Gain) -> Row:
     found = gain.difference
     if found is None:
-        return Row((gain.head, "–", "–", "–", "no seed with a number in both", ""))
-    change = f"{found.value:+.3f}"
-    interval, word = f"{name_seeds(gain.seeds)} only: unknown", ""
+        return Row((gain.head, NOTHING, NOTHING, NOTHING, "no seed with a number in both", ""))
+    between, word = f"{name_seeds(gain.seeds)} only: unknown", ""
     if not math.isnan(found.low):
-        interval = f"{found.low:+.3f} to {found.high:+.3f}"
+        between = interval(found.low, found.high)
         word = "gains" if found.low > 0 else "loses" if found.high < 0 else "cannot tell"
-    return Row(
-        (gain.head, *(f"{each:.3f}" for each in (found.a, found.b)), *(_minus(e) for e in (change, interval)), word)
-    )
+    return Row((gain.head, number(found.a), number(found.b), number(found.value, signed=True), between, word))
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-_ALIGN_INTERFERENCE = ("left", "left", "right", "right", "right", "right")
-_NOTE_INTERFERENCE = (
+_COSINES_NOTE = (
     "Cosine of two tasks' gradients on what they share, after each epoch, on a fixed batch of each, dropout off; mean "
     "over seeds, ± their standard deviation. Below 0, a step for the one task undoes some of the other's. It was "
-    "measured beside the training and changes no number of it."
+    "measured apart from the training and changes no number of it."
 )
 
 
-def render_interference(records: Sequence[Record], style: Style = "terminal", columns: int = 100) -> str:
-    """A block a phase and shared part, a row a head and pair of tasks; "" where nothing was measured."""
-    blocks = list(_blocks(records))
-    return f"{table(blocks, style)}\n\n{notes([_NOTE], style, columns)}" if blocks else ""
-
-
-def _blocks(records: Sequence[Record]) -> Iterator[Block]:
-    found = _collect(records)
+def interference_section(records: Sequence[Record]) -> Section | None:
+    """A block a phase and shared part, a row a head and pair of tasks; None where nothing was measured."""
+    found, blocks = _cosines(records), []
     for phase, part in dict.fromkeys(key[:2] for key in found):
-        rows = [_row_interference(key[2], key[3], found[key]) for key in found if key[:2] == (phase, part)]
+        rows = [_cosine_row(head, pair, found[phase, part, head, pair])
+                for (*_, head, pair) in (key for key in found if key[:2] == (phase, part))]  # fmt: skip
         header = (f"{phase} · {part}", "tasks", "first epoch", "last epoch", "all epochs", "below 0")
-        yield Block(header, rows, _ALIGN_INTERFERENCE)
+        blocks.append(Block(header, rows, ("left", "left", "right", "right", "right", "right")))
+    return Section("", blocks, [_COSINES_NOTE]) if blocks else None
 
 
-def _collect(records: Sequence[Record]) -> dict[tuple[str, str, str, str], list[list[float]]]:
+def _cosines(records: Sequence[Record]) -> dict[tuple[str, str, str, str], list[list[float]]]:
     """By phase, part, head and pair: the cosines of each seed, in the order of the epochs."""
     found: dict[tuple[str, str, str, str], list[list[float]]] = {}
     for record in records:
@@ -197,19 +160,12 @@ def _collect(records: Sequence[Record]) -> dict[tuple[str, str, str, str], list[
     return found
 
 
-def _row_interference(head: str, pair: str, seeds: Sequence[Sequence[float]]) -> Row:
-    means = [sum(values) / len(values) for values in seeds]
+def _cosine_row(head: str, pair: str, seeds: Sequence[Sequence[float]]) -> Row:
     every = [value for values in seeds for value in values]
-    below = sum(value < 0 for value in every) / len(every)
-    columns: Mapping[str, list[float]] = {
-        "first": [values[0] for values in seeds],
-        "last": [values[-1] for values in seeds],
-        "all": means,
-    }
-    return Row((head, pair, *(_number(values) for values in columns.values()), f"{below:.0%}"))
-
-
-def _number(values: Sequence[float]) -> str:
-    over = spread(values)
-    text = f"{over.mean:+.2f}" + (f" ± {over.std:.2f}" if over.n > 1 else "")
-    return text.replace("-0.00", "+0.00").replace("-", "−")
+    columns = (
+        [values[0] for values in seeds],
+        [values[-1] for values in seeds],
+        [sum(values) / len(values) for values in seeds],
+    )
+    words = [plus_minus(spread(values), signed=True, digits=2).replace("−0.00", "+0.00") for values in columns]
+    return Row((head, pair, *words, f"{sum(value < 0 for value in every) / len(every):.0%}"))

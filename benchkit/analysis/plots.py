@@ -1,27 +1,32 @@
-"""Training curves as a picture: a column a task, metric above loss, phases on one axis."""
+"""Plots: what each one shows, as data for the page's script and drawn by matplotlib to files."""
 
 from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchkit.analysis.report import curves_frame
-from benchkit.analysis.results import collect
+from benchkit.analysis.results import MEAN, Results
+from benchkit.analysis.statistics import Spread, spread
+from benchkit.core.errors import UserError
 from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from benchkit.analysis.comparisons import HeadPredictions, TaskPredictions
+    from benchkit.analysis.results import Stored
     from benchkit.core.record import Record
-    from benchkit.core.task import TaskSpec
     from benchkit.experiment.companions import Control
 
 
@@ -33,68 +38,197 @@ _LINES: Mapping[str, Literal["--", "-"]] = {"train": "--", "dev": "-"}
 _GREY = "#777777"
 
 
-def plot_curves(
-    records: Sequence[Record],
-    path: Path,
-    *,
-    controls: Sequence[Control] = (),
-    tasks: Mapping[str, TaskSpec],
-    phases: Iterable[str] = (),
-) -> bool:
-    """Write a PNG of the training curves: the mean over seeds, in a band from the lowest seed to the highest.
+POINTS = 2000
+"""Examples in a scatter; of more, every so many-th of the sorted labels."""
 
-    Train is dashed (running means over an epoch, dropout on), dev solid, the control on dev dotted. Cells
-    that failed or diverged are left out, and the legend counts the seeds that are in. Returns False, and
-    writes nothing, where no cell has a curve.
+
+@dataclass(frozen=True)
+class Curve:
+    """One head on one split of a task in one phase, epoch by epoch.
+
+    Attributes:
+        seeds: how many are behind it; failed and diverged ones are left out.
+        value, loss: (3, epochs): mean over seeds, lowest and highest; NaN where no seed has a finite number.
+    """
+
+    phase: str
+    task: str
+    split: str
+    head: str
+    seeds: int
+    epochs: list[int]
+    value: np.ndarray
+    loss: np.ndarray
+
+
+def curves(results: Results, records: Sequence[Record]) -> list[Curve]:
+    """In the order of the heads; train before dev; then phase by phase."""
+    spoilt = {(fault.head, fault.seed) for fault in results.faults if not fault.counts}
+    points: dict[tuple[str, str, str, str], dict[int, list[tuple[float, float]]]] = {}
+    seeds: dict[tuple[str, str, str, str], set[int]] = {}
+    for record in records:
+        if (record.head, record.seed) in spoilt:
+            continue
+        for phase in record.phases:
+            for point in phase.curve:
+                key = (record.head, point.split, phase.name, point.task)
+                points.setdefault(key, {}).setdefault(point.epoch, []).append((point.value, point.loss))
+                seeds.setdefault(key, set()).add(record.seed)
+    wanted = [
+        (head, split, phase, task)
+        for head in results.heads
+        for split in _LINES
+        for phase in results.phases
+        for task in results.metrics
+    ]
+    return [
+        Curve(phase, task, split, head, len(seeds[key]), sorted(points[key]), *_bands(points[key]))
+        for key in wanted
+        if key in points
+        for head, split, phase, task in [key]
+    ]
+
+
+def _bands(points: Mapping[int, Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Two of (3, epochs): mean, lowest and highest of the metric and of the loss."""
+    found = np.full((2, 3, len(points)), np.nan)
+    for column, epoch in enumerate(sorted(points)):
+        for row, values in enumerate(np.array(points[epoch], float).T):
+            known = values[np.isfinite(values)]
+            if len(known):
+                found[row, :, column] = known.mean(), known.min(), known.max()
+    return found[0], found[1]
+
+
+def page_data(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> dict[str, Any]:
+    """What the page's script draws, JSON-ready: curves, costs and calibration, with heads by their number."""
+    results = stored.results
+    number = {head: index for index, head in enumerate(results.heads)}
+    return {
+        "colours": len(COLOURS),
+        "heads": results.heads,
+        "phases": list(reversed(results.phases)),
+        "tasks": [*results.metrics],
+        "metrics": results.metrics,
+        "curves": [
+            {
+                "phase": each.phase, "task": each.task, "split": each.split, "head": number[each.head],
+                "seeds": each.seeds, "epochs": each.epochs,
+                "value": [_list(row) for row in each.value], "loss": [_list(row) for row in each.loss],
+            }
+            for each in curves(results, stored.records)
+        ],
+        "controls": [
+            {"name": each.name, "task": each.task, "value": _short(each.value), "loss": _short(each.loss)}
+            for each in stored.controls_with_loss
+            if each.split == "dev"
+        ],
+        "costs": [
+            _cost(results, phase, task, head)
+            for phase in results.phases
+            for task in (MEAN, *results.metrics)
+            for head in results.heads
+        ],
+        "calibration": [_calibration(each, number) for each in predictions.values()],
+    }  # fmt: skip
+
+
+def _short(value: float) -> float | None:
+    """Five significant digits: more cannot be seen. None for what is no number."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _list(values: Iterable[float]) -> list[float | None]:
+    return [_short(float(value)) for value in values]
+
+
+def _cost(results: Results, phase: str, task: str, head: str) -> dict[str, Any]:
+    split = results.judged(phase, task)
+    seeds = results.seeds(head, phase, task, split).values()
+    over, time = spread(seeds), spread(results.seconds(head, phase).values())
+    return {
+        "phase": phase, "task": task, "head": results.heads.index(head), "split": split,
+        "score": _list((over.mean, over.low, over.high)), "seeds": _list(seeds),
+        "parameters": results.parameters.get(head),
+        "seconds": _list((time.mean, time.mean - time.std, time.mean + time.std)),
+    }  # fmt: skip
+
+
+def _calibration(predictions: TaskPredictions, number: Mapping[str, int]) -> dict[str, Any]:
+    task = predictions.task
+    rows = _sample(predictions.labels) if not task.classes else []
+    return {
+        "task": task.name, "split": predictions.split, "examples": len(predictions.labels),
+        "classes": len(task.classes), "range": [0, 1] if task.classes else [task.low, task.high],
+        "labels": [_rounded(each) for each in predictions.labels[rows]],
+        "heads": [
+            {
+                "head": number[head],
+                "bins": [[_rounded(x / n), _rounded(y / n), _short(n / each.bins[:, 0].sum())]
+                         for n, x, y in each.bins if n],
+                "error": [_short(spread(each.errors).mean), _short(spread(each.errors).std)],
+                "said": [_rounded(said) for said in each.said[rows]],
+            }
+            for head, each in predictions.heads.items()
+        ],
+    }  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 3)
+
+
+def _sample(labels: np.ndarray) -> Sequence[int]:
+    """Rows of a scatter, spread evenly over the labels."""
+    order = np.argsort(labels, kind="stable")
+    step = max(1, math.ceil(len(order) / POINTS))
+    return [int(each) for each in order[::step]]
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all.
 
     Raises:
-        ImportError: matplotlib is not installed.
         UserError: the file cannot be written.
     """
-    figure = draw_curves(records, controls=controls, tasks=tasks, phases=phases)
-    if figure is None:
-        return False
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())
-    return True
 
 
-def draw_curves(
-    records: Sequence[Record],
-    *,
-    controls: Sequence[Control] = (),
-    tasks: Mapping[str, TaskSpec],
-    phases: Iterable[str] = (),
-) -> Figure | None:
-    """The figure of `plot_curves`, or None where there is nothing to draw."""
-    from matplotlib.figure import Figure
+def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[Control] = ()) -> Figure | None:
+    """The training curves, a column a task: mean over seeds, in a band from the lowest seed to the highest.
 
-    results = collect(records, controls, tasks, phases)
-    spoilt = {(fault.head, fault.seed) for fault in results.faults if not fault.counts}
-    frame = curves_frame([record for record in records if (record.head, record.seed) not in spoilt])
-    frame = frame[frame["task"].isin(list(tasks)) & frame["phase"].isin(results.phases)]
-    if frame.empty:
+    Train is dashed (running means over an epoch, dropout on), dev solid, the control on dev dotted. Cells that failed
+    or diverged are left out, and the legend counts the seeds that are in. None where no cell has a curve.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    found = curves(results, records)
+    if not found:
         return None
-    starts = _starts(frame, results.phases)
-    frame = frame.assign(x=frame["epoch"] + frame["phase"].map(starts))
-    names = [name for name in tasks if name in set(frame["task"])]
-    figure = Figure(figsize=(max(3.1 * len(names), 6.2), 5.2), layout="constrained")
-    grid = figure.subplots(2, len(names), squeeze=False, sharex=True)
-    heads = [head for head in results.heads if head in set(frame["head"])]
+    starts = _starts(found, results.phases)
+    last = max(starts[each.phase] + each.epochs[-1] for each in found)
+    names = [name for name in results.metrics if any(each.task == name for each in found)]
+    heads = dict.fromkeys(each.head for each in found)
     styles = {head: style(index) for index, head in enumerate(heads)}
+    figure = _figure(max(3.1 * len(names), 6.2), 5.2)
+    grid = figure.subplots(2, len(names), squeeze=False, sharex=True)
     for column, task in enumerate(names):
-        rows = frame[frame["task"] == task]
+        here = [each for each in found if each.task == task]
+        level = next((each for each in controls if (each.task, each.split) == (task, "dev")), None)
         for axes, quantity in zip(grid[:, column], ("value", "loss"), strict=True):
-            _panel(axes, rows, quantity, styles)
+            _curve_panel(axes, here, quantity, styles, starts)
             _phases(axes, starts, label=quantity == "value")
-            axes.set_xlim(0.5, frame["x"].max() + 0.5)
-        _constant(grid[:, column], [each for each in controls if (each.task, each.split) == (task, "dev")])
+            if level:
+                axes.axhline(getattr(level, quantity), color=_GREY, linestyle="dotted", linewidth=1.2)
+            axes.set_xlim(0.5, last + 0.5)
         grid[0, column].set_title(task, fontweight="bold", pad=18 if len(starts) > 1 else 6)
         grid[0, column].set_ylabel(results.metrics[task])
         grid[1, column].set_ylabel("loss")
         grid[1, column].set_xlabel("epoch")
-    _legend(figure, frame, records, styles, controls)
+    _legend(figure, found, records, styles, controls)
     return figure
 
 
@@ -103,31 +237,29 @@ def style(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS) % len(MARKS)]
 
 
-def _starts(frame: pd.DataFrame, phases: Sequence[str]) -> dict[str, int]:
+def _starts(found: Sequence[Curve], phases: Sequence[str]) -> dict[str, int]:
     """Epochs before each phase."""
     starts, total = {}, 0
     for phase in phases:
-        epochs = frame.loc[frame["phase"] == phase, "epoch"]
-        if len(epochs):
+        epochs = [each.epochs[-1] for each in found if each.phase == phase]
+        if epochs:
             starts[phase] = total
-            total += int(epochs.max())
+            total += max(epochs)
     return starts
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, styles: Mapping[str, tuple[str, str]]) -> None:
+def _curve_panel(
+    axes: Axes, found: Sequence[Curve], quantity: str, styles: Mapping[str, tuple[str, str]], starts: Mapping[str, int]
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    finite = rows.replace([np.inf, -np.inf], np.nan)
-    for head, (colour, mark) in styles.items():
-        for split, line in _LINES.items():
-            group = finite[(finite["head"] == head) & (finite["split"] == split)]
-            for _, phase in group.groupby("phase", sort=False):
-                over = phase.groupby("x")[quantity].agg(["mean", "min", "max"])
-                marker = mark if len(over) == 1 or mark != MARKS[0] else ""  # one epoch is a point, not a line
-                inside = colour if split == "dev" else "white"
-                (drawn,) = axes.plot(over.index, over["mean"], line, color=colour, marker=marker, markersize=4)
-                drawn.set_markerfacecolor(inside)
-                axes.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, linewidth=0)
+    for each in found:
+        colour, mark = styles[each.head]
+        x, (mean, low, high) = np.array(each.epochs) + starts[each.phase], getattr(each, quantity)
+        marker = mark if len(x) == 1 or mark != MARKS[0] else ""  # one epoch is a point, not a line
+        (drawn,) = axes.plot(x, mean, _LINES[each.split], color=colour, marker=marker, markersize=4)
+        drawn.set_markerfacecolor(colour if each.split == "dev" else "white")
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -145,15 +277,9 @@ def _phases(axes: Axes, starts: Mapping[str, int], *, label: bool) -> None:
                 axes.text(x, 1.02, text, transform=place, color=_GREY, fontsize=8, ha=side, va="bottom")
 
 
-def _constant(column: Iterable[Axes], controls: Sequence[Control]) -> None:
-    for axes, quantity in zip(column, ("value", "loss"), strict=True):
-        for control in controls:
-            axes.axhline(getattr(control, quantity), color=_GREY, linestyle="dotted", linewidth=1.2)
-
-
 def _legend(
     figure: Figure,
-    frame: pd.DataFrame,
+    found: Sequence[Curve],
     records: Sequence[Record],
     styles: Mapping[str, tuple[str, str]],
     controls: Sequence[Control],
@@ -162,10 +288,8 @@ def _legend(
 
     lines = []
     for head, (colour, mark) in styles.items():
-        drawn, run = (
-            frame.loc[frame["head"] == head, "seed"].nunique(),
-            sum(each.head == head for each in records),
-        )
+        drawn = max(each.seeds for each in found if each.head == head)
+        run = sum(each.head == head for each in records)
         name = head if drawn == run else f"{head} ({drawn} of {run} seeds)"
         marker = mark if mark != MARKS[0] else ""
         lines.append(Line2D([], [], color=colour, linewidth=2, marker=marker, markersize=4, label=name))
@@ -177,3 +301,188 @@ def _legend(
     room = figure.get_figwidth()
     columns = len(lines) if sum(widths) <= room else max(1, int(room / max(widths)))
     figure.legend(handles=lines, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def draw_scores(results: Results, phase: str) -> Figure:
+    """A panel a task and one for their mean: mean, 95 % interval and seeds of each head."""
+    tasks = [MEAN, *results.metrics]
+    figure = _figure(max(6.4, 2.7 * len(tasks)), 1.1 + 0.28 * len(results.heads))
+    grid = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for axes, task in zip(grid, tasks, strict=True):
+        split = results.judged(phase, task)
+        for index, head in enumerate(results.heads):
+            seeds = list(results.seeds(head, phase, task, split).values())
+            _whiskers(axes, spread(seeds), seeds, index)
+        control = results.control(task, split)
+        if control is not None and axes.get_xlim()[0] <= control <= axes.get_xlim()[1]:
+            axes.axvline(control, color=_GREY, linestyle="dotted", linewidth=1)
+        axes.set_title("mean of tasks" if task == MEAN else f"{task}, {results.metrics[task]}", fontsize=9)
+        axes.set_xlabel(split, fontsize=8)
+        _bare(axes, "x")
+    grid[0].set_yticks(range(len(results.heads)), results.heads, fontsize=8)
+    grid[0].set_ylim(len(results.heads) - 0.5, -0.5)
+    return figure
+
+
+def _whiskers(axes: Axes, over: Spread, seeds: Sequence[float], index: int) -> None:
+    colour, mark = style(index)
+    axes.plot(seeds, [index] * len(seeds), "|", color=colour, markersize=7, alpha=0.6)
+    if math.isfinite(over.low):
+        axes.plot([over.low, over.high], [index, index], color=colour, linewidth=1.4)
+    if over.n:
+        axes.plot([over.mean], [index], mark, color=colour, markersize=5, markeredgecolor="white")
+
+
+def draw_costs(results: Results, phase: str) -> Figure:
+    """Mean over tasks against parameters and against training time, both logarithmic."""
+    figure = _figure(8.4, 3.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    split = results.judged(phase, MEAN)
+    for index, head in enumerate(results.heads):
+        over = results.over(head, phase, MEAN, split)
+        time = spread(results.seconds(head, phase).values())
+        for axes, cost, std in ((left, results.parameters.get(head), 0.0), (right, time.mean, time.std)):
+            if over.n and cost and math.isfinite(cost):
+                _point(axes, cost, std if time.n > 1 else 0.0, over, index, head)
+    for axes, name in ((left, "parameters of the head"), (right, "training time of a seed, s")):
+        axes.set_xlabel(name)
+        _logarithmic(axes)
+        axes.margins(x=0.25, y=0.1)
+        _bare(axes, "y")
+    left.set_ylabel(f"mean of metrics, {split}")
+    return figure
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Ticks at 1, 2 and 5, in plain numbers: powers of ten would be formulas."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _point(axes: Axes, x: float, x_std: float, over: Spread, index: int, head: str) -> None:
+    colour, mark = style(index)
+    half = over.high - over.mean if over.n > 1 else 0.0
+    axes.errorbar([x], [over.mean], [half], [x_std], fmt=mark, color=colour, markersize=5, linewidth=1.2)
+    axes.annotate(head, (x, over.mean), (6, 5), textcoords="offset points", fontsize=8)
+
+
+def draw_confusion(predictions: TaskPredictions) -> Figure:
+    """A matrix a head, in hundredths of each label."""
+    classes = predictions.task.classes
+    size = 0.75 + 0.42 * len(classes)
+    figure, grid = _grid(predictions.heads, size + 0.5, size + 0.35)
+    for axes, (head, found) in zip(grid, predictions.heads.items(), strict=False):
+        shares = 100 * found.confusion / np.maximum(found.confusion.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        for (row, column), share in np.ndenumerate(shares):
+            ink = "white" if share > 55 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=ink)
+        axes.set_xticks(range(len(classes)), classes, fontsize=7, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(classes)), classes, fontsize=7)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(head, fontsize=9)
+    figure.supxlabel(f"predicted, % of the label ({predictions.task.name}, {predictions.split})", fontsize=8)
+    return figure
+
+
+def draw_calibration(predictions: TaskPredictions) -> Figure:
+    """A panel a head: for classes how often a stated probability is right, for scores label against prediction."""
+    figure, grid = _grid(predictions.heads, 2.5, 2.5)
+    task = predictions.task
+    low, high = (0.0, 1.0) if task.classes else (task.low, task.high)
+    heads = list(predictions.heads)
+    for axes, (head, found) in zip(grid, predictions.heads.items(), strict=False):
+        _reliability(axes, predictions, found, COLOURS[heads.index(head) % len(COLOURS)])
+        axes.plot([low, high], [low, high], "--", color=_GREY, linewidth=0.8, zorder=0)
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        error = spread(found.errors)
+        axes.set_title(f"{head}\n{'ECE' if task.classes else 'RMSE'} {error.mean:.3f}", fontsize=8)
+        _bare(axes, "y")
+    figure.supxlabel("stated probability" if task.classes else "predicted score", fontsize=8)
+    figure.supylabel("share that is right" if task.classes else "label", fontsize=8)
+    return figure
+
+
+def _reliability(axes: Axes, predictions: TaskPredictions, found: HeadPredictions, colour: str) -> None:
+    if not predictions.task.classes:
+        axes.plot(found.said, predictions.labels, ".", color=colour, alpha=0.15, markersize=3, rasterized=True)
+    count, x, y = found.bins[found.bins[:, 0] > 0].T
+    axes.plot(x / count, y / count, color=colour, linewidth=1.4)
+    axes.scatter(x / count, y / count, 6 + 90 * count / count.sum(), color=colour, zorder=3, clip_on=False)
+
+
+def _grid(heads: Sized, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """Panels for so many heads, at most five in a row."""
+    count = len(heads)
+    columns = min(5, count)
+    rows = -(-count // columns)
+    figure = _figure(width * columns + 0.3, height * rows + 0.3)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, list(grid[:count])
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _bare(axes: Axes, grid: str) -> None:
+    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.6)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def write_figures(stored: Stored, predictions: Mapping[str, TaskPredictions], folder: Path) -> list[Path]:
+    """Write each plot as `NAME.png` and `NAME.svg`; the paths, in the page's order.
+
+    Raises:
+        UserError: matplotlib is not installed, or a file cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError("figures take matplotlib: pip install 'benchkit[plots]'")
+    from matplotlib import rc_context
+
+    paths = []
+    # Names are text, not formulas, though they hold a `$`; SVG keeps words as words, and is the same each time.
+    with rc_context({"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "benchkit"}):
+        for name, figure in _figures(stored, predictions):
+            for kind in ("png", "svg"):
+                path = folder / f"{_file_name(name)}.{kind}"
+                write_atomic(path, _render(figure, kind), durable=False)
+                paths.append(path)
+    return paths
+
+
+def _figures(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> Iterator[tuple[str, Figure]]:
+    results = stored.results
+    for phase in results.phases:
+        yield f"scores-{phase or 'none'}", draw_scores(results, phase)
+    drawn = draw_curves(results, stored.records, stored.controls_with_loss)
+    if drawn is not None:
+        yield "curves", drawn
+    for phase in results.phases:
+        yield f"costs-{phase or 'none'}", draw_costs(results, phase)
+    for task, found in predictions.items():
+        if found.task.classes:
+            yield f"confusion-{task}", draw_confusion(found)
+        yield f"calibration-{task}", draw_calibration(found)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _render(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
+    return buffer.getvalue()

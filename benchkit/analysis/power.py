@@ -1,21 +1,23 @@
-"""How many seeds it takes to find a difference, from the variance in stored cells."""
+"""Power analysis: how many seeds it takes to find a difference, from the variance in stored cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchkit.analysis.comparisons import compare
-from benchkit.analysis.results import MEAN
-from benchkit.analysis.statistics import Difference, power
-from benchkit.analysis.tables import Block, Row, Style, duration, heading, notes, table
+from benchkit.analysis.results import COUNTED
+from benchkit.analysis.statistics import power_of
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, duration
 from benchkit.core.errors import UserError
 
 if TYPE_CHECKING:
     from benchkit.analysis.comparisons import Verdict
     from benchkit.analysis.results import Stored
+    from benchkit.analysis.statistics import Difference
 
 
 MOST = 10_000
@@ -32,7 +34,7 @@ class Need:
         detects: the smallest true difference that the seeds that are there would find with the power asked for.
         seeds: how many find the difference asked for; None where no number does.
         cautious: the same if seeds vary by as much as may be, at 80 % confidence, given how few there are.
-        limit: what unlimited seeds would find: the test examples alone.
+        limit: the difference that unlimited seeds would find, given the test examples.
     """
 
     verdict: Verdict
@@ -61,18 +63,18 @@ def needs(stored: Stored, value: float, wanted: float, split: str = "test", agai
 
 def _need(verdict: Verdict, value: float, wanted: float) -> Need:
     found = verdict.difference
+
+    def after(seeds: int, seed_variance: float = found.seed_variance) -> Callable[[float], float]:
+        return power_of(seed_variance, found.example_variance, seeds, found.example_freedom)
+
+    cautious = _cautious(found)
     return Need(
         verdict,
-        detects=_smallest(lambda size: _power(found, size, found.seeds) >= wanted),
-        seeds=_fewest(lambda seeds: _power(found, value, seeds) >= wanted),
-        cautious=_fewest(lambda seeds: _power(found, value, seeds, _cautious(found)) >= wanted),
-        limit=_smallest(lambda size: _power(found, size, MOST * 1000) >= wanted),
+        detects=_smallest(after(found.seeds), wanted),
+        seeds=_fewest(lambda seeds: after(seeds)(value) >= wanted),
+        cautious=_fewest(lambda seeds: after(seeds, cautious)(value) >= wanted),
+        limit=_smallest(after(MOST * 1000), wanted),
     )
-
-
-def _power(found: Difference, value: float, seeds: int, seed_variance: float | None = None) -> float:
-    between = found.seed_variance if seed_variance is None else seed_variance
-    return power(value, between, found.example_variance, seeds, found.example_freedom)
 
 
 def _cautious(found: Difference) -> float:
@@ -94,53 +96,53 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
     return high
 
 
-def _smallest(enough: Callable[[float], bool]) -> float:
-    """The smallest positive number that is enough, to three digits."""
+def _smallest(power: Callable[[float], float], wanted: float) -> float:
+    """The smallest difference that is found as often as wanted, to three digits; 0 where any is, as nothing varies."""
     low, high = 0.0, 1e-6
-    while not enough(high):
+    if power(sys.float_info.min) >= wanted:
+        return 0.0
+    while power(high) < wanted:
         low, high = high, high * 2
-        if math.isinf(high):
-            return high
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
     return high
 
 
-def seconds(stored: Stored, head: str) -> float:
-    """Mean training and evaluation time of a seed, all phases; NaN where no cell finished."""
-    each = [
-        sum(result.train_seconds + result.eval_seconds for result in record.phases)
-        for record in stored.records
-        if record.head == head and record.status in ("ok", "collapsed")
-    ]
-    return sum(each) / len(each) if each else math.nan
-
-
-def as_text(stored: Stored, found: Sequence[Need], value: float, wanted: float, style: Style = "terminal") -> str:
-    """A block a task, and what it comes to."""
+def sections(stored: Stored, found: Sequence[Need], value: float, wanted: float) -> list[Section]:
+    """A block a task of each phase, and what it comes to."""
+    costs = {head: _seconds(stored, head) for head in stored.heads}
     parts = []
     for phase in dict.fromkeys(each.verdict.phase for each in found):
         here = [each for each in found if each.verdict.phase == phase]
         title = f"{phase}: seeds to find a difference of {value:g} with a power of {wanted:.0%}"
         tasks = dict.fromkeys(each.verdict.task for each in here)
-        blocks = [_block(stored, [each for each in here if each.verdict.task == task]) for task in tasks]
-        parts += [heading(title, style), table(blocks, style)]
-    return "\n\n".join([*parts, notes(list(_notes(stored, found, value)), style, 100)]) + "\n"
+        blocks = [_block(stored, [each for each in here if each.verdict.task == task], costs) for task in tasks]
+        parts.append(Section(title, blocks))
+    return [*parts, Section("", (), list(_notes(stored, found, value, costs)))]
 
 
-def _block(stored: Stored, found: Sequence[Need]) -> Block:
+def _seconds(stored: Stored, head: str) -> float:
+    """Mean training and evaluation time of a seed, all phases; NaN where no cell finished."""
+    each = [
+        sum(result.train_seconds + result.eval_seconds for result in record.phases)
+        for record in stored.records
+        if record.head == head and record.status in COUNTED
+    ]
+    return sum(each) / len(each) if each else math.nan
+
+
+def _block(stored: Stored, found: Sequence[Need], costs: Mapping[str, float]) -> Block:
     first = found[0].verdict
-    metric = "" if first.task == MEAN else f" · {stored.results.metrics[first.task]}"
-    title = f"{'mean of tasks' if first.task == MEAN else first.task}{metric} · {first.split}"
+    title = f"{stored.results.title(first.task)} · {first.split}"
     header = (title, "seeds now", "they find", "seeds needed", "cautiously", "limit", "time")
-    return Block(header, [Row(_cells(stored, each)) for each in found], ("left", *["right"] * 6))
+    return Block(header, [Row(_cells(each, costs)) for each in found], ("left", *["right"] * 6))
 
 
-def _cells(stored: Stored, need: Need) -> tuple[str, ...]:
+def _cells(need: Need, costs: Mapping[str, float]) -> tuple[str, ...]:
     verdict, have = need.verdict, need.verdict.difference.seeds
     more = None if need.seeds is None else max(0, need.seeds - have)
-    pair = seconds(stored, verdict.a) + seconds(stored, verdict.b)
+    time = NOTHING if more is None else duration(more * (costs[verdict.a] + costs[verdict.b])) if more else "none"
     return (
         f"{verdict.b} − {verdict.a}",
         str(have),
@@ -148,7 +150,7 @@ def _cells(stored: Stored, need: Need) -> tuple[str, ...]:
         _count(need.seeds),
         _count(need.cautious),
         f"{need.limit:.3f}",
-        "–" if more is None else "none" if not more else duration(more * pair),
+        time,
     )
 
 
@@ -156,7 +158,7 @@ def _count(seeds: int | None) -> str:
     return "no number" if seeds is None else str(seeds)
 
 
-def _notes(stored: Stored, found: Sequence[Need], value: float) -> Iterable[str]:
+def _notes(stored: Stored, found: Sequence[Need], value: float, costs: Mapping[str, float]) -> Iterator[str]:
     yield (
         "They find: the smallest true difference that the seeds so far would find. Limit: what unlimited seeds would; "
         "the rest is the chance of which test examples there are. Cautiously: if seeds vary by as much as these few "
@@ -172,14 +174,11 @@ def _notes(stored: Stored, found: Sequence[Need], value: float) -> Iterable[str]
     if counts:
         heads = dict.fromkeys(head for each in found for head in (each.verdict.a, each.verdict.b))
         missing = {head: max(0, max(counts) - _seeds(stored, head)) for head in heads}
-        cells, spent = (
-            sum(missing.values()),
-            sum(count * seconds(stored, head) for head, count in missing.items() if count),
-        )
+        cells, spent = sum(missing.values()), sum(count * costs[head] for head, count in missing.items() if count)
         rest = f"{cells} more cells, about {duration(spent)}" if cells else "they are there"
         yield f"For all that seeds can do: {max(counts)} seeds of each head ({rest})."
     yield "One comparison at p < 0.05; correcting for several takes more."
 
 
 def _seeds(stored: Stored, head: str) -> int:
-    return sum(record.head == head and record.status in ("ok", "collapsed") for record in stored.records)
+    return sum(record.head == head and record.status in COUNTED for record in stored.records)

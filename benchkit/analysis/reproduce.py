@@ -1,4 +1,4 @@
-"""A run beside the report's numbers."""
+"""A run next to the numbers of the published report."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from benchkit.analysis.results import Results, Stored, collect
-from benchkit.analysis.statistics import spread
-from benchkit.analysis.tables import Block, Row, notes, table
+from benchkit.analysis.results import Results, Stored, collect, protocol_fields
+from benchkit.analysis.statistics import Spread
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, number, plus_minus
 from benchkit.core.errors import UserError
 from benchkit.core.identity import changes, shown
 from benchkit.core.plugins import Plugins
@@ -30,7 +30,8 @@ class Published:
         source: title, author and place in it.
         numbers: of one run a head, by head, task and split.
         rows: of its data, by task and split.
-        encoder, config: the encoder's name, and the sizes that tell it from others.
+        encoder, config: the encoder's name, and the sizes that identify it.
+        phases: after which its numbers were taken.
     """
 
     source: str
@@ -38,12 +39,16 @@ class Published:
     rows: Mapping[str, Mapping[str, int]]
     encoder: str
     config: Mapping[str, Any]
+    phases: Sequence[str]
 
 
 def published() -> Published:
+    """The numbers of the file `report_numbers.toml`."""
     values = tomllib.loads((files("benchkit.analysis") / "report_numbers.toml").read_text("utf-8"))
     encoder = values["encoder"]
-    return Published(values["source"], values["numbers"], values["rows"], encoder["name"], encoder["config"])
+    return Published(
+        values["source"], values["numbers"], values["rows"], encoder["name"], encoder["config"], values["phases"]
+    )
 
 
 PRESET = "paper"
@@ -55,12 +60,12 @@ _HEADER = 1
 
 
 @dataclass(frozen=True)
-class Beside:
-    """One number of the report beside the run's.
+class Agreement:
+    """One number of the report and the run's.
 
     Attributes:
-        here, std, seeds: mean over seeds, their standard deviation, and how many; NaN and 0 where the run has none.
-        allowed: half of the 95 % interval of `here - there`; NaN where one seed on the same examples leaves it unknown.
+        here: the run's, over its seeds.
+        allowed: half of the 95 % interval of `difference`; NaN where one seed on the same examples leaves it unknown.
     """
 
     head: str
@@ -68,18 +73,16 @@ class Beside:
     metric: str
     split: str
     there: float
-    here: float
-    std: float
-    seeds: int
+    here: Spread
     allowed: float
 
     @property
     def difference(self) -> float:
-        return self.here - self.there
+        return self.here.mean - self.there
 
     @property
     def verdict(self) -> str:
-        if not self.seeds:
+        if not self.here.n:
             return "no number here"
         if math.isnan(self.allowed):
             return "one seed: cannot tell"
@@ -88,7 +91,7 @@ class Beside:
         return f"{'higher' if self.difference > 0 else 'lower'} than chance allows"
 
 
-def set_beside(stored: Stored, report: Published) -> list[Beside]:
+def agreements(stored: Stored, report: Published) -> list[Agreement]:
     """Every number of the report of a head that the run has, in the report's order.
 
     The report has one run a head, so that its number has the chance of one training in it, as large as the spread of
@@ -104,31 +107,30 @@ def set_beside(stored: Stored, report: Published) -> list[Beside]:
     tasks = [task for task in report.rows if task in stored.tasks]
     if not heads or not tasks:
         raise UserError(
-            f"nothing to set beside the report: it has the heads {', '.join(report.numbers)} on "
+            f"nothing to compare with the report: it has the heads {', '.join(report.numbers)} on "
             f"{', '.join(report.rows)}; the run has {', '.join(stored.heads)} on {', '.join(stored.tasks)}"
         )
     phase = results.phases[-1]
     return [
-        _beside(stored, results, report, (label, phase, task, split), report.numbers[name][task][split])
+        _agreement(stored, results, report, (label, phase, task, split), report.numbers[name][task][split])
         for task in tasks
         for label, name in sorted(heads.items(), key=lambda item: list(report.numbers).index(item[1]))
         for split in SPLITS
     ]
 
 
-def _beside(
+def _agreement(
     stored: Stored, results: Results, report: Published, key: tuple[str, str, str, str], there: float
-) -> Beside:
+) -> Agreement:
     head, _, task, split = key
-    over = spread(results.seeds(*key).values())
-    rows = _rows(stored.records, task).get(split, 0)
+    over = results.over(*key)
+    rows = _row_counts(stored.records, task).get(split, 0)
     metric = stored.tasks[task].metric.name
     variances = [(_seed_variance(over.std, over.n), over.n - 1.0)] if over.n > 1 else []
     if rows and _other(rows, report.rows[task][split]):
         variances += [(_example_variance(metric, over.mean, rows), math.inf)]
         variances += [(_example_variance(metric, there, report.rows[task][split]), math.inf)]
-    allowed = _half(variances) if over.n else math.nan
-    return Beside(head, task, metric, split, there, over.mean, over.std, over.n, allowed)
+    return Agreement(head, task, metric, split, there, over, _half(variances) if over.n else math.nan)
 
 
 def _other(rows: int, count: int) -> bool:
@@ -158,11 +160,11 @@ def _half(variances: Sequence[tuple[float, float]]) -> float:
 
 
 def deviations(stored: Stored, report: Published, plugins: Plugins) -> Iterator[str]:
-    """In what the run is not the report's, a line each, the gravest first."""
+    """In what the run is not the report's, a line each, the most important first."""
     records = [each for each in stored.records if stored.heads[each.head] in report.numbers]
     yield from _encoders(records, report)
     yield from _data(records, report)
-    yield from _protocol(records, plugins)
+    yield from _protocol(records, report, plugins)
     yield from _configs(records, stored, plugins)
 
 
@@ -176,7 +178,7 @@ def _encoders(records: Sequence[Record], report: Published) -> Iterator[str]:
 
 def _data(records: Sequence[Record], report: Published) -> Iterator[str]:
     for task, rows in report.rows.items():
-        here = _rows(records, task)
+        here = _row_counts(records, task)
         differing = [
             f"{split} {here[split]:,} rows, not {count:,}"
             for split, count in rows.items()
@@ -186,7 +188,7 @@ def _data(records: Sequence[Record], report: Published) -> Iterator[str]:
             yield f"The data of {task} are not the report's: {'; '.join(differing)}."
 
 
-def _rows(records: Sequence[Record], task: str) -> dict[str, int]:
+def _row_counts(records: Sequence[Record], task: str) -> dict[str, int]:
     """Of the splits of a task, in the first cell that says."""
     found: Mapping[str, Mapping[str, int]] = next(
         (each.data["splits"][task] for each in records if task in each.data.get("splits", {})), {}
@@ -194,18 +196,21 @@ def _rows(records: Sequence[Record], task: str) -> dict[str, int]:
     return {split: values["rows"] for split, values in found.items()}
 
 
-def _protocol(records: Sequence[Record], plugins: Plugins) -> Iterator[str]:
-    preset = {"protocol": protocol_part(load_preset(PRESET, plugins.tasks, plugins.heads))}
+def _protocol(records: Sequence[Record], report: Published, plugins: Plugins) -> Iterator[str]:
+    preset = protocol_fields({"protocol": protocol_part(load_preset(PRESET, plugins.tasks, plugins.heads))})
+    protocols = [protocol_fields(record.identity) for record in records]
     lines = [
         f"{change.field.removeprefix('protocol.')} {shown(change.a)} → {shown(change.b)}"
-        for record in records
-        for change in changes(preset, {"protocol": record.identity["protocol"]})
-        if change.path[-1] not in ("pretrain", "finetune")  # a phase left out: told once, by `phases`
+        for protocol in protocols
+        for change in changes({"protocol": preset}, {"protocol": protocol})
+        if change.path[-1] not in report.phases  # a phase that was left out is named once, by `phases`
     ]
     if lines:
         yield f"The protocol is not that of the preset {PRESET}: {'; '.join(dict.fromkeys(lines))}."
-    if any("finetune" not in record.identity["protocol"]["phases"] for record in records):
-        yield "The report's numbers are after both phases; these are after phase 1, the encoder frozen."
+    for phases in dict.fromkeys(tuple(protocol["phases"]) for protocol in protocols):
+        if not set(report.phases) <= set(phases):
+            there, here = (" and ".join(each) for each in (report.phases, phases))
+            yield f"The report's numbers are after {there}; these are after {here}."
 
 
 def _configs(records: Sequence[Record], stored: Stored, plugins: Plugins) -> Iterator[str]:
@@ -218,38 +223,32 @@ def _configs(records: Sequence[Record], stored: Stored, plugins: Plugins) -> Ite
             yield f"The head {head} is not as in the report: {'; '.join(found)}."
 
 
-_ALIGN = ("left", "left", "right", "right", "right", "right", "left")
-
-
-def render(rows: Sequence[Beside], deviations: Sequence[str], report: Published, columns: int = 100) -> str:
+def section(rows: Sequence[Agreement], deviations: Sequence[str], report: Published) -> Section:
     """A block a task, the report's number first; then how many agree, and in what the run is not the report's."""
-    tasks = dict.fromkeys((row.task, row.metric) for row in rows)
     blocks = [
         Block(
             (f"{task} · {metric}", "", "report", "here", "difference", "allowed", ""),
             [_row(row) for row in rows if row.task == task],
-            _ALIGN,
+            ("left", "left", "right", "right", "right", "right", "left"),
         )
-        for task, metric in tasks
+        for task, metric in dict.fromkeys((row.task, row.metric) for row in rows)
     ]
-    lines = [_count(rows), *deviations, *_method(rows), f"Report: {report.source}."]
-    return f"{table(blocks, 'terminal')}\n\n" + "\n".join(notes([line], "terminal", columns) for line in lines)
+    return Section("", blocks, [_count(rows), *deviations, *_method(rows), f"Report: {report.source}."])
 
 
-def _row(row: Beside) -> Row:
-    here = "–" if not row.seeds else f"{row.here:.3f}" + (f" ± {row.std:.3f}" if row.seeds > 1 else "")
-    difference = "–" if not row.seeds else f"{row.difference:+.3f}".replace("-", "−")
-    allowed = "–" if math.isnan(row.allowed) else f"±{row.allowed:.3f}"
-    return Row((row.head, row.split, f"{row.there:.3f}", here, difference, allowed, row.verdict))
+def _row(row: Agreement) -> Row:
+    allowed = NOTHING if math.isnan(row.allowed) else f"±{row.allowed:.3f}"
+    here, difference = plus_minus(row.here), number(row.difference, signed=True)
+    return Row((row.head, row.split, number(row.there), here, difference, allowed, row.verdict))
 
 
-def _count(rows: Sequence[Beside]) -> str:
+def _count(rows: Sequence[Agreement]) -> str:
     counts = Counter(row.verdict for row in rows)
     return f"{len(rows)} numbers: {'; '.join(f'{verdict}: {count}' for verdict, count in counts.most_common())}."
 
 
-def _method(rows: Sequence[Beside]) -> list[str]:
-    seeds = sorted({row.seeds for row in rows if row.seeds})
+def _method(rows: Sequence[Agreement]) -> list[str]:
+    seeds = sorted({row.here.n for row in rows if row.here.n})
     if not seeds:
         return []
     count = " to ".join(str(each) for each in dict.fromkeys((seeds[0], seeds[-1])))

@@ -264,17 +264,26 @@ def power(value: float, seed_variance: float, example_variance: float, seeds: in
 
     An approximation: as if the standard error and its degrees of freedom were known.
     """
+    return power_of(seed_variance, example_variance, seeds, freedom)(value)
+
+
+def power_of(seed_variance: float, example_variance: float, seeds: int, freedom: float) -> Callable[[float], float]:
+    """`power` as a function of the true difference, for several of them."""
     from scipy.special import nctdtr, ndtr, stdtrit
 
     error, df = standard_error(seed_variance, example_variance, seeds, freedom)
     if error == 0:
-        return float(value != 0)
-    shift, df = abs(value) / error, min(df, 1e6)
+        return lambda value: float(value != 0)
+    df = min(df, 1e6)
     limit = float(stdtrit(df, 1 - _LEVEL / 2))
-    if shift - limit > 8:  # beyond what the series of the noncentral t is good for
-        return 1.0
-    below = nctdtr(df, shift, limit) if df < 1e4 else ndtr(limit - shift)
-    return float(1 - below)
+
+    def found(value: float) -> float:
+        shift = abs(value) / error
+        if shift - limit > 8:  # beyond what the series of the noncentral t is good for
+            return 1.0
+        return float(1 - (nctdtr(df, shift, limit) if df < 1e4 else ndtr(limit - shift)))
+
+    return found
 
 
 @dataclass(frozen=True)

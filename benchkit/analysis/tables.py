@@ -1,27 +1,22 @@
-"""Tables as text, Markdown and LaTeX."""
+"""Sections of a report, written once, as text for a terminal, Markdown and LaTeX; numbers in words."""
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tabulate import tabulate
 
-from benchkit.analysis import latex
-from benchkit.analysis.notes import footnotes, in_short, seed_counts
-from benchkit.analysis.results import MEAN, Results, Seeds, collect
-from benchkit.analysis.statistics import spread
-
 if TYPE_CHECKING:
-    from benchkit.core.record import Record
-    from benchkit.core.task import TaskSpec
-    from benchkit.experiment.companions import Control
-
+    from benchkit.analysis.statistics import Spread
 
 Style = Literal["terminal", "markdown", "latex"]
+TERMINAL_WIDTH = 100
+"""Columns of a terminal that notes are wrapped to."""
 
 
 @dataclass(frozen=True)
@@ -33,41 +28,78 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Intervals:
+    """What a page draws next to the rows of a block, on one axis.
+
+    Attributes:
+        rows: of each row that is not aside: its mean with interval, and the value of each seed.
+        control: what constant predictions score; None where that is unknown.
+    """
+
+    rows: Sequence[tuple[Spread, Sequence[float]]]
+    control: float | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """A small table with its own header; `align` has `left` or `right` for each column."""
 
     header: tuple[str, ...]
     rows: Sequence[Row]
     align: tuple[str, ...]
+    intervals: Intervals | None = None
 
 
-def width(text: str) -> int:
-    """Of the longest line."""
-    return max((len(line) for line in text.splitlines()), default=0)
+@dataclass(frozen=True)
+class Section:
+    """A part of a report, the same in every format: a title ("" for none), tables, and notes below them."""
+
+    title: str
+    blocks: Sequence[Block] = ()
+    notes: Sequence[str] = ()
+
+
+def render(section: Section, style: Style = "terminal") -> str:
+    """A section as text, without a line end."""
+    parts = [heading(section.title, style)] if section.title else []
+    parts += [table(section.blocks, style)] if section.blocks else []
+    parts += [notes(section.notes, style)] if section.notes else []
+    return "\n\n".join(parts)
+
+
+def render_all(sections: Iterable[Section], style: Style = "terminal") -> str:
+    """Sections below each other, with a line end."""
+    return "\n\n".join(render(section, style) for section in sections) + "\n"
 
 
 def table(blocks: Sequence[Block], style: Style) -> str:
-    """Blocks below each other. On a terminal they share their columns' widths."""
+    """Blocks below each other. On a terminal and in LaTeX they share their columns."""
     if style == "latex":
-        return latex.table(
-            [(block.header, [(row.cells, row.aside) for row in block.rows], block.align) for block in blocks]
-        )
+        return _latex(blocks)
     return _terminal(blocks) if style == "terminal" else "\n\n".join(_markdown(block) for block in blocks)
 
 
 def heading(text: str, style: Style) -> str:
     if style == "latex":
-        return latex.heading(text)
+        return rf"\paragraph{{{latex_escape(text)}}}\mbox{{}}\par\smallskip"
     return text if style == "terminal" else f"### {escape(text)}"
 
 
-def notes(lines: Sequence[str], style: Style, columns: int) -> str:
-    """Footnotes, one a line; on a terminal wrapped to so many columns."""
+def notes(lines: Sequence[str], style: Style) -> str:
+    """Footnotes, one a line; on a terminal wrapped."""
     if style == "latex":
-        return latex.notes(lines)
+        each = "".join(rf"\par {latex_escape(line)}" + "\n" for line in lines)
+        return "\\par\\smallskip\n{\\footnotesize\\raggedright\n" + each + "\\par}"
     if style == "markdown":
         return "\n".join(f"- {escape(line)}" for line in lines)
-    return "\n".join(textwrap.fill(line, columns, subsequent_indent="  ") for line in lines)
+    return "\n".join(textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines)
+
+
+def paragraphs(lines: Sequence[str], style: Style) -> str:
+    """Lines of plain text, not wrapped, each with a line end."""
+    if style == "latex":
+        return "".join(f"{latex_escape(line)}\\par\n" for line in lines)
+    return "".join(f"{escape(line) if style == 'markdown' else line}\n" for line in lines)
 
 
 def escape(text: str) -> str:
@@ -75,235 +107,105 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_|<\[\]])", r"\\\1", text)
 
 
+def width(text: str) -> int:
+    """Of the longest line."""
+    return max((len(line) for line in text.splitlines()), default=0)
+
+
+def _widest(blocks: Sequence[Block]) -> Block:
+    return max(blocks, key=lambda block: len(block.header))
+
+
 def _terminal(blocks: Sequence[Block]) -> str:
-    count = max(len(block.header) for block in blocks)
-    align = next(block.align for block in blocks if len(block.header) == count)
+    widest = _widest(blocks)
+    rows = [row for block in blocks for row in (Row(block.header), *block.rows)]
     cells = [
-        [*row, *[""] * (count - len(row))]
-        for block in blocks
-        for row in (block.header, *(_set_apart(row) for row in block.rows))
+        [
+            f"({row.cells[0]})" if row.aside else row.cells[0],
+            *row.cells[1:],
+            *[""] * (len(widest.header) - len(row.cells)),
+        ]
+        for row in rows
     ]
-    text = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align)
+    text = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=widest.align)
     lines = iter([line.rstrip() for line in text.splitlines()])
     rule = "─" * width(text)
-    parts = []
-    for block in blocks:
-        header = next(lines)
-        parts.append("\n".join([header, rule, *(next(lines) for _ in block.rows)]))
-    return "\n\n".join(parts)
-
-
-def _set_apart(row: Row) -> tuple[str, ...]:
-    return (f"({row.cells[0]})", *row.cells[1:]) if row.aside else row.cells
+    return "\n\n".join("\n".join([next(lines), rule, *(next(lines) for _ in block.rows)]) for block in blocks)
 
 
 def _markdown(block: Block) -> str:
-    rows = [[_in_table(cell, row.aside) for cell in row.cells] for row in block.rows]
+    rows = [[f"*{escape(cell)}*" if row.aside and cell else escape(cell) for cell in row.cells] for row in block.rows]
     header = [escape(cell) for cell in block.header]
     return tabulate(rows, header, tablefmt="pipe", disable_numparse=True, colalign=block.align)
 
 
-def _in_table(cell: str, aside: bool) -> str:
-    return f"*{escape(cell)}*" if aside and cell else escape(cell)
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$",
+    "−": "$-$", "–": "--", "·": r"$\cdot$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "ε": r"$\varepsilon$",
+    "…": r"\dots{}", '"': "''",
+}  # fmt: skip
+
+
+def latex_escape(text: str) -> str:
+    """LaTeX that shows this text; a letter that its standard fonts lack as its code point."""
+    return "".join(_LATEX.get(sign) or (sign if sign <= "ÿ" else f"[U+{ord(sign):04X}]") for sign in text)
+
+
+def latex_page(body: str) -> str:
+    """What to paste into a paper, with a line on what it needs."""
+    wrapped = re.sub(r"\n{3,}", "\n\n", body.strip())
+    needs = (
+        "% Needs \\usepackage{booktabs}, \\usepackage[T1]{fontenc} and lines of about 15 cm; made by benchkit report."
+    )
+    setting = r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\parindent}{0pt}"
+    return f"{needs}\n{setting}\n{wrapped}\n\\par\\endgroup\n"
+
+
+def _latex(blocks: Sequence[Block]) -> str:
+    """One tabular of the package booktabs; a row that is set apart is in italics."""
+    widest = _widest(blocks)
+    count = len(widest.header)
+    lines = [r"\begin{tabular}{" + "".join(each[0] for each in widest.align) + "}"]
+    for place, block in enumerate(blocks):
+        lines += [r"\addlinespace\midrule" if place else r"\toprule", _latex_row(block.header, count, ""), r"\midrule"]
+        lines += [_latex_row(row.cells, count, r"\textit" if row.aside else "") for row in block.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_row(cells: Sequence[str], count: int, command: str) -> str:
+    shown = [f"{command}{{{latex_escape(cell)}}}" if command and cell else latex_escape(cell) for cell in cells]
+    return " & ".join([*shown, *[""] * (count - len(shown))]) + r" \\"
 
 
 NOTHING = "–"
 
 
-def render(
-    records: Sequence[Record],
-    controls: Sequence[Control],
-    tasks: Mapping[str, TaskSpec],
-    *,
-    phases: Iterable[str] = (),
-    beside: Mapping[str, Sequence[Record]] | None = None,
-    style: Style = "terminal",
-    columns: int = 100,
-) -> str:
-    """The comparison of heads: the last phase task by task, earlier phases in short, and what to know about
-    it.
-
-    Each number is the mean over seeds ± their standard deviation. `train − test` (`train − dev` where test
-    is unlabelled) is taken seed by seed. A head with `!` has seeds that failed, diverged or collapsed: see
-    the notes.
-
-    No number is bold. An interval over a few seeds leaves out the chance of the test examples and that of
-    having looked for the best of several heads, so it cannot say which head won; that takes paired
-    predictions.
-
-    Args:
-        phases: those that were asked for; by default those that any record has.
-        beside: records of the same heads trained in vain, by what was done: rows among the controls.
-        columns: a terminal's width. Earlier phases are shown at length if the short table is wider.
-
-    Raises:
-        ValueError: two records are of the same head and seed.
-    """
-    return render_results(collect(records, controls, tasks, phases, beside), style=style, columns=columns)
-
-
-Letters = Mapping[tuple[str, str, str, str], str]
-"""By phase, task, split and head: `ab`; heads that share a letter cannot be told apart."""
-
-
-def render_results(
-    results: Results, *, style: Style, columns: int = 100, letters: Letters | None = None, remarks: Sequence[str] = ()
-) -> str:
-    """`render` of what was collected.
-
-    Args:
-        letters: from paired predictions; with them there is a column for the intervals too.
-        remarks: lines to put before the footnotes.
-    """
-    parts = []
-    for phase in reversed(results.phases):
-        title = f"{phase or 'no phase'}: {seed_counts(results, phase)}"
-        blocks = _long(results, phase, letters)
-        short = _short(results, phase)
-        if phase != results.phases[-1] and width(table([short], "terminal")) <= columns:
-            blocks = [short]
-        parts += [heading(title, style), table(blocks, style)]
-    parts.append(notes([*remarks, *footnotes(results, intervals=letters is not None)], style, columns))
-    return "\n\n".join(parts) + "\n"
-
-
-def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
-    """A block a task and one for their mean; the last block has parameters and time besides."""
-    tasks = _with_mean(results)
-    blocks = []
-    for task in tasks:
-        last = task == tasks[-1]
-        gap = _gap_split(results, phase, task)
-        title = "mean of tasks" if task == MEAN else f"{task} · {results.metrics[task]}"
-        rows = [_long_row(results, head, phase, task, gap, last, letters) for head in results.heads]
-        wide = letters is not None
-        rows += [
-            Row((name, *cells[:2], *[""] * wide, cells[2], *["", ""] * last), True)
-            for name, cells in (*_control_rows(results, task, gap), *_trained_rows(results, phase, task, gap))
-        ]
-        costs = ("parameters", "time") if wide else ("head parameters", "time a seed")
-        blocks.append(
-            Block(
-                (title, "dev", "test", *["95 % CI"] * wide, f"train − {gap}", *costs * last),
-                rows,
-                ("left",) * (4 + wide) + ("right",) * 2 * last,
-            )
-        )
-    return blocks
-
-
-def _long_row(results: Results, head: str, phase: str, task: str, gap: str, last: bool, letters: Letters | None) -> Row:
-    seeds = {split: results.seeds(head, phase, task, split) for split in ("dev", "test")}
-    scores = {split: _score(each) for split, each in seeds.items()}
-    cells = [*scores.values(), _score(results.gap(head, phase, task, gap), signed=True)]
-    if all(cell == NOTHING for cell in cells):
-        cells[0] = _excuse(results, head, phase)
-    if letters is not None:
-        for place, split in enumerate(scores):
-            cells[place] = f"{cells[place]} {letters.get((phase, task, split, head), '')}".strip()
-        cells.insert(2, _half(seeds[gap]))
-    return Row((_name(results, head, phase), *cells, *(_costs(results, head, phase) if last else ())))
-
-
-def _half(seeds: Seeds) -> str:
-    """Half the width of the 95 % interval of a mean."""
-    over = spread(seeds.values())
-    return NOTHING if over.n < 2 else f"±{over.high - over.mean:.3f}"
-
-
-def _short(results: Results, phase: str) -> Block:
-    """One row a head: test (dev where test is unlabelled) of each task, the gap of their mean, the time."""
-    tasks = _with_mean(results)
-    splits = {task: _gap_split(results, phase, task) for task in tasks}
-    gap = splits[tasks[-1]]
-    names = [task if splits[task] == "test" else f"{task} ({splits[task]})" for task in tasks]
-    rows = []
-    for head in results.heads:
-        cells = [_score(results.seeds(head, phase, task, splits[task])) for task in tasks]
-        cells.append(_score(results.gap(head, phase, tasks[-1], gap), signed=True))
-        if all(cell == NOTHING for cell in cells):
-            cells[0] = _excuse(results, head, phase)
-        rows.append(Row((_name(results, head, phase), *cells, _costs(results, head, phase)[1])))
-    constants = {(each.task, each.split): each.value for each in results.controls}
-    bottom = [_number(_control(constants, results, task, splits[task])) for task in tasks]
-    if any(cell != NOTHING for cell in bottom):
-        rows.append(Row(("controls", *bottom, "", ""), True))
-    header = ("test", *names, f"train − {gap}", "time")
-    return Block(header, rows, ("left",) * (len(header) - 1) + ("right",))
-
-
-def _with_mean(results: Results) -> list[str]:
-    return [*results.metrics, *[MEAN] * (len(results.metrics) > 1)]
-
-
-def _gap_split(results: Results, phase: str, task: str) -> str:
-    """What train is compared with: test, or dev where test is unlabelled."""
-    return "test" if "test" in results.splits(phase, task) else "dev"
-
-
-def _control_rows(results: Results, task: str, gap: str) -> list[tuple[str, tuple[str, str, str]]]:
-    """Name and cells of each control of a task, of which there is one; for the mean, of all tasks'
-    together.
-    """
-    constants = {(each.task, each.split): each.value for each in results.controls}
-    name = next((each.name for each in results.controls if each.task == task), "controls")
-    dev, test, train, other = (_control(constants, results, task, split) for split in ("dev", "test", "train", gap))
-    if dev is None and test is None:
-        return []
-    difference = None if train is None or other is None else train - other
-    return [(name, (_number(dev), _number(test), _number(difference, signed=True)))]
-
-
-def _trained_rows(results: Results, phase: str, task: str, gap: str) -> list[tuple[str, tuple[str, str, str]]]:
-    """Name and cells of each head that was trained in vain."""
-    rows = []
-    for name, vain in results.beside.items():
-        for head in vain.heads:
-            dev, test = (_score(vain.seeds(head, phase, task, split)) for split in ("dev", "test"))
-            if dev == test == NOTHING:
-                dev = _excuse(vain, head, phase)
-            label = f"{head}, {in_short(name)}{' !' * bool(vain.of(head, phase))}"
-            rows.append((label, (dev, test, _score(vain.gap(head, phase, task, gap), signed=True))))
-    return rows
-
-
-def _control(constants: Mapping[tuple[str, str], float], results: Results, task: str, split: str) -> float | None:
-    if task != MEAN:
-        return constants.get((task, split))
-    each = [constants.get((one, split)) for one in results.metrics]
-    known = [value for value in each if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(each) else None
-
-
-def _name(results: Results, head: str, phase: str) -> str:
-    return f"{head} !" if results.of(head, phase) else head
-
-
-def _excuse(results: Results, head: str, phase: str) -> str:
-    """Why a head has no number: never a blank."""
-    return ", ".join(dict.fromkeys(fault.status for fault in results.of(head, phase))) or "not run"
-
-
-def _costs(results: Results, head: str, phase: str) -> tuple[str, str]:
-    parameters = results.parameters.get(head)
-    seconds = results.seconds(head, phase)
-    return (
-        NOTHING if parameters is None else f"{parameters:,}",
-        duration(spread(seconds.values()).mean) if seconds else NOTHING,
-    )
-
-
-def _score(seeds: Seeds, *, signed: bool = False) -> str:
-    over = spread(seeds.values())
-    if over.n < 2:
-        return _number(over.mean if over.n else None, signed=signed)
-    return f"{_number(over.mean, signed=signed)} ± {over.std:.3f}"
-
-
-def _number(value: float | None, *, signed: bool = False) -> str:
-    if value is None:
+def number(value: float | None, *, signed: bool = False, digits: int = 3) -> str:
+    """`0.457`, `−0.012`, `+0.012` where signed; a dash for none."""
+    if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def plus_minus(over: Spread, *, signed: bool = False, digits: int = 3) -> str:
+    """`0.457 ± 0.012`; one seed has no ±."""
+    mean = number(over.mean, signed=signed, digits=digits)
+    return f"{mean} ± {over.std:.{digits}f}" if over.n > 1 else mean
+
+
+def interval(low: float, high: float, *, digits: int = 3) -> str:
+    """`−0.012 to +0.031`, in words as a dash between signed numbers cannot be read; a dash for none."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return NOTHING
+    return " to ".join(number(end, signed=True, digits=digits) for end in (low, high))
+
+
+def p_value(p: float | None) -> str:
+    """`0.032`, `<0.001`."""
+    if p is None or math.isnan(p):
+        return NOTHING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float) -> str:
@@ -315,3 +217,20 @@ def duration(seconds: float) -> str:
         return f"{rest} s"
     hours, left = divmod(round(seconds / 60), 60)
     return f"{hours} h {left:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
+
+
+def name_seeds(seeds: Iterable[int]) -> str:
+    """`seed 1`, `seeds 0, 2`."""
+    names = [str(seed) for seed in sorted(seeds)]
+    return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def ranges(values: Iterable[int]) -> str:
+    """`0–9, 12`."""
+    parts: list[list[int]] = []
+    for value in sorted(set(values)):
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in parts)

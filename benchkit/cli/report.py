@@ -1,4 +1,4 @@
-"""`benchkit report`, `plan`, `compare`, `repro`: from stored cells."""
+"""`benchkit report`, `plan`, `compare`, `repro`: what stored cells show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMATS = ("terminal", "markdown", "csv", "json", "latex")
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--against", metavar="HEAD", help="Compare each head with this one; default: each with each.")
 @click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True,
-              help="What heads are told apart by; the table has both.")  # fmt: skip
+              help="What heads are compared on; the table has both.")  # fmt: skip
 @click.option("--aso", is_flag=True, help="Also the almost stochastic order over seeds; it takes many.")
 @click.option(
     "--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; csv: scores by default."
@@ -51,11 +51,11 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
     several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
     different data.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.paper import as_csv, as_json, as_text, verdicts_of
+    from benchkit.analysis.report import as_csv, as_json, as_text, verdicts_of
     from benchkit.analysis.results import read_runs
     from benchkit.store.files import write_atomic
 
-    stored = read_runs(folders, log=lambda line: click.echo(line, err=True), head_files=head_files)
+    stored = read_runs(folders, log=_log, head_files=head_files)
     verdicts = verdicts_of(stored, split, against, aso=aso)
     if format_ == "csv":
         text = as_csv(stored, verdicts, only or "scores")
@@ -75,16 +75,18 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
 def _write_page(
     stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None, texts: bool
 ) -> None:
-    from benchkit.analysis.html.charts import write_figures
-    from benchkit.analysis.html.content import gather
-    from benchkit.analysis.html.document import write_page
+    from benchkit.analysis.comparisons import read_predictions
 
-    content = gather(stored, verdicts, texts=texts)
+    predictions = read_predictions(stored)
     if html:
-        write_page(content, html)
+        from benchkit.analysis.html import write_page
+
+        write_page(stored, verdicts, predictions, html, texts=texts)
         click.echo(f"wrote {html}", err=True)
     if figures:
-        paths = write_figures(content, figures)
+        from benchkit.analysis.plots import write_figures
+
+        paths = write_figures(stored, predictions, figures)
         click.echo(f"wrote {len(paths)} files to {figures}", err=True)
 
 
@@ -99,7 +101,7 @@ def _write_page(
               help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
 def plan(folders: tuple[Path, ...], difference: float, power: float, against: str | None, split: str,
          head_files: tuple[Path, ...]) -> None:  # fmt: skip
-    """From the variance in finished cells: seeds needed to find a difference between heads, and their time.
+    """Power analysis from the variance in finished cells: seeds needed to find a difference, and their time.
 
     \b
     benchkit run --heads baseline,cnn --seeds 3
@@ -108,16 +110,18 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
     More seeds average out the chance of training, not that of which examples the test set has: where these are too
     few for the difference, it says so. Takes at least two seeds of two heads; with three it is a rough guess.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.power import as_text, needs
+    from benchkit.analysis.power import needs, sections
     from benchkit.analysis.results import read_runs
+    from benchkit.analysis.tables import render_all
     from benchkit.core.errors import UserError
 
     if not difference > 0:
         raise UserError(f"--difference takes a positive number, such as 0.01, not {difference:g}")
     if not 0.05 < power < 1:
         raise UserError(f"--power takes a number between 0.05 and 1, such as 0.8, not {power:g}")
-    stored = read_runs(folders, log=lambda line: click.echo(line, err=True), head_files=head_files)
-    click.echo(as_text(stored, needs(stored, difference, power, split, against), difference, power), nl=False)
+    stored = read_runs(folders, log=_log, head_files=head_files)
+    found = needs(stored, difference, power, split, against)
+    click.echo(render_all(sections(stored, found, difference, power)), nl=False)
 
 
 _ACROSS = ("data", "protocol", "machine", "encoder")
@@ -150,18 +154,19 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
     they differ in data, protocol, machine or encoder and --across does not say that this is meant.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.compare import compare as compare_runs
-    from benchkit.analysis.compare import judge, parse, render, render_verdicts
+    from benchkit.analysis.compare import judge, parse, section, verdict_lines
     from benchkit.analysis.results import read_runs
+    from benchkit.analysis.tables import render
 
     wanted = [parse(text) for text in conditions]  # before anything is read
     first, second = (read_runs([folder], log=_log, head_files=head_files) for folder in (a, b))
     found = compare_runs(first, second, wanted, across=across, split=split or "")
     verdicts = judge(found, wanted, sure=sure)
-    click.echo(f"A  {a}\nB  {b}\n\n{render(found)}")
+    click.echo(f"A  {a}\nB  {b}\n\n{render(section(found))}")
     if not verdicts:
         return
     click.echo()
-    for line in render_verdicts(verdicts):
+    for line in verdict_lines(verdicts):
         click.echo(line)
     if any(each.holds for each in verdicts):
         raise SystemExit(1)
@@ -171,21 +176,21 @@ def _log(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.command(short_help="Set each of the report's numbers beside a run's.")
+@click.command(short_help="Compare each of the report's numbers with a run's.")
 @click.argument("folder", metavar="DIR", required=False, type=click.Path(path_type=Path))
 @click.option("--data", metavar="DIR", help="Folder with the tasks' data.")
 @click.option("--encoder", metavar="NAME|DIR", help="The report's is bert-base-uncased.")
 @click.option("--seeds", metavar="N", help="Number of seeds per head, or the seeds themselves as 0,5,7; default: 3.")
 @click.option("--phases", metavar="NAMES", help="pretrain, finetune, or both, which is the default.")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
-              help="Change a field, as of benchkit run; what was changed is told; repeatable.")  # fmt: skip
+              help="Change a field, as of benchkit run; what was changed is listed; repeatable.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go; default: results/runs/paper-<encoder>.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Cells that run at once.")
 @click.option("--dry-run", is_flag=True, help="Show the cells and the estimated time; train nothing.")
 @click.pass_context
 def repro(context: click.Context, /, folder: Path | None, **options: Any) -> None:
-    """Set each number of the report "miniBERT and Multitasking" beside that of a run, test and train.
+    """Compare each number of the report "miniBERT and Multitasking" with that of a run, test and train.
 
     \b
     benchkit repro results/runs/paper-all-MiniLM-L6-v2
@@ -232,10 +237,11 @@ def _run(context: click.Context, options: dict[str, Any]) -> tuple[Path, int]:
 
 
 def _show(folder: Path) -> None:
-    from benchkit.analysis.reproduce import deviations, published, render, set_beside
+    from benchkit.analysis.reproduce import agreements, deviations, published, section
     from benchkit.analysis.results import read_runs
+    from benchkit.analysis.tables import render
     from benchkit.core.plugins import load_plugins
 
-    report, stored = published(), read_runs([folder], log=lambda line: click.echo(line, err=True))
-    rows = set_beside(stored, report)
-    click.echo(render(rows, list(deviations(stored, report, load_plugins())), report))
+    report, stored = published(), read_runs([folder], log=_log)
+    rows = agreements(stored, report)
+    click.echo(render(section(rows, list(deviations(stored, report, load_plugins())), report)))

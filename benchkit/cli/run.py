@@ -92,10 +92,15 @@ def run_all(runs: dict[str, Session], progress: Progress, what: str) -> dict[str
 
 def echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alone: dict[str, Outcome]) -> None:
     """The table `together − alone`."""
-    from benchkit.analysis.multitask import Run, gains, render_single_task
+    from benchkit.analysis.multitask import gains, gains_section
+    from benchkit.analysis.tables import render
 
-    tasks = {name: Run.of(each.records, runs[name].store) for name, each in alone.items()}
-    click.echo(f"\n{render_single_task(gains(Run.of(outcome.records, session.store), tasks, outcome.tasks))}")
+    stores = [(outcome, session.store), *((each, runs[name].store) for name, each in alone.items())]
+    folders = {record.key: store.root / record.key for each, store in stores for record in each.records}
+    baselines = {name: each.records for name, each in alone.items()}
+    section = gains_section(gains(outcome.records, baselines, outcome.tasks, folders))
+    if section:
+        click.echo(f"\n{render(section)}")
 
 
 def records_of(outcomes: Iterable[Outcome]) -> list[Record]:
@@ -227,8 +232,8 @@ def _request(options: dict[str, Any]) -> Request:
 
 
 def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> None:
-    from benchkit.analysis.multitask import render_interference
-    from benchkit.analysis.report import write_report
+    from benchkit.analysis.multitask import interference_section
+    from benchkit.analysis.report import comparison_text, write_report
     from benchkit.analysis.tables import render
     from benchkit.experiment.estimate import clock
 
@@ -242,14 +247,18 @@ def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> 
     plan = session.plan
     click.echo(f"\n{_headline(session)}\n")
     phases = plan.protocol.phases
-    click.echo(render(outcome.records, outcome.controls, outcome.tasks, phases=phases, beside=beside))
+    click.echo(
+        comparison_text(outcome.records, outcome.controls, outcome.tasks, phases=phases, trained_controls=beside)
+    )
     if plan.interference:
-        click.echo(f"\n{render_interference(outcome.records) or 'No two tasks share a weight: no interference.'}")
+        section = interference_section(outcome.records)
+        click.echo(f"\n{render(section) if section else 'No two tasks share a weight: no interference.'}")
     if each_alone:
         echo_gains(session, outcome, alone, each_alone)
     write_report(
-        plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, beside=beside, log=progress.say
-    )
+        plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, trained_controls=beside,
+        log=progress.say,
+    )  # fmt: skip
     spent = clock(time.monotonic() - started)
     count = f"{_count(len(outcome.records), 'cell')} ({outcome.reused} reused)"
     click.echo(f"\n{count} in {spent}; table, curves and cells are in {plan.out}")

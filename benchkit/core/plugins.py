@@ -107,7 +107,7 @@ class Plugins:
         return errors
 
 
-def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
+def load_plugins(files: Iterable[Path] = (), *, strict: bool = True, hook: str = "") -> Plugins:
     """Load every plugin named by an entry point, and modules from `files` beside them.
 
     `BENCHKIT_PLUGINS=a,b` restricts the entry points to those names; empty loads none.
@@ -115,6 +115,7 @@ def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
     Args:
         strict: whether a clash, a misspelt hook or a broken file stops everything; otherwise it is the `error` of its
             plugin, and a name stays with whoever had it first. For lists of what is there: never to run anything.
+        hook: leave out the entry points whose source does not name this hook, so as not to import them.
 
     Raises:
         UserError: two plugins claim one name, a plugin implements a hook that does not exist, or a file that was asked
@@ -127,13 +128,20 @@ def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
     wanted = _wanted([entry.name for entry in entries])
     found.left_out = tuple(entry.name for entry in entries if entry.name not in wanted)
     for entry in entries:
-        if entry.name in wanted:
+        if entry.name in wanted and (not hook or _may_implement(entry.module, hook)):
             _register(found, entry.name, _distribution(entry), entry.value, entry.load, strict)
     for path in files:
         error = _register(found, path.stem, "", str(path), partial(_load_file, path), strict)
         if error and strict:
             raise UserError(f"{path} does not load as a plugin: {error}")
     return found
+
+
+def _may_implement(module: str, hook: str) -> bool:
+    """Whether the source of a module or package names a hook; true where there is no source to look at."""
+    origin = Path(_origin(module))
+    files = origin.parent.rglob("*.py") if origin.name == "__init__.py" else [origin]
+    return not origin.is_file() or any(hook in file.read_text("utf-8", "replace") for file in files)
 
 
 def _wanted(installed: list[str]) -> set[str]:

@@ -26,7 +26,13 @@ ENCODING = (
 TRAINING = (
     *("core/features.py", "core/rng.py", "core/task.py", "encoder/lora.py"),
     *("nn/blocks.py", "nn/losses.py", "nn/metrics.py", *ENCODING),
-    *("store/table.py", "training/batches.py", "training/cuda_graphs.py", "training/evaluation.py"),
+    *(
+        "store/table.py",
+        "training/batches.py",
+        "training/constants.py",
+        "training/cuda_graphs.py",
+        "training/evaluation.py",
+    ),
     *("training/fast_cpu.py", "training/loop.py", "training/optimizer.py", "training/readers.py"),
     *("training/static_batches.py", "training/steps.py", "experiment/open_cell.py"),
 )

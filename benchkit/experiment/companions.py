@@ -10,13 +10,12 @@ import numpy as np
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.data.splits import SHUFFLED
-from benchkit.experiment.config import Plan
-from benchkit.experiment.workspace import RANDOM
-from benchkit.training.evaluation import constant_outputs, mean_loss
+from benchkit.training.constants import constant_outputs, mean_loss
 
 if TYPE_CHECKING:
     from benchkit.core.task import TaskSpec
     from benchkit.data import Split
+    from benchkit.experiment.config import Plan
 
 
 # Losses may be quadratic in the batch, and a split can have hundreds of thousands of rows.
@@ -40,12 +39,13 @@ class Control:
     loss: float
 
 
-def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> list[Control]:
+def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "", *, with_loss: bool = True) -> list[Control]:
     """The control of a task on each labelled split. Of equally frequent classes the first is predicted.
 
     Args:
         splits: by name; `train` must be there and labelled.
         loss: name of the task's loss; "" is the default one.
+        with_loss: whether to find the loss, which takes torch; else it is NaN.
 
     Raises:
         UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
@@ -55,13 +55,13 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "") -> lis
         raise unknown(f"loss of task {task.name!r},", loss, task.losses)
     function = task.losses[loss or next(iter(task.losses))]
     outputs = constant_outputs(task, splits["train"].labels)
-    prediction = int(outputs.argmax()) if task.classes else float(outputs)
+    prediction = int(outputs.argmax()) if task.classes else float(outputs[0])
     name = "majority class" if task.classes else "mean score"
     found = []
     for split, data in splits.items():
         if len(data) and data.labelled:
             value = _metric(task, data.labels, np.full(len(data), prediction))
-            cost = mean_loss(task, function, outputs, data.labels)
+            cost = mean_loss(task, function, outputs, data.labels) if with_loss else np.nan
             found.append(Control(name, task.name, split, task.metric.name, value, cost))
     return found
 
@@ -107,6 +107,8 @@ def alone(plan: Plan) -> Iterator[Beside]:
 
 def trained_controls(plan: Plan) -> Iterator[Beside]:
     """The same heads and seeds with train's labels shuffled, and on an encoder with untrained weights."""
+    from benchkit.experiment.workspace import RANDOM
+
     folder, calm = plan.out / CONTROLS, replace(plan, interference=False)
     changes = {
         SHUFFLED_LABELS: replace(calm, data=SHUFFLED + plan.data),

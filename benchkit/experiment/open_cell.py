@@ -30,7 +30,8 @@ from benchkit.experiment.workspace import Workspace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
 from benchkit.training.batches import Corpus, Order
-from benchkit.training.evaluation import PhaseContext, Reader, constant_loss
+from benchkit.training.constants import constant_loss
+from benchkit.training.evaluation import PhaseContext, Reader
 from benchkit.training.readers import LiveReader, Snapshot, StoredReader
 
 

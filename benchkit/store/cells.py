@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 
 from benchkit.core.errors import UserError
 from benchkit.core.record import Record
@@ -81,6 +79,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    import torch
+
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getbuffer()
@@ -103,6 +103,8 @@ def load_checkpoint(
     except OSError as error:
         log(f"cannot read {path} ({error.strerror}): starting over")
         return None
+    import torch
+
     start = len(_SEAL) + _SHA_BYTES
     if content[:start] != _SEAL + hashlib.sha256(content[start:]).digest():
         log(f"{path} is damaged: starting over")
@@ -215,6 +217,8 @@ class CellStore:
         return self._tensors(key, "encoder")
 
     def _save_tensors(self, key: str, name: str, weights: Mapping[str, Tensor]) -> None:
+        from safetensors.torch import save as to_safetensors
+
         tensors = {name: each.detach().cpu().contiguous() for name, each in weights.items()}
         content = to_safetensors(tensors, {"cell": key, "format": "pt"})
         write_atomic(self._path(key, f"{name}.safetensors"), content)

@@ -55,7 +55,6 @@ class PhaseContext:
 
 
 _BATCH = 512
-_ROWS = 1024  # of a loss of constant outputs
 _LARGE = 4096  # on a GPU, which 512 vectors do not fill
 
 
@@ -148,37 +147,3 @@ def collapsed(predictions: np.ndarray, labels: np.ndarray | None, task: TaskSpec
         return f"{task.name} predicts only class {task.classes[first]!r}" if (predictions == first).all() else ""
     spread = float(np.std(predictions)) / (task.high - task.low)
     return f"{task.name} predicts only {predictions[0]:.3g}" if spread < 1e-4 else ""
-
-
-def constant_loss(task: TaskSpec, loss: Loss, train_labels: np.ndarray) -> float:
-    """Training loss of constant outputs: the log class frequencies, or the mean score.
-
-    A class without an example counts as half a one, so that its logit is finite.
-
-    Args:
-        train_labels: (n,), class indices or scores.
-
-    Raises:
-        ValueError: there is no label.
-    """
-    return mean_loss(task, loss, constant_outputs(task, train_labels), train_labels)
-
-
-def constant_outputs(task: TaskSpec, labels: np.ndarray) -> Tensor:
-    """The constant outputs (out,), fp32, that fit labels (n,) best."""
-    if not len(labels) or np.isnan(labels).any():
-        raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
-    if not task.classes:
-        return torch.tensor([labels.mean()], dtype=torch.float32)
-    counts = np.bincount(labels.astype(np.int64), minlength=len(task.classes))
-    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(labels))).float()
-
-
-def mean_loss(task: TaskSpec, loss: Loss, outputs: Tensor, labels: np.ndarray) -> float:
-    """Mean loss of constant outputs (out,) over labels (n,)."""
-    targets = torch.from_numpy(labels.astype(np.int64 if task.classes else np.float32))
-    total = 0.0
-    for start in range(0, len(targets), _ROWS):
-        part = targets[start : start + _ROWS]
-        total += float(loss(outputs.expand(len(part), -1), part, task.shape())) * len(part)
-    return total / len(labels)

@@ -1,4 +1,4 @@
-"""Runs beside a run: heads trained in vain as controls, and each task alone."""
+"""Companion runs: trained controls, and single-task baselines."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_controls_and_tasks_alone(benchkit: Call, tmp_path: Path) -> None:
 
     stored = read_runs([tmp_path], log=print)
     assert list(stored.heads) == ["baseline"]
-    assert list(stored.results.beside) == ["shuffled labels", "random encoder"]
+    assert list(stored.results.trained_controls) == ["shuffled labels", "random encoder"]
     assert compare(stored, "pretrain") == []  # they are no heads
     shown = benchkit("report", tmp_path).stdout
     assert "(baseline, shuffled" in shown

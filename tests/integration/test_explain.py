@@ -99,7 +99,7 @@ def test_a_changed_head_file_is_named(benchkit: Call, tmp_path: Path) -> None:
     assert "reuses it" in benchkit(*again).stdout
     file.write_text(OWN_HEAD + "OTHER = 1\n")
     done = benchkit(*again)
-    assert "would run anew today, since this changed:\n  source of head: own.py changed\n" in done.stdout
+    assert "since this changed:\n  source of head: own.py changed\n" in done.stdout
     assert "Not looked at" not in done.stdout
     done = benchkit(*again[:4])
     assert "Not looked at:\n  head, tasks: unknown head 'own'" in done.stdout

@@ -23,7 +23,8 @@ from helpers.training import (
 )
 from torch import Tensor, nn
 
-from benchkit.analysis.multitask import render_interference
+from benchkit.analysis.multitask import interference_section
+from benchkit.analysis.tables import render
 from benchkit.core.features import Pooled
 from benchkit.core.record import Record
 from benchkit.core.rng import generator
@@ -127,7 +128,9 @@ def test_a_finished_cell_is_measured_later_to_the_same_numbers(tmp_path: Path) -
     assert run(tmp_path, "baseline").cells == (after,)  # and is reused by who does not ask
     assert run(tmp_path, "baseline", interference=True).cells == (after,)
     assert Record.from_dict(after.to_dict()) == after
-    text = render_interference([after])
+    section = interference_section([after])
+    assert section is not None
+    text = render(section)
     assert "pretrain · trunk" in text
     assert text.count("baseline ") == 3  # pairs
-    assert render_interference([before]) == ""
+    assert interference_section([before]) is None

@@ -10,9 +10,8 @@ import pytest
 from helpers.browser import Browser, browser, find_browser
 from helpers.made_run import Made, write_run
 
-from benchkit.analysis.comparisons import compare
-from benchkit.analysis.html.content import gather
-from benchkit.analysis.html.document import page
+from benchkit.analysis.comparisons import compare, read_predictions
+from benchkit.analysis.html import page
 from benchkit.analysis.results import read_runs
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium: apt-get install chromium")
@@ -33,7 +32,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("page"), made)
     stored = read_runs([folder], log=pytest.fail)
     path = folder / "report.html"
-    path.write_text(page(gather(stored, compare(stored, "finetune"))), encoding="utf-8")
+    path.write_text(page(stored, compare(stored, "finetune"), read_predictions(stored)), encoding="utf-8")
     return path
 
 
@@ -140,7 +139,7 @@ def test_tables_are_there_without_a_script(tab: Browser, file: Path) -> None:
     tab.call("Emulation.setScriptExecutionDisabled", value=False)
     text = tab.run("document.body.innerText")
     assert "This chart takes JavaScript" in text
-    for part in (EVIL, "Mean over tasks", "majority class", "very negative", "Provenance"):
+    for part in (EVIL, "mean of tasks", "majority class", "very negative", "Provenance"):
         assert part in text
 
 

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 from helpers.cells import write_cells
 
-from benchkit.analysis.latex import escape
 from benchkit.analysis.power import needs
 from benchkit.analysis.results import read_runs
 from benchkit.analysis.statistics import power
+from benchkit.analysis.tables import latex_escape
 from benchkit.cli import cli
 from benchkit.core.errors import UserError
 
@@ -93,6 +93,14 @@ def test_markdown_has_a_table_a_task(run: Path) -> None:
     assert _call("report", run, "--format", "markdown").count("\n|:---") == 8
 
 
+def test_markdown_escapes_the_lines_above_the_tables(tmp_path: Path) -> None:
+    """Names of folders, encoders, data and devices are not Markdown."""
+    folder = tmp_path / "a_b_|<c>"
+    write_cells(folder, {"baseline": 0.75}, (0,))
+    first = _call("report", folder, "--format", "markdown").splitlines()[0]
+    assert r"/a\_b\_\|\<c>: " in first
+
+
 def test_many_pairs_are_shown_on_request_only(tmp_path: Path) -> None:
     write_cells(tmp_path, {f"h{i}": 0.6 for i in range(6)}, (0, 1))
     assert "15 pairs: --only verdicts shows them all" in _call("report", tmp_path)
@@ -115,10 +123,10 @@ def test_latex_compiles(run: Path, tmp_path: Path) -> None:
 
 
 def test_latex_is_escaped() -> None:
-    assert escape("50 % & a_b #1 {x} ~ ^ \\") == (
+    assert latex_escape("50 % & a_b #1 {x} ~ ^ \\") == (
         r"50 \% \& a\_b \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
-    assert escape("1 ± 2 − é ✓") == r"1 $\pm$ 2 $-$ é [U+2713]"
+    assert latex_escape("1 ± 2 − é ✓") == r"1 $\pm$ 2 $-$ é [U+2713]"
 
 
 def test_a_plan_says_how_many_seeds_and_when_none_suffice(run: Path) -> None:

@@ -14,8 +14,9 @@ from helpers.cli import Call, assert_one_line, caller
 from helpers.runs import SIZES, run
 from scipy import stats
 
-from benchkit.analysis.reproduce import Beside, deviations, published, set_beside
+from benchkit.analysis.reproduce import Agreement, agreements, deviations, published
 from benchkit.analysis.results import Stored, read_runs
+from benchkit.analysis.statistics import Spread
 from benchkit.core.plugins import load_plugins
 
 
@@ -35,7 +36,7 @@ def read(folder: Path) -> Stored:
     return read_runs([folder], log=print)
 
 
-def find(rows: list[Beside], *key: str) -> Beside:
+def find(rows: list[Agreement], *key: str) -> Agreement:
     return next(row for row in rows if (row.head, row.task, row.split) == key)
 
 
@@ -56,7 +57,7 @@ def test_the_numbers_are_the_report_s() -> None:
 
 def test_each_number_is_the_mean_of_the_records(folder: Path) -> None:
     stored = read(folder)
-    rows = set_beside(stored, published())
+    rows = agreements(stored, published())
     assert len(rows) == 3 * 2
     row = find(rows, "baseline", "quora", "train")
     scores = [
@@ -65,8 +66,8 @@ def test_each_number_is_the_mean_of_the_records(folder: Path) -> None:
         for score in record.phases[-1].scores
         if (score.task, score.split) == ("quora", "train")
     ]
-    assert row.here == pytest.approx(float(np.mean(scores)))
-    assert (row.seeds, row.there) == (2, 0.985)
+    assert row.here.mean == pytest.approx(float(np.mean(scores)))
+    assert (row.here.n, row.there) == (2, 0.985)
     assert row.difference == pytest.approx(float(np.mean(scores)) - 0.985)
     assert row.verdict == "lower than chance allows" or abs(row.difference) <= row.allowed
 
@@ -78,8 +79,8 @@ def test_on_the_report_s_examples_only_the_seeds_are_chance(folder: Path, tmp_pa
         record = json.loads(file.read_text())
         record["data"]["splits"]["sst"]["test"]["rows"] = 2211  # a header counted
         file.write_text(json.dumps(record))
-    row = find(set_beside(read(tmp_path / "run"), published()), "baseline", "sst", "test")
-    assert row.allowed == pytest.approx(stats.t.ppf(0.975, 1) * row.std * math.sqrt(1 + 1 / 2))
+    row = find(agreements(read(tmp_path / "run"), published()), "baseline", "sst", "test")
+    assert row.allowed == pytest.approx(stats.t.ppf(0.975, 1) * row.here.std * math.sqrt(1 + 1 / 2))
 
 
 def test_a_run_of_the_report_itself_agrees_19_times_out_of_20() -> None:
@@ -102,7 +103,7 @@ def test_a_run_of_the_report_itself_agrees_19_times_out_of_20() -> None:
 
 def test_verdicts_in_words() -> None:
     def verdict(here: float, allowed: float, seeds: int = 3) -> str:
-        return Beside("cnn", "sst", "accuracy", "test", 0.5, here, 0.01, seeds, allowed).verdict
+        return Agreement("cnn", "sst", "accuracy", "test", 0.5, Spread(seeds, here, 0.01), allowed).verdict
 
     assert verdict(0.52, 0.03) == verdict(0.48, 0.03) == "agrees"
     assert verdict(0.54, 0.03) == "higher than chance allows"
@@ -119,7 +120,7 @@ def test_what_is_not_the_report_s_is_told(folder: Path) -> None:
     assert "The data of sst are not the report's: train 64 rows, not 8,544" in text
     assert "not that of the preset paper: phases pretrain,finetune → pretrain; pooling cls → mean" in text
     assert "pretrain.epochs 10 → 2" in text
-    assert "these are after phase 1" in text
+    assert "after pretrain and finetune; these are after pretrain." in text
     assert "The head baseline is not as in the report: dropout 0.3 → 0.1." in text
 
 
@@ -151,4 +152,4 @@ def test_nothing_to_set_beside_is_one_line(benchkit: Call, tmp_path: Path, folde
     assert_one_line(benchkit("repro", folder, "--seeds", 3), "leave out --seeds")
     assert_one_line(benchkit("repro", tmp_path), "no finished cell")
     run(tmp_path, "siamese", settings={"pretrain.epochs": 1})
-    assert_one_line(benchkit("repro", tmp_path), "nothing to set beside the report", "siamese")
+    assert_one_line(benchkit("repro", tmp_path), "nothing to compare with the report", "siamese")

@@ -11,7 +11,7 @@ from benchkit.core.errors import UserError
 from benchkit.core.task import Metric, TaskShape, TaskSpec
 from benchkit.data import Split
 from benchkit.experiment.companions import Control, controls
-from benchkit.training.evaluation import constant_loss
+from benchkit.training.constants import constant_loss
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,11 +16,18 @@ import pytest
 from click.testing import CliRunner
 from helpers.made_run import TASKS, Made, write_run
 
-from benchkit.analysis.comparisons import compare
-from benchkit.analysis.html.content import Observed, Outcome, Tally, disputes, gather
-from benchkit.analysis.html.document import page
-from benchkit.analysis.html.markup import interval, join, number, ranges, tag
-from benchkit.analysis.results import read_runs
+from benchkit.analysis.comparisons import (
+    HeadPredictions,
+    Tally,
+    TaskPredictions,
+    Verdict,
+    compare,
+    disagreements,
+    read_predictions,
+)
+from benchkit.analysis.html import page
+from benchkit.analysis.results import Stored, read_runs
+from benchkit.analysis.tables import interval, number, ranges
 from benchkit.cli import cli
 
 EVIL_HEAD = "<script>alert(1)</script>"
@@ -41,6 +48,10 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def _page(stored: Stored, verdicts: Sequence[Verdict], *, texts: bool = True) -> str:
+    return page(stored, verdicts, read_predictions(stored), texts=texts)
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +110,15 @@ def test_faulty_cells_are_shown_and_counted(html: str) -> None:
 def test_its_numbers_are_those_of_the_table(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     stored = read_runs([folder], log=pytest.fail)
-    content = gather(stored, compare(stored, "pretrain"))
-    for task, observed in content.observed.items():
-        for head, outcome in observed.outcomes.items():
+    for task, observed in read_predictions(stored).items():
+        for head, outcome in observed.heads.items():
             values = stored.results.seeds(head, "pretrain", task, "test").values()
             if observed.task.classes:
                 right = outcome.confusion.trace() / outcome.confusion.sum()
                 assert right == pytest.approx(np.mean(list(values)))
                 assert 1 - outcome.miss.mean() == pytest.approx(right)
             assert outcome.bins[:, 0].sum() == outcome.seeds * len(observed.labels)
-    data = json.loads(re.findall(r'id="data">(.*?)</script>', page(content))[0])
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', _page(stored, compare(stored, "pretrain")))[0])
     line = next(each for each in data["curves"] if (each["task"], each["split"], each["head"]) == ("sst", "dev", 0))
     points = [
         [point.value for record in stored.records[:3] for point in record.phases[0].curve
@@ -125,7 +135,7 @@ def test_without_the_data_the_page_has_no_texts_but_all_else(tmp_path: Path) -> 
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     said: list[str] = []
     stored = read_runs([folder], log=said.append)
-    text = page(gather(stored, compare(stored, "pretrain")))
+    text = _page(stored, compare(stored, "pretrain"))
     assert "the data was not found again" in text
     assert "sentence number" not in text
     assert said
@@ -134,7 +144,7 @@ def test_without_the_data_the_page_has_no_texts_but_all_else(tmp_path: Path) -> 
 def test_texts_can_be_left_out(tmp_path: Path) -> None:
     stored = read_runs([write_run(tmp_path)], log=pytest.fail)
     verdicts = compare(stored, "pretrain")
-    with_texts, without = (page(gather(stored, verdicts, texts=texts)) for texts in (True, False))
+    with_texts, without = (_page(stored, verdicts, texts=texts) for texts in (True, False))
     assert "sentence number" in with_texts
     assert "sentence number" not in without
     assert "not found again" not in without
@@ -143,7 +153,7 @@ def test_texts_can_be_left_out(tmp_path: Path) -> None:
 def test_calibration_error_and_confusion_by_hand() -> None:
     tally = Tally(TASKS["quora"], np.array([0.0, 1.0, 1.0, 0.0]))
     tally.add(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.85, 0.85, 0.65, 0.65]))
-    outcome = tally.outcome()
+    outcome = tally.result()
     assert outcome.confusion.tolist() == [[1, 1], [1, 1]]
     # Half the examples are right with 0.85, half wrong with 0.65.
     assert outcome.errors.tolist() == [pytest.approx((2 * 0.15 + 2 * 0.65) / 4)]
@@ -154,7 +164,7 @@ def test_scores_are_compared_with_their_labels() -> None:
     tally = Tally(TASKS["sts"], np.array([1.0, 4.0]))
     tally.add(np.array([2.0, 4.0]), np.array([2.0, 4.0]))
     tally.add(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
-    outcome = tally.outcome()
+    outcome = tally.result()
     assert outcome.errors.tolist() == [pytest.approx(0.5**0.5), pytest.approx(2**0.5)]
     assert outcome.said.tolist() == [1.5, 3.0]
     assert outcome.miss.tolist() == pytest.approx([0.1, 0.2])
@@ -164,18 +174,18 @@ def test_examples_that_divide_heads_come_first_and_of_these_the_hardest() -> Non
     miss = {"a": [0.0, 1.0, 1.0, 0.5], "b": [0.0, 1.0, 0.0, 0.0], "c": [0.0, 1.0, 1.0, 0.0]}
     empty = np.zeros((0, 0))
     outcomes = {
-        head: Outcome(2, empty.astype(np.int64), empty, empty, np.array(each), np.zeros(4))
+        head: HeadPredictions(2, empty.astype(np.int64), empty, empty, np.array(each), np.zeros(4))
         for head, each in miss.items()
     }
-    observed = Observed(TASKS["quora"], "pretrain", "test", ("w", "x", "y", "z"), np.zeros(4), outcomes)
-    assert [each.id for each in disputes(observed, 5)] == ["y", "z"]  # all agree on w and x
+    observed = TaskPredictions(TASKS["quora"], "pretrain", "test", ("w", "x", "y", "z"), np.zeros(4), outcomes)
+    assert [each.id for each in disagreements(observed, 5)] == ["y", "z"]  # all agree on w and x
 
 
 def test_one_head_with_one_seed_has_a_page(tmp_path: Path) -> None:
     """No pair, no interval, no spread, one epoch: nothing to divide by."""
     folder = write_run(tmp_path, Made(heads=("only",), seeds=1, sizes={"sst": (6, 5, 5)}, phases={"pretrain": 1}))
     stored = read_runs([folder], log=pytest.fail)
-    text = page(gather(stored, []))
+    text = _page(stored, [])
     assert not re.search(r"\bnan\b|Infinity", text.partition("<script>")[0], re.IGNORECASE)
     assert 'id="verdicts"' not in text
 
@@ -183,7 +193,7 @@ def test_one_head_with_one_seed_has_a_page(tmp_path: Path) -> None:
 def test_all_cells_failed_is_a_page_that_says_so(tmp_path: Path) -> None:
     failed = {("plain", seed): "failed" for seed in range(2)}
     folder = write_run(tmp_path, Made(heads=("plain",), seeds=2, statuses=failed))  # type: ignore[arg-type]
-    text = page(gather(read_runs([folder], log=pytest.fail), []))
+    text = _page(read_runs([folder], log=pytest.fail), [])
     assert "2 of 2 cells failed, diverged or collapsed" in text
 
 
@@ -212,20 +222,14 @@ def test_many_cells_stay_small_and_quick(tmp_path: Path) -> None:
     folder = write_run(tmp_path, Made(heads=[f"head{i}" for i in range(10)], seeds=2, sizes=sizes))
     before, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     stored = read_runs([folder], log=pytest.fail)
-    text = page(gather(stored, compare(stored, "pretrain")))
+    text = _page(stored, compare(stored, "pretrain"))
     assert time.process_time() - before < 6
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 300 * 1024
     assert len(text) < 1_000_000
 
 
-def test_markup_escapes_what_is_not_markup() -> None:
-    assert tag("p", "<b>", tag("b", "a & b"), title='"<') == ('<p title="&quot;&lt;">&lt;b&gt;<b>a &amp; b</b></p>')
-    assert join(["<", tag("i")], " ") == "&lt; <i></i>"
-    assert tag("td", hidden=True, class_=None, data_value=1) == '<td hidden data-value="1"></td>'
-
-
 def test_numbers_in_words() -> None:
     assert number(-0.0123, signed=True) == "−0.012"
     assert number(float("nan")) == number(None) == interval(float("nan"), 0) == "–"
-    assert interval(-0.1, 0.1, signed=True) == "−0.100 to +0.100"
+    assert interval(-0.1, 0.1) == "−0.100 to +0.100"
     assert ranges([3, 0, 1, 7, 2, 3]) == "0–3, 7"

@@ -11,8 +11,8 @@ import pytest
 from helpers.failures import failure
 
 from benchkit.analysis.plots import draw_curves, style
-from benchkit.analysis.report import curves_frame, summary_frame, write_report
-from benchkit.analysis.tables import render
+from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
+from benchkit.analysis.results import collect
 from benchkit.core.errors import UserError
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score
 from benchkit.core.task import Metric, TaskSpec
@@ -85,7 +85,7 @@ def test_the_files(tmp_path: Path) -> None:
     curves = pd.read_csv(tmp_path / "curves.csv")
     pd.testing.assert_frame_equal(curves, curves_frame(_records()), rtol=1e-5, check_dtype=False)
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert table == render(_records(), CONTROLS, TASKS, style="markdown")
+    assert table == comparison_text(_records(), CONTROLS, TASKS, style="markdown")
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] >= 1200
 
 
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_means_bands_and_phases() -> None:
-    figure = draw_curves(_records(), controls=CONTROLS, tasks=TASKS)
+    figure = draw_curves(collect(_records(), CONTROLS, TASKS), _records(), CONTROLS)
     assert figure is not None
     assert len(figure.axes) == 2 * 3
     first = figure.axes[0]
@@ -143,7 +143,7 @@ def test_the_legend_fits(names: int) -> None:
         Record(f"head_number_{i}-0", f"head_number_{i}", 0, "ok", {}, phases=(_phase("finetune", 0.4),))
         for i in range(names)
     ]
-    figure = draw_curves(records, tasks={"tone": TASKS["tone"]})
+    figure = draw_curves(collect(records, (), {"tone": TASKS["tone"]}), records)
     assert figure is not None
     figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()

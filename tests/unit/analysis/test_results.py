@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.cells import SIZES, TASKS, write_cells
 
-from benchkit.analysis.results import Stored, read_runs
+from benchkit.analysis.results import Stored, protocol_fields, read_runs
 from benchkit.core.errors import UserError
 
 HEADS = {"cnn": 0.6, "baseline": 0.7}
@@ -131,6 +134,75 @@ def test_what_is_damaged_or_unfinished_is_left_out_with_a_line(tmp_path: Path) -
     assert [each.seed for each in stored.records] == [3]
     assert sum("is not usable" in line for line in lines) == 2
     assert sum("1 more cells were started and not finished" in line for line in lines) == 1
+
+
+def _nested(record: dict[str, Any]) -> str:
+    return '{"schema": 1, "identity": ' + "[" * 100_000
+
+
+def _without(*path: str) -> Callable[[dict[str, Any]], str]:
+    def change(record: dict[str, Any]) -> str:
+        part = record
+        for name in path[:-1]:
+            part = part[name]
+        del part[path[-1]]
+        return json.dumps(record)
+
+    return change
+
+
+def _with(name: str, value: Any) -> Callable[[dict[str, Any]], str]:
+    return lambda record: json.dumps({**record, name: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _nested,
+        _without("identity", "head"),
+        _without("identity", "tasks"),
+        _without("phases"),
+        _with("environment", None),
+        _with("seed", "one"),
+        _with("status", "odd"),
+        _with("error", 3),
+    ],
+)
+def test_one_damaged_record_is_one_line_and_the_others_count(
+    damage: Callable[[dict[str, Any]], str], tmp_path: Path
+) -> None:
+    first, *_ = write_cells(tmp_path, {"cnn": 0.6}, range(3))
+    file = tmp_path / "cells" / first.key / "record.json"
+    file.write_text(damage(json.loads(file.read_text())))
+    stored, lines = _read(tmp_path)
+    assert [each.seed for each in stored.records] == [1, 2]
+    assert sum(first.key in line for line in lines) == 1
+    assert len(lines) == 1
+    assert stored.results.seeds("cnn", "pretrain", "sst", "test")
+
+
+def test_phases_are_read_from_both_forms_of_a_protocol() -> None:
+    older = {"protocol": {"phases": ["warm", "tune"], "pooling": "cls", "warm": {"epochs": 2}, "tune": {"epochs": 3}}}
+    newer = {"protocol": {"phases": [{"name": "warm", "epochs": 2}, {"name": "tune", "epochs": 3}], "pooling": "cls"}}
+    assert protocol_fields(older) == protocol_fields(newer) == older["protocol"]
+
+
+def test_settings_of_a_phase_name_heads_in_the_newer_form_too(tmp_path: Path) -> None:
+    for epochs in (2, 3):
+        identity = {"protocol": {"phases": [{"name": "pretrain", "trains": "head", "epochs": epochs}]}}
+        write_cells(tmp_path, {"cnn": 0.6}, (0,), identity=identity)
+    stored, _ = _read(tmp_path)
+    assert set(stored.heads) == {"cnn (pretrain.epochs=2)", "cnn (pretrain.epochs=3)"}
+
+
+def test_reading_and_comparing_takes_no_torch(tmp_path: Path) -> None:
+    write_cells(tmp_path, HEADS)
+    code = (
+        "import sys; from benchkit.cli import cli; "
+        f"[cli([command, {str(tmp_path)!r}], standalone_mode=False) for command in ('report', 'plan')]; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_a_task_that_is_not_installed_is_one_line(tmp_path: Path) -> None:

@@ -1,1 +1,0 @@
-"""One HTML page that holds a whole comparison, and its plots as files: from stored cells, opened without a network."""
