@@ -40,7 +40,7 @@ class Request:
     precision: str = ""
     out: Path | None = None
     jobs: int = 0
-    at_once: int = 1
+    executor: str = ""
     threads: int = 1
     feature_cache: bool = True
     keep_encoder: bool = False
@@ -63,7 +63,7 @@ class Plan:
     execution: Execution
     out: Path
     jobs: int
-    at_once: int = 1
+    executor: str = ""
     keep_encoder: bool = False
     interference: bool = False
 
@@ -74,7 +74,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
     Raises:
         UserError: something in it is unknown, missing or of the wrong type.
     """
-    protocol = _protocol(request, plugins)
+    protocol = requested_protocol(request, plugins)
     heads = tuple(dict.fromkeys(request.heads or protocol.heads))
     if not heads:
         raise UserError(f"no head was named: use --heads with some of {', '.join(plugins.heads)}")
@@ -113,7 +113,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         ),
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=_jobs(request, device),
-        at_once=request.at_once,
+        executor=request.executor,
         keep_encoder=request.keep_encoder,
         interference=request.interference,
     )
@@ -182,7 +182,8 @@ def _try_to_build(spec: HeadSpec, config: Any, encoder: Encoder, plan: Plan, sha
         raise UserError(f"head {spec.name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error
 
 
-def _protocol(request: Request, plugins: Plugins) -> Protocol:
+def requested_protocol(request: Request, plugins: Plugins) -> Protocol:
+    """The preset or file that a request names, with its settings."""
     if request.protocol is not None and request.preset:
         raise UserError('--preset and --protocol exclude each other; a protocol file can say base = "paper"')
     if request.protocol is not None:
@@ -224,16 +225,10 @@ def use_graphs(wanted: bool | None, device: torch.device) -> bool:
 
 
 def _jobs(request: Request, device: torch.device) -> int:
-    """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one.
-
-    Raises:
-        UserError: several are asked for, and cells that take turns in one.
-    """
-    if request.at_once > 1 and request.jobs > 1:
-        raise UserError("--jobs and --at-once exclude each other: use --jobs on a CPU, --at-once on a GPU")
+    """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one."""
     if request.jobs:
         return request.jobs
-    if device.type != "cpu" or request.at_once > 1:
+    if device.type != "cpu" or request.executor == "local":
         return 1
     return max(1, min(4, _cores() // request.threads))
 

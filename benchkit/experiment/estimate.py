@@ -121,10 +121,7 @@ def describe(session: Session) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         yield f"no estimate of the time to train: a step raised {type(error).__name__}: {' '.join(str(error).split())}"
         return
-    how = f"{jobs} cells at once"
-    if plan.at_once > 1:
-        how = f"less where a GPU computes for {min(plan.at_once, len(pending))} cells at once"
-    yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {how}"
+    yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {jobs} cells at once"
 
 
 def _apart(cell: Cell, session: Session) -> Iterator[str]:

@@ -114,7 +114,7 @@ def splits_of(data: Data) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Exploration:
+class TrialResult:
     """What trying a cell out showed, on dev.
 
     Attributes:
@@ -184,17 +184,29 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 
 
-def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> Record:
+class Busy(Exception):
+    """Another process is working on the cell."""
+
+
+def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit, *, wait: bool = True) -> Record:
     """Run a cell, or what is left of it, and store its record.
 
-    Another process that runs the same cell is waited for, and its record used. Whatever a head raises becomes the
-    record of a failed cell, so that the other cells go on.
+    Whatever a head raises becomes the record of a failed cell, so that the other cells go on.
+
+    Args:
+        wait: wait for another process that runs the same cell, and use its record.
+
+    Raises:
+        Busy: there is such a process, and it is not to be waited for.
     """
     waiting = {"event": "log", "line": f"{cell.label}: another run is working on this cell; waiting for its result"}
-    with store.lock(cell.key, on_wait=lambda: emit(waiting)):
+    with store.lock(cell.key, wait=wait, on_wait=lambda: emit(waiting)) as mine:
+        if not mine:
+            raise Busy(cell.key)
         done = result_of(cell, store)
         if done is not None:
             return done
+        emit({"event": "start", "key": cell.key})
         try:
             with threads(cell.execution.threads):
                 return _Run.open(cell, workspace, store, emit).finish()
@@ -210,7 +222,7 @@ Watch = Callable[[State], None]
 """Sees the state of a phase after each epoch; what it raises ends the training."""
 
 
-def explore(cell: Cell, workspace: Workspace, watch: Watch) -> Exploration:
+def explore(cell: Cell, workspace: Workspace, watch: Watch) -> TrialResult:
     """Train a cell as `execute` would, without looking at test, and store nothing.
 
     Ends with the phase in which training diverged, if it did; `watch` may end it sooner.
@@ -277,7 +289,7 @@ class _Run:
             head=head,
         )
 
-    def explore(self, watch: Watch) -> Exploration:
+    def explore(self, watch: Watch) -> TrialResult:
         """All phases, or those up to where training diverged."""
         states: list[State] = []
         for phase in self.cell.protocol.phases:
@@ -286,7 +298,7 @@ class _Run:
             states.append(dataclasses.replace(state, best={}, weights={}, optimizer={}))
             if state.diverged:
                 break
-        return Exploration(tuple(states), parameter_counts(self.head, self.spec.trunk))
+        return TrialResult(tuple(states), parameter_counts(self.head, self.spec.trunk))
 
     def finish(self) -> Record:
         """All phases, from the last checkpoint if there is one, then the record."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -15,7 +15,7 @@ from benchkit.data import label_problems
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.companions import Control, controls
 from benchkit.experiment.config import Plan, Request, make_cells, resolve
-from benchkit.experiment.executors import Executor, InProcess, LocalProcesses, Together
+from benchkit.experiment.executors import CellQueue, Executor, check_executor, make_executor
 from benchkit.experiment.run_cell import Emit, Event, result_of
 from benchkit.experiment.workspace import Workspace, feature_settings
 from benchkit.store.cells import CellStore
@@ -61,6 +61,7 @@ class Session:
         def progress(done: int, total: int) -> None:
             emit({"event": "encode", "done": done, "total": total})
 
+        check_executor(request.executor, request.jobs)
         plan = resolve(request, plugins)
         workspace = Workspace(plugins, cache_root(), log, progress)
         cells = make_cells(plan, workspace)
@@ -90,9 +91,7 @@ class Session:
         emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
         if pending:
             self.encode(pending)
-            (executor or self._executor(len(pending))).run(
-                pending, self.store, lambda event: self._pass_on(event, emit)
-            )
+            self._run(pending, executor, lambda event: self._pass_on(event, emit))
         records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
         tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
         return Outcome(
@@ -102,6 +101,11 @@ class Session:
             controls=self.controls,
             reused=len(done),
         )
+
+    def _run(self, pending: Sequence[Cell], executor: Executor | None, emit: Emit) -> None:
+        plan = self.plan
+        executor = executor or make_executor(plan.executor, self.workspace, plan.jobs, len(pending))
+        executor.run(CellQueue(deque(pending), self.store, emit, executor.shared_disk), emit)
 
     def _pass_on(self, event: Event, emit: Emit) -> None:
         """Show a finished cell's record to the plugins that observe records."""
@@ -133,13 +137,6 @@ class Session:
         specs = [self.workspace.plugins.head(name) for name in dict.fromkeys(cell.head for cell in cells)]
         found = [feature_settings(plan.protocol, spec, encoder, precision, device) for spec in specs]
         return list(dict.fromkeys(found))
-
-    def _executor(self, pending: int) -> Executor:
-        if min(self.plan.at_once, pending) > 1:
-            return Together(self.workspace, self.plan.at_once)
-        if min(self.plan.jobs, pending) == 1:
-            return InProcess(self.workspace)
-        return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))
 
 
 def _controls(plan: Plan, workspace: Workspace) -> tuple[Control, ...]:

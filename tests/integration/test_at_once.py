@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from benchkit.tuning.trials import load
 from helpers.cli import Call, caller
 from helpers.runs import SIZES, flags, run
 from helpers.tuning import FLAGS, open_search, request
@@ -21,7 +22,6 @@ from benchkit.store.cells import CellStore
 from benchkit.store.files import locked
 from benchkit.tuning.search import Tuning
 from benchkit.tuning.storage import open_storage
-from benchkit.tuning.trials import load
 from benchkit.turns import pause, together
 
 CALM = ["--sampler", "random", "--search", "head", "--set", "pretrain.learning_rate=1e-4"]  # no trial diverges

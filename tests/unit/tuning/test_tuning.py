@@ -16,11 +16,10 @@ from benchkit.core.plugins import load_plugins
 from benchkit.core.protocol import Protocol, load_file, load_preset, override
 from benchkit.nn import metrics
 from benchkit.tuning.final import write_toml
-from benchkit.tuning.search import build_space
-from benchkit.tuning.space import Dimension, Space, parse_size
+from benchkit.tuning.report import best_of_k
+from benchkit.tuning.space import Dimension, Space, build_space, parse_size
 from benchkit.tuning.storage import absolute, open_storage, shown
-from benchkit.tuning.tables import best_of_k
-from benchkit.tuning.trials import Trial, best, front
+from benchkit.tuning.study import Trial, best, pareto_front
 
 PLUGINS = load_plugins()
 
@@ -124,7 +123,7 @@ def test_the_front_is_what_no_trial_beats() -> None:
     pairs = [(0.5, 100), (0.4, 100), (0.6, 300), (0.6, 400), (0.55, 500), (0.7, 900)]
     trials = [Trial(i, "COMPLETE", (value, size)) for i, (value, size) in enumerate(pairs)]
     trials.append(Trial(9, "PRUNED", (0.9, 1)))
-    assert [trial.number for trial in front(trials)] == [0, 2, 5]
+    assert [trial.number for trial in pareto_front(trials)] == [0, 2, 5]
     assert best(trials) == trials[5]
     assert best([]) is None
 
