@@ -119,7 +119,12 @@ class InProcess(Executor):
 @dataclass
 class _Worker:
     process: subprocess.Popen[str]
+    messages: queue.SimpleQueue[tuple[_Worker, Event | None]]
     job: Job | None = None
+
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def send(self, job: Job) -> None:
         self.job = job
@@ -127,6 +132,23 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has died, as its reader will find
             self.process.stdin.write(job.to_json() + "\n")
             self.process.stdin.flush()
+
+    def close(self) -> None:
+        """Wait for its end; the end of its stdin says that there are no more jobs."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.reader.join()
+        with self.process:  # closes the other pipe
+            pass
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.suppress(ValueError):  # a line that its death cut
+            for line in self.process.stdout:
+                self.messages.put((self, json.loads(line)))
+        self.messages.put((self, None))
 
 
 class LocalProcesses(Executor):
@@ -147,7 +169,7 @@ class LocalProcesses(Executor):
                 if message is None:
                     workers.remove(worker)
                     message = {"event": "died", "code": worker.process.wait()}
-                    _close(worker.process)
+                    worker.close()
                 if message["event"] not in ("result", "error", "died"):
                     emit(message)
                 elif job is not None:
@@ -159,7 +181,7 @@ class LocalProcesses(Executor):
             raise
         finally:
             for worker in workers:
-                _close(worker.process)
+                worker.close()
 
     def _feed(self, workers: list[_Worker], jobs: JobQueue, messages: queue.SimpleQueue[Any]) -> bool:
         """Give idle workers a job each, new ones where there are fewer than allowed; False when all is done."""
@@ -171,9 +193,8 @@ class LocalProcesses(Executor):
                 return True
             idle = next((each for each in workers if each.job is None and each.process.poll() is None), None)
             if idle is None:
-                idle = _Worker(_start_worker(self.workspace.cache))
+                idle = _Worker(_start_worker(self.workspace.cache), messages)
                 workers.append(idle)
-                threading.Thread(target=_read, args=(idle, messages), daemon=True).start()
             idle.send(job)
         return True
 
@@ -201,24 +222,6 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _read(worker: _Worker, messages: queue.SimpleQueue[tuple[_Worker, Event | None]]) -> None:
-    assert worker.process.stdout is not None
-    with contextlib.suppress(ValueError):  # a line that its death cut
-        for line in worker.process.stdout:
-            messages.put((worker, json.loads(line)))
-    messages.put((worker, None))
-
-
-def _close(process: subprocess.Popen[str]) -> None:
-    """Wait for a worker's end; its stdin says that there are no more jobs."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    process.wait()
-    with process:  # closes the other pipe
-        pass
 
 
 EXECUTORS: Mapping[str, type[Executor]] = {"local": InProcess, "processes": LocalProcesses}

@@ -51,7 +51,7 @@ def test_every_executor_gives_the_same_numbers(tmp_path: Path) -> None:
     for name in EXECUTORS:
         events: list[dict[str, Any]] = []
         result = run(tmp_path / name, "baseline", seeds=2, executor=name, on_event=events.append)
-        assert [cell.status for cell in result.cells] == ["ok", "ok"]
+        assert {cell.status for cell in result.cells} <= {"ok", "collapsed"}
         assert [event["event"] for event in events if event["event"] in ("start", "cell")] == ["start", "cell"] * 2
     first, *others = (hashes(tmp_path / name) for name in EXECUTORS)
     assert all(each == first for each in others)
@@ -223,8 +223,8 @@ def test_a_worker_whose_stdin_ends_ends_too(tmp_path: Path) -> None:
     job = {"function": "time:sleep", "payload": 60, "head_files": []}
     worker.stdin.write(json.dumps(job) + "\n")
     worker.stdin.close()
-    assert worker.wait(timeout=30) == 1
-    worker.communicate()
+    with worker:
+        assert worker.wait(timeout=30) == 1
 
 
 @linux
