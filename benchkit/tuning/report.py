@@ -25,6 +25,7 @@ from benchkit.tuning.storage import Storage
 from benchkit.tuning.study import Trial, load
 
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -219,19 +220,46 @@ _BLUE, _ORANGE, _GREY = COLOURS[0], COLOURS[1], "#999999"
 _STATES = {"COMPLETE": (_BLUE, "o"), "PRUNED": (_GREY, "x")}
 
 
-def draw_all(found: StudyResult, importances: Mapping[str, float] | None) -> dict[str, bytes]:
-    """PNGs by name, of a study with at least one finished trial."""
-    figures: dict[str, Figure] = {"history": history(found), "slice": slices(found), "parallel": parallel(found)}
+def draw_all(found: StudyResult, study: optuna.Study, importances: Mapping[str, float]) -> dict[str, bytes]:
+    """PNGs by name, of a study with at least one complete trial.
+
+    Args:
+        importances: without any, there is no picture of them.
+    """
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as optuna_plots
+
+    options: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": _goal(found)}
+    pictures = {"history": png(history(found)), "slice": png(slices(found))}
+    pictures["parallel"] = _optuna_png(lambda: optuna_plots.plot_parallel_coordinate(study, **options))
     if importances:
-        figures["importances"] = importance_bars(found, importances)
+        evaluator = FanovaImportanceEvaluator(seed=_SEED)
+        pictures["importances"] = _optuna_png(
+            lambda: optuna_plots.plot_param_importances(study, evaluator=evaluator, **options)
+        )
     if found.config.objective.cost:
-        figures["front"] = front_plot(found)
-    return {name: png(figure) for name, figure in figures.items()}
+        pictures["front"] = png(front_plot(found))
+    return pictures
+
+
+def _optuna_png(draw: Callable[[], Axes]) -> bytes:
+    """A picture of Optuna's, which are drawn by pyplot in a style of their own."""
+    from matplotlib import pyplot, rc_context
+
+    with rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "experimental", and of layouts
+        axes = draw()
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        try:
+            return png(figure)
+        finally:
+            pyplot.close(figure)
 
 
 def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -269,47 +297,6 @@ def slices(found: StudyResult) -> Figure:
         _bare(axes)
     for row in grid:
         row[0].set_ylabel(_goal(found), fontsize=8)
-    return figure
-
-
-def parallel(found: StudyResult) -> Figure:
-    """A line a finished trial through all its fields; the best tenth stands out."""
-    dimensions = found.config.space.dimensions
-    trials = sorted((t for t in found.trials if t.finished and t.values), key=lambda trial: trial.values[0])
-    figure, axes = _panel(max(6.4, 1.25 * (len(dimensions) + 1)), 3.8)
-    low, high = trials[0].values[0], trials[-1].values[0]
-    top = max(1, len(trials) // 10)
-    for rank, trial in enumerate(trials):
-        chosen = rank >= len(trials) - top
-        ys = [_unit(dimension, trial.params[dimension.name]) for dimension in dimensions]
-        ys.append((trial.values[0] - low) / (high - low) if high > low else 0.5)
-        colour, width, alpha = (_ORANGE, 1.4, 0.9) if chosen else (_BLUE, 0.7, 0.25)
-        axes.plot(range(len(ys)), ys, color=colour, linewidth=width, alpha=alpha)
-    names = [*(dimension.name.replace(".", ".\n") for dimension in dimensions), _goal(found).replace(" ", "\n")]
-    ends = [*(_ends(dimension) for dimension in dimensions), (f"{low:.3f}", f"{high:.3f}")]
-    for x, (bottom, above) in enumerate(ends):
-        axes.vlines(x, 0, 1, color="#555555", linewidth=0.8)
-        axes.text(x, -0.03, bottom, ha="center", va="top", fontsize=7)
-        axes.text(x, 1.03, above, ha="center", va="bottom", fontsize=7)
-    axes.set_xticks(range(len(names)), names, fontsize=7)
-    axes.tick_params(axis="x", length=0, pad=14)
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    axes.spines[["left", "bottom", "top", "right"]].set_visible(False)
-    axes.set_title(f"{found.head}: best {top} of {len(trials)} in orange", pad=18)
-    return figure
-
-
-def importance_bars(found: StudyResult, importances: Mapping[str, float]) -> Figure:
-    """Shares of the variance of the objective that each field explains."""
-    figure, axes = _panel(6.4, 0.9 + 0.3 * len(importances))
-    names = list(importances)[::-1]
-    axes.grid(visible=False)
-    axes.barh(names, [importances[name] for name in names], color=_BLUE)
-    for row, name in enumerate(names):
-        axes.text(importances[name], row, f" {importances[name]:.2f}", va="center", fontsize=8)
-    axes.set(xlabel="share of variance (fANOVA)", title=f"{found.head}: what mattered", xlim=(0, None))
-    axes.margins(x=0.1)
     return figure
 
 
@@ -391,20 +378,6 @@ def _scale(axes: Axes, dimension: Dimension) -> None:
     axes.tick_params(labelsize=7)
 
 
-def _unit(dimension: Dimension, value: Any) -> float:
-    """A value's place between 0 and 1."""
-    if dimension.kind == "choice":
-        return dimension.choices.index(value) / max(1, len(dimension.choices) - 1)
-    low, high, at = ((np.log(each) if dimension.log else each) for each in (dimension.low, dimension.high, value))
-    return float((at - low) / (high - low)) if high > low else 0.5
-
-
-def _ends(dimension: Dimension) -> tuple[str, str]:
-    if dimension.kind == "choice":
-        return _text(dimension.choices[0]), _text(dimension.choices[-1])
-    return f"{dimension.low:g}", f"{dimension.high:g}"
-
-
 def _text(choice: Any) -> str:
     return "default" if choice == "" else str(choice)
 
@@ -452,7 +425,7 @@ def write_study(folder: Path, found: StudyResult, storage: Storage, log: Callabl
         log("pictures left out: they take matplotlib, pip install matplotlib")
         return {}
 
-    pictures = draw_all(found, shares) if found.best else {}
+    pictures = draw_all(found, load(found.config.name, storage), shares) if found.best else {}
     for name, content in pictures.items():
         write_atomic(folder / f"{name}.png", content)
     return pictures
