@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from benchkit.analysis.plots import COLOURS
-from benchkit.analysis.tables import Block, Row, Style, table
+from benchkit.analysis.tables import Block, Row, table
 from benchkit.store.files import write_atomic
 from benchkit.tuning.final import FinalComparison
 from benchkit.tuning.search import StudyResult
@@ -59,13 +59,18 @@ def _moments(k: int, values: np.ndarray, share: np.ndarray) -> BestOfK:
     return BestOfK(k, mean, math.sqrt(max(0.0, float((mass * (values - mean) ** 2).sum()))))
 
 
-def space_table(head: str, space: Space, style: Style = "terminal") -> str:
+def _table(header: tuple[str, ...], rows: list[Row], align: Literal["left", "right"] = "right") -> str:
+    """A table as on a terminal; `align` is of all columns but the first."""
+    return table([Block(header, rows, ("left", *[align] * (len(header) - 1)))], "terminal")
+
+
+def space_table(head: str, space: Space) -> str:
     rows = [Row((each.name, str(each), _show(each.default))) for each in space.dimensions]
-    return table([Block((head, "searched", "default"), rows, ("left", "left", "left"))], style)
+    return _table((head, "searched", "default"), rows, "left")
 
 
-def best_table(found: StudyResult, style: Style = "terminal") -> str:
-    """The best config beside the default, field by field; fields that are not the same are first."""
+def best_table(found: StudyResult) -> str:
+    """The best config beside the default, field by field."""
     best = found.best
     if best is None:
         return "no trial finished"
@@ -80,10 +85,10 @@ def best_table(found: StudyResult, style: Style = "terminal") -> str:
     )
     rows.append(Row((found.config.objective.quality, value, f"{best.values[0]:.4f}")))
     header = (found.config.name, "default (trial 0)", f"best (trial {best.number})")
-    return table([Block(header, rows, ("left", "right", "right"))], style)
+    return _table(header, rows)
 
 
-def final_table(final: FinalComparison, style: Style = "terminal") -> str:
+def final_table(final: FinalComparison) -> str:
     """Default and best with fresh seeds: means, difference, interval and p."""
     if not final.differences:
         return "no comparison: " + "; ".join(final.faults())
@@ -101,7 +106,7 @@ def final_table(final: FinalComparison, style: Style = "terminal") -> str:
         for name, each in final.differences.items()
     ]
     header = (f"{final.head} · {final.split}", "default", "tuned", "difference", "95 % interval", "p")
-    return table([Block(header, rows, ("left", "right", "right", "right", "right", "right"))], style)
+    return _table(header, rows)
 
 
 def final_note(final: FinalComparison) -> list[str]:
@@ -114,7 +119,7 @@ def final_note(final: FinalComparison) -> list[str]:
     return lines + (final.faults() if final.differences else [])
 
 
-def budget_table(found: Sequence[StudyResult], style: Style = "terminal") -> str:
+def budget_table(found: Sequence[StudyResult]) -> str:
     """Expected best of k trials, a column a k; ± is the standard deviation of that best."""
     curves = {each.head: curve(each) for each in found}
     longest = max((len(each) for each in curves.values()), default=0)
@@ -124,7 +129,7 @@ def budget_table(found: Sequence[StudyResult], style: Style = "terminal") -> str
         for head, each in curves.items()
     ]
     header = ("expected dev, best of", *(f"{k}" for k in ks))
-    return table([Block(header, rows, ("left", *("right" for _ in ks)))], style)
+    return _table(header, rows)
 
 
 def curve(found: StudyResult) -> list[BestOfK]:
@@ -132,7 +137,7 @@ def curve(found: StudyResult) -> list[BestOfK]:
     return best_of_k([trial.values[0] for trial in found.trials if trial.finished and trial.values])
 
 
-def front_table(found: StudyResult, style: Style = "terminal") -> str:
+def front_table(found: StudyResult) -> str:
     cost = found.config.objective.cost
     names = ["parameters", *[cost] * (cost != "parameters"), "dev mean"]
     rows = []
@@ -140,7 +145,7 @@ def front_table(found: StudyResult, style: Style = "terminal") -> str:
         costs = [f"{each.values[1]:,.4g}"] * (cost != "parameters")
         rows.append(Row((f"trial {each.number}", f"{each.parameters:,}", *costs, f"{each.values[0]:.4f}")))
     header = (f"{found.head} · front", *names)
-    return table([Block(header, rows, ("left", *["right"] * (len(header) - 1)))], style)
+    return _table(header, rows)
 
 
 def trials_frame(found: StudyResult) -> pd.DataFrame:
@@ -153,24 +158,22 @@ def trials_frame(found: StudyResult) -> pd.DataFrame:
 def final_frame(final: FinalComparison) -> pd.DataFrame:
     import pandas as pd
 
-    columns = ["head", "split", "task", "metric", "default", "tuned", "difference", "ci_low", "ci_high", "p", "n_seeds"]
-    rows = [
-        (
-            final.head,
-            final.split,
-            name,
-            final.metrics.get(name, ""),
-            d.a,
-            d.b,
-            d.value,
-            d.low,
-            d.high,
-            d.p,
-            len(final.seeds),
-        )
-        for name, d in final.differences.items()
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    shared = {"head": final.head, "split": final.split}
+    return pd.DataFrame(
+        {
+            **shared,
+            "task": name,
+            "metric": final.metrics.get(name, ""),
+            "default": each.a,
+            "tuned": each.b,
+            "difference": each.value,
+            "ci_low": each.low,
+            "ci_high": each.high,
+            "p": each.p,
+            "n_seeds": len(final.seeds),
+        }
+        for name, each in final.differences.items()
+    )
 
 
 def budget_frame(found: Sequence[StudyResult]) -> pd.DataFrame:

@@ -124,7 +124,7 @@ def test_a_trial_whose_worker_keeps_dying_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["journal:", "sqlite:///"])
 def test_exactly_as_many_trials_as_were_asked_for(scheme: str, tmp_path: Path) -> None:
     url = f"{scheme}{tmp_path / 'studies'}"
-    workers = set()
+    workers: set[str] = set()
     for trials, jobs in ((5, 2), (6, 3)):
         wanted = request(tmp_path / "out", trials=trials, storage=url, search=("head",), settings=(CALM_RATE,))
         tuning, _ = open_search(replace(wanted, run=replace(wanted.run, jobs=jobs)))
