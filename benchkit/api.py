@@ -64,7 +64,7 @@ def run(
     precision: str = "",
     out: str | Path | None = None,
     jobs: int = 1,
-    at_once: int = 1,
+    executor: str = "",
     threads: int = 1,
     feature_cache: bool = True,
     keep_encoder: bool = False,
@@ -80,7 +80,7 @@ def run(
         seeds: how many, or which.
         settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
         jobs: processes that run cells.
-        at_once: cells that take turns in this process: for a GPU, whose time one small head cannot fill.
+        executor: where cells run: `local`, in this process, or `processes`; by default as `jobs` says.
         keep_encoder: store the fine-tuned encoders too, for `benchkit predict`.
         interference: measure after each epoch how the tasks' gradients agree: `cells[0].phases[0].interference`.
         cuda_graph: capture steps as CUDA graphs; None: on a GPU.
@@ -105,7 +105,7 @@ def run(
         precision=precision,
         out=Path(out) if out else None,
         jobs=jobs,
-        at_once=at_once,
+        executor=executor,
         threads=threads,
         feature_cache=feature_cache,
         keep_encoder=keep_encoder,

@@ -19,7 +19,6 @@ from benchkit.core.plugins import Plugins
 from benchkit.core.protocol import load_preset
 from benchkit.core.record import Record
 from benchkit.core.settings import plain
-from benchkit.experiment.cell import protocol_part
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ def _row_counts(records: Sequence[Record], task: str) -> dict[str, int]:
 
 
 def _protocol(records: Sequence[Record], report: Published, plugins: Plugins) -> Iterator[str]:
-    preset = protocol_fields({"protocol": protocol_part(load_preset(PRESET, plugins.tasks, plugins.heads))})
+    preset = protocol_fields({"protocol": load_preset(PRESET, plugins.tasks, plugins.heads).identity()})
     protocols = [protocol_fields(record.identity) for record in records]
     lines = [
         f"{change.field.removeprefix('protocol.')} {shown(change.a)} → {shown(change.b)}"

@@ -29,15 +29,15 @@ def run_study(study: str | None, storage: str | None, options: dict[str, Any]) -
     from benchkit.core.errors import UserError
     from benchkit.experiment.config import parse_seeds
     from benchkit.tuning.final import run_again
-    from benchkit.tuning.tables import final_note, final_table
+    from benchkit.tuning.report import final_note, final_table
 
     if study is None:
         raise UserError("--storage says where a study is: name it with --from-study")
     given = [f"--{name.replace('settings', 'set').replace('_', '-')}" for name in _SETTLED if options[name]]
     if given:
         raise UserError(f"--from-study takes everything from the study, so leave out {', '.join(given)}")
-    if options["at_once"] > 1:
-        raise UserError("--from-study trains in processes of its own: use --jobs instead of --at-once")
+    if options["executor"] == "local":
+        raise UserError("--from-study trains in processes of its own: leave out --executor local")
     seeds = parse_seeds(options["seeds"]) if options["seeds"] is not None else ()
     progress = Progress(jobs=options["jobs"] or 1)
     try:
@@ -152,9 +152,8 @@ def records_of(outcomes: Iterable[Outcome]) -> list[Record]:
     type=click.IntRange(min=1),
     help="Cells that run at once; default: one per core, at most 4; 1 on a GPU.",
 )
-@click.option("--at-once", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Cells that take turns in one process: for GPUs, whose time small heads cannot fill; on a CPU use "
-              "--jobs.")  # fmt: skip
+@click.option("--executor", metavar="NAME",
+              help="Where cells run: local (in this process) or processes; default: by --jobs.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per cell.")
 @click.option("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
               help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
@@ -227,6 +226,7 @@ def _request(options: dict[str, Any]) -> Request:
         encoder=options.pop("encoder") or "",
         precision=options.pop("precision") or "",
         jobs=options.pop("jobs") or 0,
+        executor=options.pop("executor") or "",
         **options,
     )
 

@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from benchkit.cli.progress import Interrupt, Progress
-    from benchkit.tuning.search import Found, TuneRequest, Tuning
+    from benchkit.tuning.search import StudyResult, TuneRequest, Tuning
 
 
 @click.command(short_help="Search for a head's best config and rates.")
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 @click.option("--tasks", metavar="NAMES", help="Tasks to train together; default: the preset's.")
 @click.option("--data", metavar="DIR", help="Folder with the tasks' data, `hub`, or `demo`; default: the preset's.")
 @click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
-@click.option("--phases", metavar="NAMES", help="Phases of a trial; default: pretrain, on features encoded once.")
+@click.option(
+    "--phases", metavar="NAMES", help="Phases of a trial; default: the protocol's first, on features encoded once."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of the encoder.")
 @click.option("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
@@ -54,9 +56,8 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="Where results go; default: results/tune/<preset>-<encoder>.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), help="Trials that run at once here; default: as benchkit run.")
-@click.option("--at-once", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Trials that take turns in one process: for GPUs, whose time small heads cannot fill; on a CPU use "
-              "--jobs.")  # fmt: skip
+@click.option("--executor", metavar="NAME",
+              help="Where trials run: local (in this process) or processes; default: by --jobs.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per trial.")
 def tune(**options: Any) -> None:
     """Search for the config and rates with which a head does best on dev, then see on test what that bought.
@@ -102,7 +103,9 @@ def _request(options: dict[str, Any]) -> TuneRequest:
     own |= {name: options.pop(name) or "" for name in ("pruner", "match_params", "study", "storage")}
     search = split_names(options.pop("search"))
     names: dict[str, Any] = {name: split_names(options.pop(name) or "") for name in ("heads", "tasks", "phases")}
-    texts: dict[str, Any] = {name: options.pop(name) or "" for name in ("preset", "data", "encoder", "precision")}
+    texts: dict[str, Any] = {
+        name: options.pop(name) or "" for name in ("preset", "data", "encoder", "precision", "executor")
+    }
     lists: dict[str, Any] = {name: tuple(options.pop(name)) for name in ("settings", "head_files")}
     return TuneRequest(
         Request(**names, **texts, **lists, jobs=options.pop("jobs") or 0, **options), search=search, **own
@@ -110,10 +113,10 @@ def _request(options: dict[str, Any]) -> TuneRequest:
 
 
 def _show_spaces(tuning: Tuning) -> None:
-    from benchkit.tuning.tables import space_table
+    from benchkit.tuning.report import space_table
 
-    for about in tuning.jobs:
-        click.echo(space_table(about.job.cell.head, about.job.space) + "\n")
+    for config in tuning.studies:
+        click.echo(space_table(config.head, config.space) + "\n")
 
 
 def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
@@ -121,12 +124,12 @@ def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
     from benchkit.tuning.search import describe
 
     tuning.start(progress)
-    found: list[Found] = []
-    for about in tuning.jobs:
-        for line in describe(tuning, about):
+    found: list[StudyResult] = []
+    for config in tuning.studies:
+        for line in describe(tuning, config):
             progress.say(line)
         with interrupt.listening():
-            each = tuning.search(about, progress, interrupt)
+            each = tuning.search(config, progress, interrupt)
         progress.close()
         if interrupt():
             _stopped(each)
@@ -135,23 +138,23 @@ def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
     found = [tuning.conclude(each, progress) for each in found]
     progress.close()
     pictures = {
-        each.about.job.study: write_study(tuning.folder(each.about), each, tuning.storage, progress.say)
-        for each in found
+        each.config.name: write_study(tuning.folder(each.config), each, tuning.storage, progress.say) for each in found
     }
     write_search(tuning.session.plan.out, found, pictures, progress.say)
     _print(tuning, found)
 
 
-def _stopped(found: Found) -> None:
+def _stopped(found: StudyResult) -> None:
     finished = sum(trial.finished for trial in found.trials)
-    job = found.about.job
-    line = f"benchkit: stopped with {finished} of {job.trials} trials of study {job.study!r}; the same command goes on"
+    config = found.config
+    line = f"benchkit: stopped with {finished} of {config.trials} trials of study {config.name!r}; "
+    line += "the same command goes on"
     click.echo(line, err=True)
     sys.exit(130)
 
 
-def _print(tuning: Tuning, found: list[Found]) -> None:
-    from benchkit.tuning.tables import best_table, budget_table, final_note, final_table, front_table
+def _print(tuning: Tuning, found: list[StudyResult]) -> None:
+    from benchkit.tuning.report import best_table, budget_table, final_note, final_table, front_table
 
     for each in found:
         click.echo(f"\n{best_table(each)}")
@@ -164,10 +167,10 @@ def _print(tuning: Tuning, found: list[Found]) -> None:
     if any(each.best for each in found):
         click.echo(f"\n{budget_table([each for each in found if each.best])}")
     out = tuning.session.plan.out
-    where = [str(tuning.folder(each.about) / "best.toml") for each in found if each.best]
+    where = [str(tuning.folder(each.config) / "best.toml") for each in found if each.best]
     click.echo(f"\nbest config: {', '.join(where)}; everything on one page: {out / 'tune.html'}")
     for each in found:
         if each.problem:
-            click.echo(f"benchkit: error: study {each.about.job.study!r} was given up: {each.problem}", err=True)
+            click.echo(f"benchkit: error: study {each.config.name!r} was given up: {each.problem}", err=True)
     if any(each.problem for each in found):
         sys.exit(1)

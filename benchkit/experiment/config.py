@@ -39,7 +39,7 @@ class Request:
     precision: str = ""
     out: Path | None = None
     jobs: int = 0
-    at_once: int = 1
+    executor: str = ""
     threads: int = 1
     feature_cache: bool = True
     keep_encoder: bool = False
@@ -62,7 +62,7 @@ class Plan:
     execution: Execution
     out: Path
     jobs: int
-    at_once: int = 1
+    executor: str = ""
     keep_encoder: bool = False
     interference: bool = False
 
@@ -73,7 +73,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
     Raises:
         UserError: something in it is unknown, missing or of the wrong type.
     """
-    protocol = _protocol(request, plugins)
+    protocol = requested_protocol(request, plugins)
     heads = tuple(dict.fromkeys(request.heads or protocol.heads))
     if not heads:
         raise UserError(f"no head was named: use --heads with some of {', '.join(plugins.heads)}")
@@ -112,7 +112,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         ),
         out=request.out or Path("results/runs") / f"{protocol.name}-{Path(encoder).name}",
         jobs=_jobs(request, device),
-        at_once=request.at_once,
+        executor=request.executor,
         keep_encoder=request.keep_encoder,
         interference=request.interference,
     )
@@ -163,7 +163,8 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
     return cells
 
 
-def _protocol(request: Request, plugins: Plugins) -> Protocol:
+def requested_protocol(request: Request, plugins: Plugins) -> Protocol:
+    """The preset or file that a request names, with its settings."""
     if request.protocol is not None and request.preset:
         raise UserError('--preset and --protocol exclude each other; a protocol file can say base = "paper"')
     if request.protocol is not None:
@@ -205,16 +206,10 @@ def use_graphs(wanted: bool | None, device: torch.device) -> bool:
 
 
 def _jobs(request: Request, device: torch.device) -> int:
-    """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one.
-
-    Raises:
-        UserError: several are asked for, and cells that take turns in one.
-    """
-    if request.at_once > 1 and request.jobs > 1:
-        raise UserError("--jobs and --at-once exclude each other: use --jobs on a CPU, --at-once on a GPU")
+    """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one."""
     if request.jobs:
         return request.jobs
-    if device.type != "cpu" or request.at_once > 1:
+    if device.type != "cpu" or request.executor == "local":
         return 1
     return max(1, min(4, _cores() // request.threads))
 

@@ -82,6 +82,20 @@ class Assembly:
             raise UserError(f"head {spec.name!r} reads every layer: {error}" if apart else str(error)) from error
         return Assembly(spec, config, protocol, tuple(tasks), protocol.shapes(tasks), settings, encoder)
 
+    @staticmethod
+    def of_cell(cell: Cell, workspace: Workspace, encoder: Encoder | None = None) -> Assembly:
+        """The head of a cell; `encoder` in place of the workspace's."""
+        spec, execution = workspace.plugins.head(cell.head), cell.execution
+        return Assembly.of(
+            spec,
+            spec.configure(cell.config),
+            cell.protocol,
+            workspace.tasks(cell.protocol),
+            encoder or workspace.encoder(cell.encoder),
+            execution.precision,
+            execution.device,
+        )
+
     def build(self, seed: int = 0) -> nn.Module:
         """The head with the initial weights of a seed, on the current default device."""
         side_by_side = 1 if self.features.apart else len(self.features.layers)
@@ -195,9 +209,7 @@ class OpenCell:
         encoder = workspace.encoder(cell.encoder).to(device)
         if protocol.trains_encoder:  # other cells of this process share it
             encoder = encoder.copy()
-        spec = workspace.plugins.head(cell.head)
-        tasks, precision = workspace.tasks(protocol), cell.execution.precision
-        assembly = Assembly.of(spec, spec.configure(cell.config), protocol, tasks, encoder, precision, device)
+        assembly = Assembly.of_cell(cell, workspace, encoder)
         texts = workspace.corpus(cell.data, protocol)
         return OpenCell(
             cell=cell,

@@ -154,18 +154,30 @@ Watch = Callable[[State], None]
 """Sees the state of a phase after each epoch; what it raises ends the training."""
 
 
-def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit) -> Record:
+class Busy(Exception):
+    """Another process is working on the cell."""
+
+
+def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit, *, wait: bool = True) -> Record:
     """Run a cell, or what is left of it, and store its record.
 
-    Another process that runs the same cell is waited for, and its record used. Whatever a head raises becomes the
-    record of a failed cell, so that the other cells go on.
+    Whatever a head raises becomes the record of a failed cell, so that the other cells go on.
+
+    Args:
+        wait: wait for another process that runs the same cell, and use its record.
+
+    Raises:
+        Busy: there is such a process, and it is not to be waited for.
     """
     waiting = {"event": "log", "line": f"{cell.label}: another run is working on this cell; waiting for its result"}
-    with store.lock(cell.key, on_wait=lambda: emit(waiting)):
+    with store.lock(cell.key, wait=wait, on_wait=lambda: emit(waiting)) as mine:
+        if not mine:
+            raise Busy(cell.key)
         done = result_of(cell, store)
         if done is not None:
             return done
         run = _Run(cell, workspace, store, emit)
+        emit({"event": "start", "key": cell.key})
         try:
             with threads(cell.execution.threads):
                 return run.finish()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from benchkit.core.plugins import Plugins
 from benchkit.core.record import Failure, Record
@@ -13,7 +13,7 @@ from benchkit.data import label_problems
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.companions import Control, controls
 from benchkit.experiment.config import Plan, Request, make_cells, resolve
-from benchkit.experiment.executors import Executor, InProcess, LocalProcesses
+from benchkit.experiment.executors import CellQueue, Executor, check_executor, make_executor
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.run_cell import Emit, Event, result_of, unfinished
 from benchkit.experiment.workspace import Workspace
@@ -60,6 +60,7 @@ class Session:
         def progress(done: int, total: int) -> None:
             emit({"event": "encode", "done": done, "total": total})
 
+        check_executor(request.executor, request.jobs)
         plan = resolve(request, plugins)
         workspace = Workspace(plugins, cache_root(), log, progress)
         cells = make_cells(plan, workspace)
@@ -89,9 +90,7 @@ class Session:
         emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
         if pending:
             self.encode(pending)
-            (executor or self._executor(len(pending))).run(
-                pending, self.store, lambda event: self._pass_on(event, emit)
-            )
+            self._run(pending, executor, lambda event: self._pass_on(event, emit))
         records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
         tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
         return Outcome(
@@ -101,6 +100,11 @@ class Session:
             controls=self.controls,
             reused=len(done),
         )
+
+    def _run(self, pending: Sequence[Cell], executor: Executor | None, emit: Emit) -> None:
+        plan = self.plan
+        executor = executor or make_executor(plan.executor, self.workspace, plan.jobs, len(pending))
+        executor.run(CellQueue(deque(pending), self.store, emit, executor.shared_disk), emit)
 
     def _pass_on(self, event: Event, emit: Emit) -> None:
         """Show a finished cell's record to the plugins that observe records."""
@@ -137,11 +141,6 @@ class Session:
             )
             found += assembly.stored_features()
         return list(dict.fromkeys(found))
-
-    def _executor(self, pending: int) -> Executor:
-        if min(self.plan.jobs, pending) == 1:
-            return InProcess(self.workspace)
-        return LocalProcesses(self.plan.jobs, Path(self.workspace.cache))
 
 
 def _controls(plan: Plan, workspace: Workspace) -> tuple[Control, ...]:

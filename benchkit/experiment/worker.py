@@ -1,50 +1,83 @@
-"""`python -m benchkit.experiment.worker CELLS CACHE`: runs cells that it reads from stdin
-and writes events to stdout, a JSON line each. Ends with stdin, or after the running epoch if its reader is gone.
+"""`python -m benchkit.experiment.worker PARENT CACHE`: runs the jobs that it reads from stdin and writes messages to
+stdout, a JSON line each. It ends with stdin, and never outlives the process PARENT that started it.
+
+Nothing large is imported before signals are settled: Ctrl-C reaches the whole process group, and only the parent is to
+act on it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import queue
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
-from benchkit.core.errors import UserError
-from benchkit.core.plugins import load_plugins
-from benchkit.experiment.cell import Cell
-from benchkit.experiment.executors import send
-from benchkit.experiment.run_cell import Event, execute
-from benchkit.experiment.workspace import Workspace
-from benchkit.store.cells import CellStore
+_PR_SET_PDEATHSIG = 1
+_GRACE_SECONDS = 1.0
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what to do
-    # Heads and libraries may print; the protocol has stdout for itself.
-    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    parent, cache = int(sys.argv[1]), Path(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # the parent blocked it until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    end_with(parent)
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    # Heads and libraries may print; messages have stdout for themselves.
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def emit(event: Event) -> None:
+    def emit(message: dict[str, Any]) -> None:
         try:
-            send(events, event)
-        except BrokenPipeError:  # whoever started this process is gone; the last checkpoint is kept
+            messages.write(json.dumps(message) + "\n")
+            messages.flush()
+        except BrokenPipeError:  # the parent is gone; the last checkpoint is kept
             os._exit(1)
 
     def log(line: str) -> None:
         emit({"event": "log", "line": line})
 
-    store = CellStore(Path(sys.argv[1]), log=log)
+    from benchkit.core.errors import UserError
+    from benchkit.core.plugins import load_plugins
+    from benchkit.experiment.executors import Job
+    from benchkit.experiment.workspace import Workspace
+
     workspace, files = None, None
-    for line in sys.stdin:
-        cell = Cell.from_json(line)
-        if workspace is None or files != cell.head_files:
-            files = cell.head_files
-            workspace = Workspace(load_plugins(map(Path, files)), Path(sys.argv[2]), log)
+    while (line := lines.get()) is not None:
+        job = Job.from_json(line)
         try:
-            record = execute(cell, workspace, store, emit)
-            emit({"event": "cell", "key": cell.key, "status": record.status, "error": record.error})
-        except UserError as error:  # its record cannot be stored: a full disk
-            emit({"event": "cell", "key": cell.key, "status": "failed", "error": str(error)})
+            if workspace is None or files != job.head_files:
+                files = job.head_files
+                workspace = Workspace(load_plugins(map(Path, files)), cache, log)
+            emit(job.run(workspace, emit))
+        except UserError as error:
+            emit({"event": "error", "line": str(error)})
+    sys.stderr.flush()
+    os._exit(0)  # nothing is left to tidy up, and taking torch down takes a while
+
+
+def end_with(parent: int) -> None:
+    """Let Linux kill this process when its parent ends; elsewhere the end of stdin does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before that
+            os._exit(1)
+
+
+def _read(lines: queue.SimpleQueue[str | None]) -> None:
+    """When stdin ends, an idle worker ends by itself; a busy one has lost its parent."""
+    for line in sys.stdin:
+        lines.put(line)
+    lines.put(None)
+    time.sleep(_GRACE_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from benchkit.analysis.statistics import Difference, Paired, paired_differences
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import Plugins, load_plugins
-from benchkit.core.protocol import PHASES, Protocol
+from benchkit.core.protocol import Protocol
 from benchkit.core.record import Record
 from benchkit.core.settings import plain
 from benchkit.core.task import TaskSpec
@@ -25,10 +25,9 @@ from benchkit.experiment.session import Session
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.cells import CellStore
 from benchkit.store.files import cache_root, write_atomic
-from benchkit.tuning.objective import apply_params, configure, with_config
 from benchkit.tuning.storage import Storage, absolute, open_storage
-from benchkit.tuning.studies import About, read_about
-from benchkit.tuning.trials import Trial, best, load, read
+from benchkit.tuning.study import Study, StudyConfig, Trial, best, check_name, read_config
+from benchkit.tuning.trial import apply_params, configure, with_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,9 +36,12 @@ if TYPE_CHECKING:
 def write_toml(protocol: Protocol, comments: tuple[str, ...] = ()) -> str:
     """Every field of a protocol, its name excepted, which is that of the file; `comments` come first."""
     values = plain(protocol)
-    tables = {name: values.pop(name) for name in PHASES}
-    tables |= {**values.pop("task_options"), **values.pop("head_options")}
     del values["name"]
+    tables: dict[str, Mapping[str, Any]] = {}
+    for name in [name for name, value in values.items() if isinstance(value, Mapping)]:
+        table = values.pop(name)
+        grouped = all(isinstance(value, Mapping) for value in table.values())  # the options of all tasks, say
+        tables |= table if grouped else {name: table}
     lines = [f"# {line}" for line in comments]
     lines += [f"{name} = {_value(value)}" for name, value in values.items()]
     for name, fields in tables.items():
@@ -64,7 +66,7 @@ DEFAULT, BEST = "default", "best"
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalComparison:
     """The default config against the best one.
 
     Attributes:
@@ -95,32 +97,28 @@ def fresh_seeds(count: int) -> tuple[int, ...]:
     return tuple(range(1, count + 1))
 
 
-def write_protocols(folder: Path, about: About, best: Trial, workspace: Workspace) -> None:
+def write_protocols(folder: Path, config: StudyConfig, best: Trial, workspace: Workspace) -> None:
     """`default.toml` and `best.toml`, each all that `benchkit run --protocol` needs."""
-    job = about.job
-    start = configure(job, job.space.default(), workspace).protocol
-    tuned = trial_protocol(about, best, workspace)
-    for name, protocol, comment in (
-        (DEFAULT, start, f"What study {job.study!r} started from."),
-        (BEST, tuned, f"Trial {best.number} of study {job.study!r}: dev {job.objective.name} {best.values[0]:.4f}."),
-    ):
-        write_protocol(folder / f"{name}.toml", about, protocol, comment)
+    start = configure(config, config.space.default(), workspace).protocol
+    write_protocol(folder / f"{DEFAULT}.toml", config, start, f"What study {config.name!r} started from.")
+    comment = f"Trial {best.number} of study {config.name!r}: dev {config.objective.name} {best.values[0]:.4f}."
+    write_protocol(folder / f"{BEST}.toml", config, trial_protocol(config, best, workspace), comment)
 
 
-def write_protocol(path: Path, about: About, protocol: Protocol, comment: str) -> None:
-    own = replace(protocol, encoder=about.encoder, data=about.data, heads=(about.job.cell.head,))
-    files = "".join(f" --head-file {Path(file).name}" for file in about.job.cell.head_files)
-    again = f'benchkit run --protocol {path.name}{files} --seeds "{about.job.cell.seed}," trains it as the trial was.'
+def write_protocol(path: Path, config: StudyConfig, protocol: Protocol, comment: str) -> None:
+    cell = config.cell
+    own = replace(protocol, encoder=config.encoder, data=config.data, heads=(cell.head,))
+    files = "".join(f" --head-file {Path(file).name}" for file in cell.head_files)
+    again = f'benchkit run --protocol {path.name}{files} --seeds "{cell.seed}," trains it as the trial was.'
     write_atomic(path, write_toml(own, (comment, again)).encode())
 
 
-def trial_protocol(about: About, trial: Trial, workspace: Workspace) -> Protocol:
+def trial_protocol(config: StudyConfig, trial: Trial, workspace: Workspace) -> Protocol:
     """The protocol of a trial, its head's config spelt out."""
-    cell = about.job.cell
-    return with_config(apply_params(cell, trial.params, workspace), cell.head, trial.config)
+    return with_config(apply_params(config.cell, trial.params, workspace), config.head, trial.config)
 
 
-def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> Final:
+def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> FinalComparison:
     """Train `default.toml` and `best.toml` of a folder with the request's seeds, in fresh processes, and compare.
 
     Finished cells are reused; with another `out` everything is trained again, to the same numbers.
@@ -131,14 +129,14 @@ def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> Fin
     records, session = {}, None
     for name in (DEFAULT, BEST):
         session = Session.open(replace(request, protocol=folder / f"{name}.toml"), plugins, emit)
-        executor = LocalProcesses(session.plan.jobs, Path(session.workspace.cache))
+        executor = LocalProcesses(session.workspace, session.plan.jobs)
         records[name] = session.run(emit, executor).records
     assert session is not None
     tasks = session.workspace.tasks(session.plan.protocol)
     return compare(records, session.store, tasks)
 
 
-def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Sequence[TaskSpec]) -> Final:
+def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Sequence[TaskSpec]) -> FinalComparison:
     """The paired test on the last phase's predictions, over the tasks that have labels on test."""
     start, best = records[DEFAULT], records[BEST]
     usable = all(record.status in ("ok", "collapsed") for record in (*start, *best))
@@ -148,7 +146,7 @@ def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Seq
         pairs = {task.name: pair for task in tasks if (pair := _pair(a, b, task, "test"))}
         if not pairs:
             split, pairs = "dev", {task.name: pair for task in tasks if (pair := _pair(a, b, task, "dev"))}
-    return Final(
+    return FinalComparison(
         head=start[0].head,
         split=split,
         seeds=tuple(record.seed for record in start),
@@ -180,7 +178,9 @@ _TUNED = Path("results/tune")
 _AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "cuda_graph", "compiled")
 
 
-def run_again(name: str, url: str, seeds: Sequence[int], options: Mapping[str, Any], emit: Emit) -> tuple[Final, Path]:
+def run_again(
+    name: str, url: str, seeds: Sequence[int], options: Mapping[str, Any], emit: Emit
+) -> tuple[FinalComparison, Path]:
     """Train the best config of a study and its default, and compare them.
 
     Args:
@@ -194,17 +194,17 @@ def run_again(name: str, url: str, seeds: Sequence[int], options: Mapping[str, A
     Raises:
         UserError: there is no such study, or no trial of it is complete.
     """
-    storage, folder = _find(name, url)
+    storage, folder = _find(check_name(name), url)
     with closing(storage):
-        about = read_about(storage, name)
-        found = best([read(each) for each in load(name, storage).get_trials(deepcopy=False)])
+        config = read_config(storage, name)
+        found = best(Study(config, storage).trials())
     if found is None:
         raise UserError(f"study {name!r} has no complete trial: go on with benchkit tune --study {name}")
-    files = tuple(options["head_files"]) or tuple(map(Path, about.job.cell.head_files))
+    files = tuple(options["head_files"]) or tuple(map(Path, config.cell.head_files))
     plugins = load_plugins(files)
     workspace = Workspace(plugins, cache_root(), lambda line: emit({"event": "log", "line": line}))
     out = options["out"] or folder / name / "final"
-    write_protocols(out, about, found, workspace)
+    write_protocols(out, config, found, workspace)
     request = Request(
         head_files=files,
         seeds=tuple(seeds) or fresh_seeds(3),

@@ -1,169 +1,49 @@
-"""A search: groups of heads, trials, workers, and what they found."""
+"""A search: studies of several heads, and what they found."""
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.head import Choice, HeadSpec, Range
 from benchkit.core.plugins import Plugins
-from benchkit.core.protocol import Phase, Protocol, parse_settings
-from benchkit.core.task import TaskSpec
+from benchkit.core.protocol import parse_settings
 from benchkit.experiment.cell import Cell
-from benchkit.experiment.config import Request
+from benchkit.experiment.config import Request, requested_protocol
+from benchkit.experiment.executors import POLL_SECONDS, Job, JobQueue, Result, describe_end, make_executor
 from benchkit.experiment.run_cell import Emit
 from benchkit.experiment.session import Session
-from benchkit.tuning.final import Final, fresh_seeds, retrain, trial_protocol, write_protocol, write_protocols
-from benchkit.tuning.objective import COSTS, Job, Objective
-from benchkit.tuning.space import (
-    Dimension,
-    Space,
+from benchkit.tuning.final import (
+    FinalComparison,
+    fresh_seeds,
+    retrain,
+    trial_protocol,
+    write_protocol,
+    write_protocols,
+)
+from benchkit.tuning.space import DEFAULT_GROUPS, build_space, empty, fit_size, parse_size, trains_head, width_fields
+from benchkit.tuning.storage import Storage, absolute, shown
+from benchkit.tuning.study import (
+    COSTS,
+    GRID_LIMIT,
+    Objective,
+    Study,
+    StudyConfig,
+    Trial,
+    best,
+    check_name,
     check_pruner,
     check_sampler,
-    empty,
-    fit_size,
-    parse_size,
-    width_fields,
+    given_up,
+    open_study,
+    pareto_front,
 )
-from benchkit.tuning.storage import Storage, absolute, open_storage, shown
-from benchkit.tuning.studies import About, open_study, parts_of
-from benchkit.tuning.trials import Claims, Trial, best, front, given_up
-from benchkit.tuning.workers import run_workers
+from benchkit.tuning.trial import run_next, storage_of
 
-# By phase: usual with a frozen encoder, and for fine-tuning one (around Devlin et al. 2018, appendix A.3).
-_RATES = {"pretrain": (1e-4, 3e-2), "finetune": (1e-6, 2e-4)}
-_BATCHES = {"pretrain": (16, 32, 64, 128), "finetune": (8, 16, 32)}
-_DECAY = (1e-4, 0.3)
-
-DEFAULT_GROUPS = ("head", "lr")
-
-
-def build_space(
-    spec: HeadSpec,
-    config: Any,
-    protocol: Protocol,
-    tasks: Sequence[TaskSpec],
-    search: Sequence[str],
-    pins: Sequence[str],
-) -> Space:
-    """The fields that `search` names, groups or single fields, without those that are pinned.
-
-    Args:
-        config: the head's config with everything that the protocol says; its values are the defaults.
-        pins: dotted names of fields that the user has set.
-
-    Raises:
-        UserError: a name is unknown, or nothing is left to search.
-    """
-    groups = _groups(spec, config, protocol, tasks)
-    fields = {each.name: each for dimensions in groups.values() for each in dimensions}
-    chosen: dict[str, Dimension] = {}
-    for name in search:
-        if name not in groups and name not in fields:
-            raise unknown("search group or field", name, [*groups, *fields])
-        chosen |= {each.name: each for each in groups.get(name) or ([fields[name]] if name in fields else [])}
-    left = [each for name, each in chosen.items() if name not in pins]
-    if not left:
-        what = ", ".join(search) or "--search is empty"
-        reason = f"{what}: every field is pinned by --set" if chosen else f"{what}: it has no such field"
-        raise empty(spec.name, reason if search else what)
-    return Space(tuple(left))
-
-
-def group_names() -> list[str]:
-    return ["head", "dropout", *_PROTOCOL]
-
-
-def _groups(spec: HeadSpec, config: Any, protocol: Protocol, tasks: Sequence[TaskSpec]) -> dict[str, list[Dimension]]:
-    head = list(_head(spec, config))
-    found = {"head": head, "dropout": [each for each in head if "dropout" in each.name.partition(".")[2]]}
-    return {**found, **{name: list(make(protocol, tasks)) for name, make in _PROTOCOL.items()}}
-
-
-def _head(spec: HeadSpec, config: Any) -> Iterator[Dimension]:
-    hints = typing.get_type_hints(spec.config)
-    for field in dataclasses.fields(spec.config):
-        search, name, value = field.metadata.get("search"), f"{spec.name}.{field.name}", getattr(config, field.name)
-        if isinstance(search, Range):
-            kind: typing.Literal["int", "float"] = "int" if hints[field.name] is int else "float"
-            yield _ranged(name, kind, value, search.low, search.high, log=search.log)
-        elif isinstance(search, Choice):
-            yield Dimension(name, "choice", _settable(value), choices=tuple(map(_settable, search.values)))
-
-
-def _ranged(
-    name: str, kind: typing.Literal["int", "float"], value: Any, low: float, high: float, log: bool
-) -> Dimension:
-    """A range that holds the default, wherever the protocol has put it; 0 has no place on a log scale."""
-    if log and value <= 0:
-        low, log = 0.0, False
-    return Dimension(name, kind, value, min(low, value), max(high, value), log)
-
-
-def _settable(value: Any) -> Any:
-    """A choice as Optuna stores it, and as `--set` reads it."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return ",".join(map(str, value))
-
-
-def _phases(protocol: Protocol) -> Iterator[tuple[str, Phase]]:
-    for name in protocol.phases:
-        yield name, protocol.phase(name)
-
-
-def _rates(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    for name, phase in _phases(protocol):
-        yield _ranged(f"{name}.learning_rate", "float", phase.learning_rate, *_RATES[name], log=True)
-
-
-def _decays(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    for name, phase in _phases(protocol):
-        yield _ranged(f"{name}.weight_decay", "float", phase.weight_decay, *_DECAY, log=True)
-
-
-def _batches(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    for name, phase in _phases(protocol):
-        sizes = sorted({*_BATCHES[name], phase.batch_size})
-        yield Dimension(f"{name}.batch_size", "choice", phase.batch_size, choices=tuple(sizes))
-
-
-def _schedules(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    choices = typing.get_args(typing.get_type_hints(Phase)["schedule"])
-    for name, phase in _phases(protocol):
-        yield Dimension(f"{name}.schedule", "choice", phase.schedule, choices=choices)
-
-
-def _losses(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    """Of tasks that have several; "" leaves it to the head, or else to the task."""
-    for task in tasks:
-        if len(task.losses) > 1:
-            default = protocol.options(task.name).loss
-            yield Dimension(
-                f"{task.name}.loss", "choice", default, choices=tuple(dict.fromkeys([default, *task.losses]))
-            )
-
-
-def _sampling(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    choices = typing.get_args(typing.get_type_hints(Protocol)["sampling"])
-    yield Dimension("sampling", "choice", protocol.sampling, choices=choices)
-
-
-_PROTOCOL: Mapping[str, Callable[[Protocol, Sequence[TaskSpec]], Iterator[Dimension]]] = {
-    "lr": _rates,
-    "weight_decay": _decays,
-    "batch": _batches,
-    "schedule": _schedules,
-    "loss": _losses,
-    "sampling": _sampling,
-}
-
-
+_RESTARTS = 3  # of workers that died, for each that runs at the same time
 SEED = 0  # of every trial's training: configs differ, batches and initial draws do not
 
 
@@ -185,7 +65,7 @@ class TuneRequest:
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyResult:
     """One head's study.
 
     Attributes:
@@ -194,15 +74,15 @@ class Found:
         final: None where it was not asked for, or nothing was found.
     """
 
-    about: About
+    config: StudyConfig
     trials: tuple[Trial, ...]
     problem: str
     front: tuple[Trial, ...] = ()
-    final: Final | None = None
+    final: FinalComparison | None = None
 
     @property
     def head(self) -> str:
-        return self.about.job.cell.head
+        return self.config.head
 
     @property
     def best(self) -> Trial | None:
@@ -210,12 +90,51 @@ class Found:
 
 
 @dataclass
+class TrialQueue(JobQueue):
+    """Jobs that run a trial each, until the study has enough or `stopped` says so.
+
+    Attributes:
+        restarts: jobs whose worker may still die.
+        next_ask: when to ask again, after there was no trial to run while the last ones run elsewhere.
+    """
+
+    config: StudyConfig
+    emit: Emit
+    stopped: Callable[[], bool]
+    restarts: int
+    done: bool = False
+    next_ask: float = 0.0
+
+    def next(self) -> Job | Literal["wait"] | None:
+        if self.done or self.stopped():
+            return None
+        if time.monotonic() < self.next_ask:
+            return "wait"
+        return Job.of(run_next, self.config.to_data(), self.config.cell.head_files)
+
+    def ended(self, job: Job, result: Result) -> None:
+        if result["event"] == "error":
+            raise UserError(result["line"])
+        if result["event"] == "died":
+            self._died(describe_end(result["code"]))
+        else:
+            self.done = self.done or result["state"] == "done"
+            self.next_ask = time.monotonic() + POLL_SECONDS if result["state"] == "wait" else 0.0
+
+    def _died(self, how: str) -> None:
+        self.restarts -= 1
+        if not self.restarts:
+            raise UserError(f"workers of study {self.config.name!r} keep dying; the last {how}")
+        self.emit({"event": "log", "line": f"a worker {how}; its trial will be tried again"})
+
+
+@dataclass
 class Tuning:
-    """A resolved request: a job a head, with what is loaded for all of them."""
+    """A resolved request: a study a head, with what is loaded for all of them."""
 
     request: TuneRequest
     session: Session
-    jobs: list[About]
+    studies: list[StudyConfig]
     url: str
     opened: Storage | None = None
 
@@ -227,13 +146,13 @@ class Tuning:
             UserError: something in it is unknown, missing or impossible.
         """
         _check(request)
-        run = replace(request.run, seeds=(SEED,), phases=request.run.phases or ("pretrain",))
-        session = Session.open(run, plugins, emit)
+        phases = request.run.phases or requested_protocol(request.run, plugins).phases[:1]
+        session = Session.open(replace(request.run, seeds=(SEED,), phases=phases), plugins, emit)
         out = request.run.out or Path("results/tune") / session.plan.out.name
         session.plan = replace(session.plan, out=out)
         _check_objective(request.objective, session.plan.protocol.tasks)
         url = absolute(request.storage or f"journal:{out / 'studies.journal'}")
-        return Tuning(request, session, [_about(request, session, cell, url) for cell in session.cells], url)
+        return Tuning(request, session, [_config(request, session, cell, url) for cell in session.cells], url)
 
     @property
     def storage(self) -> Storage:
@@ -242,35 +161,43 @@ class Tuning:
 
     def start(self, emit: Emit) -> None:
         """Open the storage and the studies, and encode what all trials read."""
-        self.opened = open_storage(self.url)
-        for i, about in enumerate(self.jobs):
-            name, note = open_study(self.storage, about)
-            self.jobs[i] = replace(about, job=replace(about.job, study=name))
+        self.opened = storage_of(self.url, self.session.workspace)
+        for i, config in enumerate(self.studies):
+            self.studies[i], note = open_study(self.storage, config)
             if note:
                 emit({"event": "log", "line": note})
         self.session.encode(self.session.cells)
         for line in self._remarks():
             emit({"event": "log", "line": line})
 
-    def search(self, about: About, emit: Emit, stopped: Callable[[], bool]) -> Found:
-        """Bring one study to its number of trials, or as near as it gets."""
-        claims = Claims(about.job, self.storage)
-        emit({"event": "study", "head": about.job.cell.head, "wanted": claims.wanted(), "counts": claims.counts()})
-        run_workers(about.job, self.storage, self.session.workspace, self.session.plan, emit, stopped)
-        trials = tuple(claims.trials())
-        lines = front(trials) if about.job.objective.cost else []
-        return Found(about, trials, given_up(trials, about.job.trials), tuple(lines))
+    def search(self, config: StudyConfig, emit: Emit, stopped: Callable[[], bool]) -> StudyResult:
+        """Bring one study to its number of trials, or as near as it gets.
 
-    def conclude(self, found: Found, emit: Emit) -> Found:
+        Raises:
+            UserError: a worker could not work, or workers kept dying.
+        """
+        study, plan = Study(config, self.storage), self.session.plan
+        emit({"event": "study", "head": config.head, "wanted": config.wanted(), "counts": study.counts()})
+        executor = make_executor(plan.executor, self.session.workspace, plan.jobs, config.trials)
+        try:
+            executor.run(TrialQueue(config, emit, stopped, _RESTARTS * executor.jobs), emit)
+        except BaseException:
+            study.fail_lost()  # leave no trial running that nobody runs
+            raise
+        trials = tuple(study.trials())
+        front = tuple(pareto_front(trials)) if config.objective.cost else ()
+        return StudyResult(config, trials, given_up(trials, config.trials), front)
+
+    def conclude(self, found: StudyResult, emit: Emit) -> StudyResult:
         """Write the best config and the default as protocols, train both with fresh seeds, and compare them."""
         if found.best is None:
             return found
-        folder, workspace = self.folder(found.about), self.session.workspace
-        write_protocols(folder, found.about, found.best, workspace)
+        folder, workspace = self.folder(found.config), self.session.workspace
+        write_protocols(folder, found.config, found.best, workspace)
         for trial in found.front:
             comment = f"Trial {trial.number}: dev mean {trial.values[0]:.4f} with {trial.parameters:,} parameters."
-            protocol = trial_protocol(found.about, trial, workspace)
-            write_protocol(folder / "front" / f"trial-{trial.number}.toml", found.about, protocol, comment)
+            protocol = trial_protocol(found.config, trial, workspace)
+            write_protocol(folder / "front" / f"trial-{trial.number}.toml", found.config, protocol, comment)
         if not self.request.final_seeds:
             return found
         request = final_request(self.request.run, folder, fresh_seeds(self.request.final_seeds))
@@ -280,8 +207,8 @@ class Tuning:
         if self.opened is not None:
             self.opened.close()
 
-    def folder(self, about: About) -> Path:
-        return self.session.plan.out / about.job.study
+    def folder(self, config: StudyConfig) -> Path:
+        return self.session.plan.out / config.name
 
     def _remarks(self) -> list[str]:
         plan, workspace = self.session.plan, self.session.workspace
@@ -293,8 +220,8 @@ class Tuning:
                 f"features ({settings.reads}): {report.encoded:,} texts encoded in {report.seconds:.1f} s, "
                 f"{report.reused:,} were stored; no trial encodes them again"
             )
-        if "finetune" in plan.protocol.phases:
-            lines.append("phase finetune trains the encoder in every trial: that is what will take the time")
+        slow = [phase for phase in plan.protocol.phases if not trains_head(plan.protocol, phase)]
+        lines += [f"phase {phase} trains the encoder in every trial: most of the time will go there" for phase in slow]
         return lines
 
 
@@ -313,16 +240,20 @@ def final_request(run: Request, folder: Path, seeds: Sequence[int]) -> Request:
     )
 
 
+# Most that makes sense by far; beyond, memory or patience would end before the search does.
+_LIMITS = {"trials": (1, 100_000), "final_seeds": (0, 1000), "sampler_seed": (0, 2**32 - 1)}
+
+
 def _check(request: TuneRequest) -> None:
-    if request.trials < 1:
-        raise UserError(f"--trials is how many trials shall finish, at least 1, not {request.trials}")
-    if request.final_seeds < 0:
-        raise UserError(f"--final-seeds is at least 0 (0 trains nothing again), not {request.final_seeds}")
-    if request.sampler_seed < 0:
-        raise UserError(f"--sampler-seed is at least 0, not {request.sampler_seed}")
+    for name, (low, high) in _LIMITS.items():
+        value = getattr(request, name)
+        if not low <= value <= high:
+            raise UserError(f"--{name.replace('_', '-')} is from {low:,} to {high:,}, not {value}")
     objectives = len(Objective(request.objective).directions)
     check_sampler(request.sampler, objectives=objectives)
     check_pruner(_pruner(request), objectives=objectives)
+    if request.study:
+        check_name(request.study)
 
 
 def _pruner(request: TuneRequest) -> str:
@@ -334,14 +265,13 @@ def _check_objective(name: str, tasks: Sequence[str]) -> None:
         raise unknown("objective", name, ["mean", *COSTS, *tasks])
 
 
-def _about(request: TuneRequest, session: Session, cell: Cell, url: str) -> About:
-    """A head's job; its study's name is that of the head, or made of the one that was given."""
+def _config(request: TuneRequest, session: Session, cell: Cell, url: str) -> StudyConfig:
+    """A head's study; its name is that of the head, or made of the one that was given."""
     workspace = session.workspace
     spec, protocol = workspace.plugins.head(cell.head), session.plan.protocol
     pins = _pins(request.run.settings)
-    config = session.plan.configs[cell.head]
     tasks = workspace.tasks(protocol)
-    space = build_space(spec, config, protocol, tasks, request.search or DEFAULT_GROUPS, pins)
+    space = build_space(spec, session.plan.configs[cell.head], protocol, tasks, request.search or DEFAULT_GROUPS, pins)
     size = parse_size(request.match_params) if request.match_params else 0
     widths: tuple[str, ...] = ()
     if size:
@@ -350,9 +280,13 @@ def _about(request: TuneRequest, session: Session, cell: Cell, url: str) -> Abou
         space = space.without([f"{cell.head}.{name}" for name in widths[:1]])
         if not space.dimensions:
             raise empty(cell.head, f"{widths[0]} alone was searched, and --match-params solves it")
+    if request.sampler == "grid" and space.grid_size() > GRID_LIMIT:
+        raise UserError(
+            f"a grid of {space.grid_size():,} points is too large (at most {GRID_LIMIT:,}): narrow --search"
+        )
     several = len(session.plan.heads) > 1
-    job = Job(
-        study=f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head,
+    return StudyConfig(
+        name=check_name(f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head),
         storage=url,
         cell=cell,
         space=space,
@@ -363,10 +297,9 @@ def _about(request: TuneRequest, session: Session, cell: Cell, url: str) -> Abou
         pruner=_pruner(request),
         size=size,
         widths=widths,
-        cache=str(workspace.cache),
+        encoder=request.run.encoder or protocol.encoder,
+        data=request.run.data or protocol.data,
     )
-    encoder, data = request.run.encoder or protocol.encoder, request.run.data or protocol.data
-    return About(job, encoder, data, parts_of(job))
 
 
 def _pins(settings: Sequence[str]) -> list[str]:
@@ -377,14 +310,14 @@ def _pins(settings: Sequence[str]) -> list[str]:
     return names
 
 
-def describe(tuning: Tuning, about: About) -> list[str]:
+def describe(tuning: Tuning, config: StudyConfig) -> list[str]:
     """What is about to be searched, a line each."""
-    job = about.job
-    size = f", {job.size:,} parameters ±5 % by {', '.join(job.widths[:1])}" if job.size else ""
-    goal = job.objective.quality + (f" against {job.objective.cost}" if job.objective.cost else "")
-    sampler = f"sampler {job.sampler} (seed {job.sampler_seed}), pruner {job.pruner}"
+    size = f", {config.size:,} parameters ±5 % by {', '.join(config.widths[:1])}" if config.size else ""
+    goal = config.objective.quality + (f" against {config.objective.cost}" if config.objective.cost else "")
+    sampler = f"sampler {config.sampler} (seed {config.sampler_seed}), pruner {config.pruner}"
+    phases = " then ".join(config.cell.protocol.phases)
     return [
-        f"{job.cell.head}: study {job.study!r} in {shown(tuning.url)}",
-        f"  {job.trials} trials, {sampler}, for {goal}{size};",
-        f"  every trial trains {' then '.join(job.cell.protocol.phases)} with seed {job.cell.seed} and never sees test",
+        f"{config.head}: study {config.name!r} in {shown(tuning.url)}",
+        f"  {config.trials} trials, {sampler}, for {goal}{size};",
+        f"  every trial trains {phases} with seed {config.cell.seed} and never sees test",
     ]

@@ -1,4 +1,4 @@
-"""What is searched: a head's config and its rates, and how samplers propose them."""
+"""What is searched: a head's config and its rates; and configs of a given size."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import hashlib
 import json
 import math
 import typing
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from importlib.util import find_spec
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.head import HeadSpec, Range
-from benchkit.core.rng import derive
+from benchkit.core.head import Choice, HeadSpec, Range
+from benchkit.core.protocol import Phase, Protocol
+from benchkit.core.task import TaskSpec
 from benchkit.experiment.cell import Cell
-from benchkit.experiment.workspace import Workspace, build_head, feature_settings
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import Workspace
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
 
 
 _GRID_POINTS = 3  # of a range, where a grid is searched
@@ -100,9 +98,6 @@ class Space:
     def grid_size(self) -> int:
         return math.prod(len(each.points()) for each in self.dimensions)
 
-    def digest(self) -> str:
-        return digest(self.to_data())
-
     def to_data(self) -> list[dict[str, Any]]:
         return [dataclasses.asdict(each) for each in self.dimensions]
 
@@ -132,69 +127,131 @@ def empty(head: str, reason: str) -> UserError:
     return UserError(f"nothing to search for head {head!r}: {reason}; see benchkit tune --head {head} --show-space")
 
 
-_STARTUP = 5  # trials that are never pruned, so that there is a median to be below
-SAMPLERS = ("tpe", "random", "cmaes", "qmc", "grid")
-PRUNERS = ("none", "median", "hyperband")
+# Usual with a frozen encoder, and for fine-tuning one (around Devlin et al. 2018, appendix A.3).
+_HEAD_RATES, _ENCODER_RATES = (1e-4, 3e-2), (1e-6, 2e-4)
+_HEAD_BATCHES, _ENCODER_BATCHES = (16, 32, 64, 128), (8, 16, 32)
+_DECAY = (1e-4, 0.3)
+
+DEFAULT_GROUPS = ("head", "lr")
 
 
-def check_sampler(name: str, *, objectives: int) -> None:
-    """Raise UserError if there is no such sampler, or it cannot do what is asked."""
-    if name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
-    if name == "cmaes":
-        if objectives > 1:
-            raise UserError("--sampler cmaes has one objective; for --objective pareto use tpe, random, qmc or grid")
-        if find_spec("cmaes") is None:
-            raise UserError("--sampler cmaes takes the package cmaes: pip install 'benchkit[tune]'")
+def build_space(
+    spec: HeadSpec,
+    config: Any,
+    protocol: Protocol,
+    tasks: Sequence[TaskSpec],
+    search: Sequence[str],
+    pins: Sequence[str],
+) -> Space:
+    """The fields that `search` names, groups or single fields, without those that are pinned.
 
+    Args:
+        config: the head's config with everything that the protocol says; its values are the defaults.
+        pins: dotted names of fields that the user has set.
 
-def check_pruner(name: str, *, objectives: int) -> None:
-    """Raise UserError if there is no such pruner, or it cannot do what is asked."""
-    if name not in PRUNERS:
-        raise unknown("pruner", name, PRUNERS)
-    if name != "none" and objectives > 1:
-        raise UserError(f"--pruner {name} has one objective; with --objective pareto use --pruner none")
-
-
-def make_sampler(name: str, seed: int, trial: int) -> BaseSampler:
-    """A sampler for one trial.
-
-    What it draws depends on `seed`, on how many trials were begun before, and on what these found, not on which
-    process asks: workers never draw the same, and a search that was resumed goes on as if it had not been stopped.
-    A grid has no sampler of its own: its points are queued.
+    Raises:
+        UserError: a name is unknown, or nothing is left to search.
     """
-    from optuna import samplers
-
-    own = derive(seed, "sampler", trial) % 2**32
-    makers: Mapping[str, Callable[[], BaseSampler]] = {
-        "tpe": lambda: samplers.TPESampler(seed=own, constant_liar=True),
-        "random": lambda: samplers.RandomSampler(seed=own),
-        "grid": lambda: samplers.RandomSampler(seed=own),
-        "cmaes": lambda: samplers.CmaEsSampler(seed=own, warn_independent_sampling=False),
-        # One sequence for the whole study; its place in it is kept by the storage.
-        "qmc": lambda: samplers.QMCSampler(
-            seed=seed,
-            scramble=True,
-            # Before a trial has ended, Optuna 4 knows no space to go through and draws at random.
-            independent_sampler=samplers.RandomSampler(seed=own),
-            warn_asynchronous_seeding=False,
-            warn_independent_sampling=False,
-        ),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "experimental": their interface may change, their results are checked
-        return makers[name]()
+    groups = _groups(spec, config, protocol, tasks)
+    fields = {each.name: each for dimensions in groups.values() for each in dimensions}
+    chosen: dict[str, Dimension] = {}
+    for name in search:
+        if name not in groups and name not in fields:
+            raise unknown("search group or field", name, [*groups, *fields])
+        chosen |= {each.name: each for each in groups.get(name) or ([fields[name]] if name in fields else [])}
+    left = [each for name, each in chosen.items() if name not in pins]
+    if not left:
+        what = ", ".join(search) or "--search is empty"
+        reason = f"{what}: every field is pinned by --set" if chosen else f"{what}: it has no such field"
+        raise empty(spec.name, reason if search else what)
+    return Space(tuple(left))
 
 
-def make_pruner(name: str, epochs: int) -> BasePruner:
-    """A pruner for trials of so many epochs, over all phases."""
-    from optuna import pruners
+def _groups(spec: HeadSpec, config: Any, protocol: Protocol, tasks: Sequence[TaskSpec]) -> dict[str, list[Dimension]]:
+    head = list(_head(spec, config))
+    found = {"head": head, "dropout": [each for each in head if "dropout" in each.name.partition(".")[2]]}
+    return {**found, **{name: list(make(protocol, tasks)) for name, make in _PROTOCOL.items()}}
 
-    if name == "median":
-        return pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=max(1, epochs // 4))
-    if name == "hyperband":
-        return pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
-    return pruners.NopPruner()
+
+def _head(spec: HeadSpec, config: Any) -> Iterator[Dimension]:
+    hints = typing.get_type_hints(spec.config)
+    for field in dataclasses.fields(spec.config):
+        search, name, value = field.metadata.get("search"), f"{spec.name}.{field.name}", getattr(config, field.name)
+        if isinstance(search, Range):
+            kind: typing.Literal["int", "float"] = "int" if hints[field.name] is int else "float"
+            yield _ranged(name, kind, value, search.low, search.high, log=search.log)
+        elif isinstance(search, Choice):
+            yield Dimension(name, "choice", _settable(value), choices=tuple(map(_settable, search.values)))
+
+
+def _ranged(
+    name: str, kind: typing.Literal["int", "float"], value: Any, low: float, high: float, log: bool
+) -> Dimension:
+    """A range that holds the default, wherever the protocol has put it; 0 has no place on a log scale."""
+    if log and value <= 0:
+        low, log = 0.0, False
+    return Dimension(name, kind, value, min(low, value), max(high, value), log)
+
+
+def _settable(value: Any) -> Any:
+    """A choice as Optuna stores it, and as `--set` reads it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return ",".join(map(str, value))
+
+
+def _phases(protocol: Protocol) -> Iterator[tuple[str, Phase]]:
+    for name in protocol.phases:
+        yield name, protocol.phase(name)
+
+
+def _rates(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
+    for name, phase in _phases(protocol):
+        rates = _ENCODER_RATES if phase.trains_encoder else _HEAD_RATES
+        yield _ranged(f"{name}.learning_rate", "float", phase.learning_rate, *rates, log=True)
+
+
+def _decays(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
+    for name, phase in _phases(protocol):
+        yield _ranged(f"{name}.weight_decay", "float", phase.weight_decay, *_DECAY, log=True)
+
+
+def _batches(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
+    for name, phase in _phases(protocol):
+        usual = _ENCODER_BATCHES if phase.trains_encoder else _HEAD_BATCHES
+        sizes = sorted({*usual, phase.batch_size})
+        yield Dimension(f"{name}.batch_size", "choice", phase.batch_size, choices=tuple(sizes))
+
+
+def _schedules(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
+    choices = typing.get_args(typing.get_type_hints(Phase)["schedule"])
+    for name, phase in _phases(protocol):
+        yield Dimension(f"{name}.schedule", "choice", phase.schedule, choices=choices)
+
+
+def _losses(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
+    """Of tasks that have several; "" leaves it to the head, or else to the task."""
+    for task in tasks:
+        if len(task.losses) > 1:
+            default = protocol.options(task.name).loss
+            yield Dimension(
+                f"{task.name}.loss", "choice", default, choices=tuple(dict.fromkeys([default, *task.losses]))
+            )
+
+
+def _sampling(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
+    choices = typing.get_args(typing.get_type_hints(Protocol)["sampling"])
+    yield Dimension("sampling", "choice", protocol.sampling, choices=choices)
+
+
+_PROTOCOL: Mapping[str, Callable[[Protocol, Sequence[TaskSpec]], Iterator[Dimension]]] = {
+    "lr": _rates,
+    "weight_decay": _decays,
+    "batch": _batches,
+    "schedule": _schedules,
+    "loss": _losses,
+    "sampling": _sampling,
+}
 
 
 TOLERANCE = 0.05
@@ -257,14 +314,11 @@ def fit_size(
 
 def counter(cell: Cell, workspace: Workspace) -> Count:
     """Counts a head's parameters by config; on the meta device nothing is allocated."""
-    protocol, device = cell.protocol, torch.device(cell.execution.device)
-    spec, encoder = workspace.plugins.head(cell.head), workspace.encoder(cell.encoder)
-    shapes = [task.shape(joint=protocol.pair_input == "joint") for task in workspace.tasks(protocol)]
-    settings = feature_settings(protocol, spec, encoder, cell.execution.precision, device)
+    assembly = Assembly.of_cell(cell, workspace)
 
     def count(config: Mapping[str, Any]) -> int:
         with torch.device("meta"):
-            head = build_head(spec, spec.configure(config), encoder, settings, shapes)
+            head = dataclasses.replace(assembly, config=assembly.spec.configure(config)).build()
         return sum(parameter.numel() for parameter in head.parameters())
 
     return count

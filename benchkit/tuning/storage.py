@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -25,28 +27,26 @@ if TYPE_CHECKING:
 _KEEPALIVE = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 6}
 
 
-class Locks(Protocol):
+class Locks(ABC):
     """Named locks between all processes of a storage."""
 
+    @abstractmethod
     def hold(self, name: str) -> AbstractContextManager[None]:
         """Wait for a lock and hold it."""
-        ...
 
+    @abstractmethod
     def is_free(self, name: str) -> bool:
         """Whether nobody holds a lock."""
-        ...
 
-    def forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:  # noqa: B027 - not all keep something
         """Drop what is kept of a lock that nobody will ask for again."""
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of everything."""
-        ...
 
 
 @dataclass(frozen=True)
-class FileLocks:
+class FileLocks(Locks):
     """Lock files in a folder, for processes of one machine."""
 
     folder: Path
@@ -64,11 +64,8 @@ class FileLocks:
         with suppress(OSError):
             (self.folder / name).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        pass
 
-
-class PostgresLocks:
+class PostgresLocks(Locks):
     """Advisory locks of a session that lives as long as this object: for processes of any machine.
 
     They need a connection of their own: a pooler that shares sessions between clients, as pgbouncer in transaction
@@ -91,15 +88,12 @@ class PostgresLocks:
             self._call("pg_advisory_unlock", name)
 
     def is_free(self, name: str) -> bool:
-        if name in self._held:  # by another worker in this process: the server would give it to a session twice
+        if name in self._held:  # by this process: the server gives a session its own lock a second time
             return False
         mine = self._call("pg_try_advisory_lock", name)
         if mine:
             self._call("pg_advisory_unlock", name)
         return mine
-
-    def forget(self, name: str) -> None:
-        pass
 
     def close(self) -> None:
         if self._connection is not None:
@@ -113,8 +107,7 @@ class PostgresLocks:
         try:
             result = self._open().execute(text(f"SELECT {function}(:number)"), {"number": number}).scalar()
         except exc.SQLAlchemyError as error:
-            reason = " ".join(str(getattr(error, "orig", error)).split())
-            raise UserError(f"the connection to {self._url.render_as_string()} is lost: {reason}") from error
+            raise UserError(f"the connection to {self._url.render_as_string()} is lost: {_reason(error)}") from error
         return bool(result)
 
     def _open(self) -> Connection:
@@ -129,6 +122,7 @@ class PostgresLocks:
 
 
 KNOWN = "journal:PATH, sqlite:///PATH, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
 _SQLITE_SECONDS = 120  # that a writer waits for the others
 _CONNECT_SECONDS = 10
 
@@ -182,13 +176,34 @@ def absolute(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL without its password."""
-    from sqlalchemy import exc, make_url
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except exc.ArgumentError:
+    """A URL without its password, also where it is malformed."""
+    url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
+    before, at, rest = url.rpartition("@")  # a password may hold any other character, and "@" too
+    if not at:
         return url
+    scheme, slashes, login = before.rpartition("//") if "://" not in before else before.partition("://")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}{slashes}{user}{':***' * bool(colon)}@{rest}"
+
+
+@contextmanager
+def damage_is_one_line(storage: Storage, study: str) -> Iterator[None]:
+    """Turn what a damaged study raises into one line.
+
+    Raises:
+        UserError: instead.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        where = f"study {study!r} in {shown(storage.url)}"
+        reason = f"{type(error).__name__}: {_reason(error)}"[:200]
+        hint = "it is damaged, or another version of benchkit made it; use another --study or --storage"
+        raise UserError(f"{where} cannot be read: {hint} ({reason})") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "orig", error)).split())
 
 
 def quiet() -> None:
@@ -203,15 +218,15 @@ def _journal(url: str, path: Path, create: bool) -> Storage:
     from optuna.storages.journal import JournalFileBackend
 
     if not path.name or path.is_dir():
-        raise UserError(f"storage {url!r} names no file: journal:PATH")
+        raise UserError(f"storage {shown(url)!r} names no file: journal:PATH")
     _there(path, create)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = JournalFileBackend(str(path), lock_obj=_journal_lock(path))
     try:
         optuna = JournalStorage(backend)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a journal of Optuna's, or a damaged one: {error}") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path} is not a journal of Optuna's, or a damaged one: {_reason(error)[:200]}") from error
     return Storage(url, optuna, FileLocks(Path(f"{path}.locks")))
 
 
@@ -253,7 +268,7 @@ def _drop_unfinished_line(path: Path) -> None:
 def _sqlite(url: str, create: bool) -> Storage:
     path = Path(url.removeprefix("sqlite:///")).expanduser()
     if not url.startswith("sqlite:///") or not path.name or str(path) == ":memory:" or path.is_dir():
-        raise UserError(f"storage {url!r} names no file: sqlite:///PATH")
+        raise UserError(f"storage {shown(url)!r} names no file: sqlite:///PATH")
     _there(path, create)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,8 +282,8 @@ def _postgres(url: str) -> Storage:
 
     try:
         full = make_url(url).set(drivername="postgresql+psycopg")
-    except exc.ArgumentError as error:
-        raise UserError(f"storage {url!r} is not a URL: {KNOWN.rpartition(', ')[2]}") from error
+    except (exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+        raise UserError(f"storage {shown(url)!r} is not a URL: {KNOWN.rpartition(', ')[2]}") from error
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
@@ -293,8 +308,7 @@ def _rdb(url: str, connect: dict[str, Any]) -> BaseStorage:
             warnings.simplefilter("ignore")
             return RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
     except (exc.SQLAlchemyError, RuntimeError) as error:
-        reason = " ".join(str(getattr(error, "orig", error)).split())
-        raise UserError(f"cannot use the database {shown(url)}: {reason}") from error
+        raise UserError(f"cannot use the database {shown(url)}: {_reason(error)}") from error
 
 
 def _there(path: Path, create: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchkit.core.plugins import load_plugins
 from benchkit.experiment.config import Request
-from benchkit.tuning.search import Found, TuneRequest, Tuning
+from benchkit.tuning.search import StudyResult, TuneRequest, Tuning
 
 SIZES = {"train": 64, "dev": 48, "test": 48}
 SMALL = (
@@ -37,7 +37,7 @@ def open_search(wanted: TuneRequest) -> tuple[Tuning, list[str]]:
     return tuning, lines
 
 
-def search(wanted: TuneRequest) -> Found:
+def search(wanted: TuneRequest) -> StudyResult:
     """One head's study, in this process."""
     tuning, _ = open_search(wanted)
-    return tuning.conclude(tuning.search(tuning.jobs[0], lambda event: None, lambda: False), lambda event: None)
+    return tuning.conclude(tuning.search(tuning.studies[0], lambda event: None, lambda: False), lambda event: None)

@@ -19,11 +19,11 @@ SIZES = [f"{task}.{split}_size={size}" for task in ("sst", "quora", "sts")
 FIELDS = [*SIZES, "pretrain.epochs=5", "finetune.epochs=3", "pretrain.batch_size=8", "finetune.batch_size=8"]
 
 
-def start(out: Path, cache: Path, jobs: int, at_once: int = 1) -> subprocess.Popen[str]:
+def start(out: Path, cache: Path, jobs: int) -> subprocess.Popen[str]:
     settings = [part for field in FIELDS for part in ("--set", field)]
     command = [sys.executable, "-m", "benchkit", "run", "--heads", "baseline", "--seeds", "2"]
     return subprocess.Popen(
-        [*command, "--out", str(out), "--jobs", str(jobs), "--at-once", str(at_once), *settings],
+        [*command, "--out", str(out), "--jobs", str(jobs), *settings],
         env={**os.environ, "BENCHKIT_CACHE": str(cache)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -73,11 +73,11 @@ def test_ten_kills_and_reruns_end_with_the_same_numbers(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_once", [1, 2])  # 2: each may wait for a cell of the other's, and must go on with its own
-def test_two_runs_into_one_folder_at_once_do_no_harm(
-    at_once: int, tmp_path: Path, undisturbed: tuple[pd.DataFrame, float]
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_two_runs_into_one_folder_do_no_harm(
+    jobs: int, tmp_path: Path, undisturbed: tuple[pd.DataFrame, float]
 ) -> None:
-    both = [start(tmp_path / "out", tmp_path / "cache", 1, at_once) for _ in range(2)]
+    both = [start(tmp_path / "out", tmp_path / "cache", jobs) for _ in range(2)]
     for process in both:
         finish(process)
     pd.testing.assert_frame_equal(numbers(tmp_path / "out"), undisturbed[0], check_exact=True)

@@ -20,9 +20,8 @@ from benchkit.experiment.cell import BLIND, Cell
 from benchkit.experiment.run_cell import execute, explore
 from benchkit.store.cells import CellStore
 from benchkit.tuning.final import run_again
-from benchkit.tuning.report import write_search, write_study
-from benchkit.tuning.tables import final_table, front_table
-from benchkit.tuning.trials import Claims, Trial
+from benchkit.tuning.report import final_table, front_table, write_search, write_study
+from benchkit.tuning.study import Study, Trial
 
 FAILING = """
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     stopped = search(request(tmp_path / "b", trials=6, pruner="median"))
     assert drawn(whole.trials) == drawn(stopped.trials)
     assert sum(trial.finished for trial in whole.trials) == 6
-    assert whole.trials[0].params == whole.about.job.space.default()
+    assert whole.trials[0].params == whole.config.space.default()
     assert search(request(tmp_path / "b", trials=3, pruner="median")).trials == stopped.trials  # enough already
 
 
@@ -83,7 +82,7 @@ def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_p
 
 def test_no_trial_can_look_at_test(tmp_path: Path) -> None:
     tuning, _ = open_search(request(tmp_path))
-    cell, workspace = tuning.jobs[0].job.cell, tuning.session.workspace
+    cell, workspace = tuning.studies[0].cell, tuning.session.workspace
     with pytest.raises(ValueError, match="must be blind to test"):
         explore(cell, workspace, lambda state: None)
     blind = cell.trial(cell.config, cell.protocol)
@@ -144,7 +143,7 @@ def test_what_was_changed_starts_a_study_that_says_so(tmp_path: Path) -> None:
         tuning, lines = open_search(request(tmp_path, trials=1, **changes))
         assert any(part in line and "starting study 'baseline-" in line for line in lines), lines
         again, lines = open_search(request(tmp_path, trials=1, **changes))
-        assert again.jobs[0].job.study == tuning.jobs[0].job.study
+        assert again.studies[0].name == tuning.studies[0].name
         assert any("going on with study" in line for line in lines)
     with pytest.raises(UserError, match="study 'baseline' is one of head 'baseline', not of 'cnn'"):
         open_search(request(tmp_path, "cnn", study="baseline"))
@@ -152,7 +151,7 @@ def test_what_was_changed_starts_a_study_that_says_so(tmp_path: Path) -> None:
 
 def test_every_trial_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", match_params="60k", trials=5, search=("head",)))
-    assert found.about.job.widths[0] not in "".join(found.about.job.space.names())
+    assert found.config.widths[0] not in "".join(found.config.space.names())
     assert all(57_000 <= trial.parameters <= 63_000 for trial in found.trials), found.trials
     assert len({trial.parameters for trial in found.trials}) > 1
     with pytest.raises(UserError, match="cannot have 9,000,000,000 parameters"):
@@ -163,25 +162,25 @@ def test_every_trial_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
 def test_a_front_is_drawn_and_each_of_it_can_be_run(objective: str, tmp_path: Path) -> None:
     wanted = request(tmp_path, objective=objective, trials=5)
     tuning, _ = open_search(wanted)
-    found = tuning.conclude(tuning.search(tuning.jobs[0], lambda event: None, lambda: False), lambda event: None)
+    found = tuning.conclude(tuning.search(tuning.studies[0], lambda event: None, lambda: False), lambda event: None)
     assert found.front
     costs = [trial.values[1] for trial in found.front]
     if objective == "pareto":
         assert costs == [trial.parameters for trial in found.front]
     else:
         assert all(0 < milliseconds < 1000 for milliseconds in costs)
-    assert found.about.job.objective.cost in front_table(found)
-    pictures = write_study(tuning.folder(found.about), found, tuning.storage, lambda line: None)
+    assert found.config.objective.cost in front_table(found)
+    pictures = write_study(tuning.folder(found.config), found, tuning.storage, lambda line: None)
     assert pictures["front"].startswith(b"\x89PNG")
     for trial in found.front:
         again = replace(wanted.run, settings=(), protocol=tmp_path / f"baseline/front/trial-{trial.number}.toml")
-        cell = open_search(replace(wanted, run=replace(again, out=tmp_path / "x")))[0].jobs[0].job.cell
+        cell = open_search(replace(wanted, run=replace(again, out=tmp_path / "x")))[0].studies[0].cell
         assert dict(cell.config) == dict(trial.config)
 
 
 def test_the_files_of_a_search(tmp_path: Path) -> None:
     tuning, _ = open_search(request(tmp_path, trials=3))
-    found = tuning.search(tuning.jobs[0], lambda event: None, lambda: False)
+    found = tuning.search(tuning.studies[0], lambda event: None, lambda: False)
     logged: list[str] = []
     pictures = write_study(tmp_path / "baseline", found, tuning.storage, logged.append)
     write_search(tmp_path, [found], {"baseline": pictures}, logged.append)
@@ -204,7 +203,8 @@ def test_a_sampler_s_next_draw_does_not_depend_on_who_asks(tmp_path: Path) -> No
         draws = []
         for folder in ("a", "b"):
             tuning, _ = open_search(request(tmp_path / folder / sampler, sampler=sampler, trials=9))
-            claims = [Claims(tuning.jobs[0].job, tuning.storage) for _ in range(1 if folder == "a" else 3)]
+            config, count = tuning.studies[0], 1 if folder == "a" else 3
+            claims = [Study(config, tuning.storage, f"worker {i}") for i in range(count)]
             with ExitStack() as alive:
                 for each in claims:
                     alive.enter_context(each.working())
@@ -216,7 +216,16 @@ def test_a_sampler_s_next_draw_does_not_depend_on_who_asks(tmp_path: Path) -> No
 
 CASES: dict[str, tuple[list[str], list[str]]] = {
     "head": (["--head", "cmn"], ["unknown head 'cmn'", "did you mean 'cnn'"]),
-    "trials": (["--trials", "0"], ["--trials is how many trials shall finish, at least 1, not 0"]),
+    "trials": (["--trials", "0"], ["--trials is from 1 to 100,000, not 0"]),
+    "many trials": (["--trials", "100000000"], ["--trials is from 1 to 100,000"]),
+    "many seeds": (["--final-seeds", "100000000"], ["--final-seeds is from 0 to 1,000"]),
+    "large seed": (["--sampler-seed", "99999999999"], ["--sampler-seed is from 0"]),
+    "large grid": (["--search", "head,lr,weight_decay,batch,schedule,loss", "--sampler", "grid"], ["grid of"]),
+    "study": (["--study", "../escape"], ["a study's name has", "not '../escape'"]),
+    "study of many letters": (["--study", "x" * 300], ["a study's name has"]),
+    "executor": (["--executor", "procs"], ["unknown executor 'procs'", "processes"]),
+    "local and jobs": (["--executor", "local", "--jobs", "2"], ["--executor local", "--jobs 2"]),
+    "password": (["--storage", "postgresql+psycopg:me:secret@h"], ["is not a URL"]),
     "sampler": (["--sampler", "tpee"], ["unknown sampler 'tpee'", "did you mean 'tpe'"]),
     "pruner": (["--pruner", "mean"], ["unknown pruner 'mean'", "median"]),
     "pruner of a front": (["--objective", "pareto", "--pruner", "median"], ["--pruner none"]),
@@ -246,6 +255,7 @@ def test_one_line_and_exit_code_2(
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("benchkit: error: ")
     assert all(part in lines[-1] for part in parts), lines
+    assert "secret" not in lines[-1]
     assert not any(line.startswith("Traceback") for line in lines)
     assert not (tmp_path / "results").exists()
 

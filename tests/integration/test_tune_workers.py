@@ -1,4 +1,4 @@
-"""Four workers on one study, one of them killed with -9: exactly N finished trials, none twice, none left running."""
+"""Several workers on one study, some killed with -9: exactly N finished trials, none twice, none left running."""
 
 from __future__ import annotations
 
@@ -8,76 +8,92 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from helpers.tuning import FLAGS, open_search, request
 
-from benchkit.tuning.objective import Job
+from benchkit.core.errors import UserError
+from benchkit.tuning.search import Tuning
 from benchkit.tuning.storage import open_storage
-from benchkit.tuning.trials import Claims, load, reap_all
+from benchkit.tuning.study import Study, Trial, load, read_config
 
 TRIALS = 16
+CALM_RATE = "pretrain.learning_rate=1e-4"  # no trial diverges
+CALM = ["--search", "head", "--set", CALM_RATE, "--set", "pretrain.epochs=8", "--sampler", "random"]
+CALM += ["--pruner", "none", "--final-seeds", "0"]
 
 
-def start(job: Job) -> subprocess.Popen[str]:
-    """A worker as `--jobs` starts them."""
-    command = [sys.executable, "-m", "benchkit.tuning.worker"]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert worker.stdin is not None
-    worker.stdin.write(job.to_json() + "\n")
-    worker.stdin.flush()
-    return worker
+def start(out: Path, storage: str) -> subprocess.Popen[str]:
+    """A search of two workers."""
+    options = ["--trials", str(TRIALS), "--jobs", "2", "--storage", storage, "--out", str(out), "--device", "cpu"]
+    command = [sys.executable, "-m", "benchkit", "tune", "--head", "baseline", *FLAGS, *options, *CALM]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def kill_in_a_trial(worker: subprocess.Popen[str]) -> int:
-    """Kill -9 at the first event of a trial; its number."""
-    assert worker.stdout is not None
-    for line in worker.stdout:
-        event = json.loads(line)
-        if event["event"] == "begin":
-            worker.kill()
-            worker.communicate()
-            return int(event["number"])
-    raise AssertionError("the worker ended before it had a trial")
+def children(process: subprocess.Popen[str]) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def kill_a_worker(process: subprocess.Popen[str], study: Study) -> int:
+    """Kill -9 the workers of one search as soon as one of their trials runs; the number of that trial."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        workers = children(process)
+        running = [trial for trial in study.trials() if trial.state == "RUNNING" and trial.worker]
+        if workers and running:
+            process.kill()  # the workers go with it
+            process.communicate()
+            return running[0].number
+        time.sleep(0.05)
+    raise AssertionError("no trial ran")
 
 
 def check_four_workers(out: Path, storage: str) -> None:
-    tuning, _ = open_search(
-        request(
-            out,
-            storage=storage,
-            trials=TRIALS,
-            settings=("pretrain.epochs=8", "pretrain.learning_rate=1e-4"),
-            sampler="random",
-            search=("head",),
-        )
-    )
-    job = tuning.jobs[0].job
-    workers = [start(job) for _ in range(4)]
-    number = kill_in_a_trial(workers[0])
-    for worker in workers[1:]:
-        assert worker.stdout is not None
-        worker.stdout.read()  # to its end, with stdin open: a worker whose stdin ends stops
-        assert worker.wait() == 0
-        worker.communicate()
-    trials = Claims(job, tuning.storage).trials()
+    """Two commands with two workers each; the first is killed in the middle of a trial."""
+    first = start(out, storage)
+    wait_for(lambda: has_study(storage))
+    opened = open_storage(storage)
+    study = Study(read_config(opened, "baseline"), opened)
+    number = kill_a_worker(first, study)
+    second = start(out, storage)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 0, errors
+    trials = study.trials()
     finished = [trial for trial in trials if trial.finished]
     assert len(finished) == TRIALS
     assert len({json.dumps(dict(trial.params)) for trial in finished}) == TRIALS
     assert not [trial for trial in trials if trial.state in ("RUNNING", "WAITING")]
     lost = trials[number]
-    assert (lost.state, lost.reason) == ("FAIL", "its worker was killed or lost")
-    (retried,) = [trial for trial in trials if trial.attempt == 2]
-    assert retried.params == lost.params
-    assert len({trial.worker for trial in finished}) == 3  # all others took part
+    if lost.state == "FAIL":  # else it ended just before it could be killed
+        assert lost.reason == "its worker was killed or lost"
+        assert lost.params in [trial.params for trial in trials if trial.attempt == 2]
+    assert len({trial.worker for trial in trials[-6:]}) == 2  # both took part
     # Plain Optuna reads it, as optuna-dashboard does.
-    study = optuna.load_study(study_name="baseline", storage=tuning.storage.optuna)
-    assert study.best_value == max(trial.values[0] for trial in finished)
-    tuning.close()
+    found = optuna.load_study(study_name="baseline", storage=opened.optuna)
+    assert found.best_value == max(trial.values[0] for trial in finished)
+    opened.close()
+
+
+def has_study(storage: str) -> bool:
+    try:
+        with closing(open_storage(storage, create=False)) as opened:
+            return bool(read_config(opened, "baseline"))
+    except UserError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -88,19 +104,66 @@ def test_four_workers_on_a_journal(tmp_path: Path) -> None:
 def test_a_trial_whose_worker_keeps_dying_is_given_up(tmp_path: Path) -> None:
     """On SQLite: trials that were handed out to workers which are gone are tried again, but not for ever."""
     tuning, _ = open_search(request(tmp_path, storage=f"sqlite:///{tmp_path / 'studies.db'}", trials=2))
-    job, storage = tuning.jobs[0].job, tuning.storage
+    config, storage = tuning.studies[0], tuning.storage
+    other = Study(config, storage)
     for attempt in (1, 2, 3):
-        claims = Claims(job, storage)
-        with claims.working():
-            trial = claims.claim()
+        study = Study(config, storage, f"worker-{attempt}")
+        with study.working():
+            trial = study.claim()
             assert not isinstance(trial, str)
-            assert trial.params == job.space.default()
-            assert reap_all(job, storage) == []  # it is alive
-        assert reap_all(job, storage) == [attempt - 1]
-        assert not claims.finish(trial, "COMPLETE", [1.0], {"scores": {}})  # too late: the trial is another's now
-    trials = Claims(job, storage).trials()
-    assert [trial.state for trial in trials] == ["FAIL"] * 3
+            assert trial.params == config.space.default()
+            assert other.fail_lost() == []  # it is alive
+        assert other.fail_lost() == [attempt - 1]
+        late = Trial(trial.number, "COMPLETE", (1.0,))
+        assert not study.finish(trial, late)  # too late: the trial is another's now
+    assert [trial.state for trial in other.trials()] == ["FAIL"] * 3
     assert load("baseline", storage).user_attrs["benchkit"]["encoder"] == "embedded"
+    tuning.close()
+
+
+@pytest.mark.parametrize("scheme", ["journal:", "sqlite:///"])
+def test_exactly_as_many_trials_as_were_asked_for(scheme: str, tmp_path: Path) -> None:
+    url = f"{scheme}{tmp_path / 'studies'}"
+    workers: set[str] = set()
+    for trials, jobs in ((5, 2), (6, 3)):
+        wanted = request(tmp_path / "out", trials=trials, storage=url, search=("head",), settings=(CALM_RATE,))
+        tuning, _ = open_search(replace(wanted, run=replace(wanted.run, jobs=jobs)))
+        found = tuning.search(tuning.studies[0], lambda event: None, lambda: False)
+        tuning.close()
+        assert len(found.trials) == trials
+        assert all(trial.finished for trial in found.trials)
+        workers = workers or {trial.worker for trial in found.trials}
+    assert len(workers) == 2, "all took part"
+
+
+def open_endless(out: Path) -> Tuning:
+    return open_search(request(out, trials=50, search=("head",), settings=(CALM_RATE,)))[0]
+
+
+def test_the_first_ctrl_c_finishes_the_running_trial(tmp_path: Path) -> None:
+    tuning = open_endless(tmp_path)
+    begun: list[int] = []
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "begin":
+            begun.append(event["number"])
+
+    found = tuning.search(tuning.studies[0], emit, lambda: bool(begun))
+    assert [trial.state for trial in found.trials] == ["COMPLETE"]
+    tuning.close()
+
+
+def test_the_second_ctrl_c_queues_it_again(tmp_path: Path) -> None:
+    tuning = open_endless(tmp_path)
+
+    def emit(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["number"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(tuning.studies[0], emit, lambda: False)
+    states = [trial.state.name for trial in load("baseline", tuning.storage).trials]
+    assert states == ["COMPLETE", "FAIL", "WAITING"]
     tuning.close()
 
 
@@ -157,17 +220,6 @@ def _unprivileged() -> list[str | Path]:
     if os.geteuid():
         return []
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-
-@pytest.mark.slow
-def test_workers_that_take_turns_share_a_session_of_postgresql(tmp_path: Path, postgres: str) -> None:
-    """The server gives a session the lock that it holds: a trial of the next worker is not lost for that."""
-    wanted = request(tmp_path, storage=postgres, trials=6, search=("head",), settings=("pretrain.learning_rate=1e-4",))
-    tuning, _ = open_search(replace(wanted, run=replace(wanted.run, at_once=3)))
-    found = tuning.search(tuning.jobs[0], lambda event: None, lambda: False)
-    assert [trial.state for trial in found.trials] == ["COMPLETE"] * 6
-    assert len({trial.worker for trial in found.trials}) == 3
-    tuning.close()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from benchkit.analysis.statistics import Paired, paired_differences
@@ -16,11 +17,10 @@ from benchkit.core.plugins import load_plugins
 from benchkit.core.protocol import Protocol, load_file, load_preset, override
 from benchkit.nn import metrics
 from benchkit.tuning.final import write_toml
-from benchkit.tuning.search import build_space
-from benchkit.tuning.space import Dimension, Space, parse_size
+from benchkit.tuning.report import best_of_k
+from benchkit.tuning.space import Dimension, Space, build_space, parse_size
 from benchkit.tuning.storage import absolute, open_storage, shown
-from benchkit.tuning.tables import best_of_k
-from benchkit.tuning.trials import Trial, best, front
+from benchkit.tuning.study import Trial, best, check_name, pareto_front, read, read_config
 
 PLUGINS = load_plugins()
 
@@ -124,7 +124,7 @@ def test_the_front_is_what_no_trial_beats() -> None:
     pairs = [(0.5, 100), (0.4, 100), (0.6, 300), (0.6, 400), (0.55, 500), (0.7, 900)]
     trials = [Trial(i, "COMPLETE", (value, size)) for i, (value, size) in enumerate(pairs)]
     trials.append(Trial(9, "PRUNED", (0.9, 1)))
-    assert [trial.number for trial in front(trials)] == [0, 2, 5]
+    assert [trial.number for trial in pareto_front(trials)] == [0, 2, 5]
     assert best(trials) == trials[5]
     assert best([]) is None
 
@@ -145,6 +145,12 @@ def test_sizes_are_read_as_people_write_them() -> None:
         ("journal:", ["names no file"]),
         ("postgresql+psycopg://me:secret@127.0.0.1:9/x", ["cannot reach the database", "me:***@127.0.0.1"]),
         ("postgresql+psycopg:h", ["is not a URL"]),
+        ("postgresql+psycopg:me:secret@h", ["is not a URL", "@h"]),
+        ("postgresql://me:secret@h:port/d", ["is not a URL", "me:***@h:port/d"]),
+        ("postgres://me:secret@h/d", ["unknown storage", "me:***@h/d"]),
+        ("mysql//me:se@cret:secret@h/d", ["unknown storage", "me:***@h/d"]),
+        ("mysql://h/d?user=me&password=secret", ["unknown storage", "user=me&password=***"]),
+        ("sqlite://me:secret@/", ["names no file"]),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_one_line(url: str, parts: list[str]) -> None:
@@ -169,8 +175,6 @@ def test_a_file_that_is_no_journal_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_half_written_line_of_a_killed_worker_does_not_spoil_the_journal(tmp_path: Path) -> None:
-    import optuna
-
     url = f"journal:{tmp_path / 'x'}"
     optuna.create_study(study_name="a", storage=open_storage(url).optuna)
     with (tmp_path / "x").open("ab") as file:
@@ -184,3 +188,56 @@ def test_urls_mean_the_same_elsewhere_and_hide_passwords(tmp_path: Path, monkeyp
     assert absolute("journal:x/y") == f"journal:{tmp_path}/x/y"
     assert absolute("sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"
     assert shown("postgresql+psycopg://me:secret@h/d") == "postgresql+psycopg://me:***@h/d"
+    assert shown("postgresql://me@h/d") == "postgresql://me@h/d"
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "null",
+        '{"op_code": 0}',
+        '{"op_code": "x", "worker_id": 1}',
+        DEEP,
+        '{"op_code": 3, "worker_id": "w", "study_id": 0, "user_attr": ' + DEEP + "}",
+    ],
+)
+def test_a_damaged_journal_is_one_line(line: str, tmp_path: Path) -> None:
+    url = f"journal:{tmp_path / 'x'}"
+    optuna.create_study(study_name="a", storage=open_storage(url).optuna)
+    with (tmp_path / "x").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match="a damaged one") as caught:
+        open_storage(url)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("value", [5, "text", [], {}, {"cell": []}, {"cell": {"key": 1}, "space": 3}, None])
+def test_a_damaged_study_is_one_line(value: Any, tmp_path: Path) -> None:
+    storage = open_storage(f"journal:{tmp_path / 'x'}")
+    optuna.create_study(study_name="a", storage=storage.optuna).set_user_attr("benchkit", value)
+    with pytest.raises(UserError, match=r"study 'a' in .* cannot be read") as caught:
+        read_config(storage, "a")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("best", "x"), ("config", 3), ("scores", {"sst": "x"}), ("seconds", [])])
+def test_a_damaged_trial_is_an_error_that_says_so(name: str, value: Any, tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="a", storage=open_storage(f"journal:{tmp_path / 'x'}").optuna)
+    trial = study.ask()
+    trial.set_user_attr(name, value)
+    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    with pytest.raises((ValueError, TypeError)):
+        read(study.trials[0])
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", ".", "..", "a b\n", "x" * 101, "/tmp/x"])
+def test_a_study_s_name_is_no_path(name: str) -> None:
+    with pytest.raises(UserError, match="a study's name has") as caught:
+        check_name(name)
+    assert "\n" not in str(caught.value)
+    assert check_name("cnn-2.b_ü") == "cnn-2.b_ü"
