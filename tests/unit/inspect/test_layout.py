@@ -9,8 +9,8 @@ import torch
 
 from benchkit.core.plugins import Plugins, load_plugins
 from benchkit.core.protocol import Protocol
-from benchkit.core.rng import global_stream
-from benchkit.experiment.workspace import build_head, feature_settings, open_encoder
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import open_encoder
 from benchkit.predict.model import Model, Question, number_inputs
 from benchkit.predict.onnx import TOLERANCE, Graph, feed
 
@@ -23,11 +23,8 @@ def model(plugins: Plugins, head: str, **protocol: Any) -> Model:
     questions = {
         name: Question(task.shape(joint=joint), task.texts, task.classes) for name, task in plugins.tasks.items()
     }
-    settings = feature_settings(settled, spec, encoder, "fp32", torch.device("cpu"))
-    with global_stream(0, "init"):
-        shapes = [question.shape for question in questions.values()]
-        built = build_head(spec, spec.configure({}), encoder, settings, shapes).eval()
-    return Model(head, encoder, built, questions, settings, joint)
+    assembly = Assembly.of(spec, spec.configure({}), settled, list(plugins.tasks.values()), encoder)
+    return Model(head, encoder, assembly.build().eval(), questions, assembly.features, joint)
 
 
 @pytest.mark.parametrize(
