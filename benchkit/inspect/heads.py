@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import torch
@@ -26,17 +27,20 @@ from benchkit.inspect.flops import encoder_macs
 from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
 from benchkit.store.files import cache_root
 
-WIDTH = 100
+
+def terminal_width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    return max(60, get_terminal_size((100, 24)).columns)
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A table with a rule below its header; the last column is wrapped to what `WIDTH` leaves for it.
+    """A table with a rule below its header; the last column is wrapped to what the terminal leaves for it.
 
     Args:
         right: names of the columns that are aligned right.
     """
     widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
-    room = max(20, WIDTH - sum(widths) - 2 * len(widths))
+    room = max(20, terminal_width() - sum(widths) - 2 * len(widths))
     lines = []
     for *cells, last in (header, *rows):
         fitted = [
@@ -50,8 +54,10 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequ
 
 
 def paragraph(text: str, indent: str = "  ") -> str:
-    """Wrapped to `WIDTH`, with a hanging indent; long words, such as paths, are left whole."""
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """Wrapped to the terminal, with a hanging indent; long words, such as paths, are left whole."""
+    return textwrap.fill(
+        text, terminal_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def as_data(found: Plugins) -> list[dict[str, Any]]:
