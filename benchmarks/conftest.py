@@ -9,7 +9,7 @@ from benchkit.core.plugins import Plugins, load_plugins
 from benchkit.data import load_data
 from benchkit.encoder import Encoder
 from benchkit.experiment.config import Request
-from benchkit.speed.setup import Ground
+from benchkit.inspect.heads import Setup
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +31,5 @@ def texts(plugins: Plugins) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def ground(plugins: Plugins) -> Ground:
-    return Ground.open(Request(heads=tuple(sorted(plugins.heads))), plugins)
+def setup(plugins: Plugins) -> Setup:
+    return Setup.open(Request(heads=tuple(sorted(plugins.heads))), plugins)

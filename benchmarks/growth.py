@@ -134,12 +134,13 @@ def length(number: int, encoder: str, folder: Path) -> Callable[[], Any]:
 
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request
-    from benchkit.speed.request import Point
-    from benchkit.speed.setup import Ground, Stage
+    from benchkit.inspect.heads import Setup
+    from benchkit.speed.request import BenchmarkPoint
+    from benchkit.speed.setup import PreparedBenchmark
 
     torch.set_num_threads(1)
-    ground = Ground.open(Request(heads=("baseline",), tasks=("sst",), encoder=encoder), load_plugins())
-    run = Stage.of(ground, Point("encode", 64, str(number), "fp32")).make("pooled")
+    setup = Setup.open(Request(heads=("baseline",), tasks=("sst",), encoder=encoder), load_plugins())
+    run = PreparedBenchmark.of(setup, BenchmarkPoint("encode", 64, str(number), "fp32")).make("pooled")
     return lambda: [run(lambda part: None) for _ in range(3)]
 
 

@@ -18,7 +18,8 @@ from peers import has_bf16, machine, plain_loop, read_texts
 from targets import random_base
 from torch.profiler import ProfilerActivity, profile
 
-from benchkit.encoder import encoder_macs, load_encoder
+from benchkit.encoder import load_encoder
+from benchkit.inspect.flops import encoder_macs
 from benchkit.speed.machine import multiply_rate
 
 PRODUCTS = ("addmm", "::mm", "bmm", "mkldnn_linear", "linear_pointwise")

@@ -6,27 +6,28 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchkit.core.plugins import load_plugins
-from benchkit.speed.request import Mode, Point
-from benchkit.speed.setup import Ground, Stage
+from benchkit.inspect.heads import Setup
+from benchkit.speed.request import BenchmarkPoint, Mode
+from benchkit.speed.setup import PreparedBenchmark
 
 HEADS = sorted(load_plugins().heads)
 
 
-def measure(benchmark: BenchmarkFixture, ground: Ground, mode: Mode, head: str, batch: int) -> None:
-    run = Stage.of(ground, Point(mode, batch, "mixed", "fp32")).make(head)
+def measure(benchmark: BenchmarkFixture, setup: Setup, mode: Mode, head: str, batch: int) -> None:
+    run = PreparedBenchmark.of(setup, BenchmarkPoint(mode, batch, "mixed", "fp32")).make(head)
     benchmark(run, lambda part: None)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_head(benchmark: BenchmarkFixture, ground: Ground, head: str) -> None:
-    measure(benchmark, ground, "head", head, 64)
+def test_head(benchmark: BenchmarkFixture, setup: Setup, head: str) -> None:
+    measure(benchmark, setup, "head", head, 64)
 
 
 @pytest.mark.parametrize("head", ["baseline", "token-rnn"])
-def test_finetune(benchmark: BenchmarkFixture, ground: Ground, head: str) -> None:
-    measure(benchmark, ground, "train", head, 8)
+def test_finetune(benchmark: BenchmarkFixture, setup: Setup, head: str) -> None:
+    measure(benchmark, setup, "train", head, 8)
 
 
 @pytest.mark.parametrize("head", ["baseline", "token-rnn"])
-def test_infer(benchmark: BenchmarkFixture, ground: Ground, head: str) -> None:
-    measure(benchmark, ground, "infer", head, 64)
+def test_infer(benchmark: BenchmarkFixture, setup: Setup, head: str) -> None:
+    measure(benchmark, setup, "infer", head, 64)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import io
+import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -52,8 +57,12 @@ cli.add_command(doctor)
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    _replace_characters()
     try:
-        cli.main(standalone_mode=False)
+        try:
+            cli.main(standalone_mode=False)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         _stop(f"benchkit: error: {error}", 2)
     except MemoryError as error:
@@ -68,6 +77,44 @@ def main() -> None:
     except BrokenPipeError:  # `benchkit … | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with suppress(OSError, ValueError):  # what is still to be written would fail again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop(f"benchkit: error: cannot write {error.filename or 'the output'}: {error.strerror}", 2)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_ASCII = str.maketrans("─━│█▏·×±−–—→←↑↓≤≥✓✗…’‘“”", "--|#|.x~---><^v<>+x.''\"\"")  # noqa: RUF001
+
+
+def _replace_characters() -> None:
+    """Where the output's encoding lacks a character, write one of the same width that looks like it, else `?`."""
+    codecs.register_error("benchkit", lambda error: (_in_ascii(error), error.end))  # type: ignore[attr-defined]
+    codecs.register(lambda name: _strict_ascii() if name == "benchkit_ascii" else None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="benchkit_ascii" if is_ascii else None, errors="benchkit")
+
+
+def _strict_ascii() -> codecs.CodecInfo:
+    """ASCII under another name: click takes the usual one for a mistake, and writes UTF-8 in its place."""
+    ascii_ = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        ascii_.encode,
+        ascii_.decode,
+        incrementalencoder=ascii_.incrementalencoder,
+        incrementaldecoder=ascii_.incrementaldecoder,
+        name="benchkit_ascii",
+    )
+
+
+def _in_ascii(error: UnicodeError) -> str:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return "".join(each if each.isascii() else "?" for each in text)
 
 
 def _stop(line: str, code: int) -> None:

@@ -135,14 +135,14 @@ def heads(context: click.Context, head_files: tuple[Path, ...], encoder: str, ta
         return
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
-    from benchkit.inspect.heads import Setting, check_names, render_list
+    from benchkit.inspect.heads import Setup, check_names, render_list
 
     plugins = load_plugins(head_files)
     names = tuple(sorted(plugins.heads))
     check_names(names, plugins)
-    request = Request(heads=names, tasks=split_names(tasks or ""), encoder=encoder)
-    setting = Setting.open(request, plugins)
-    click.echo(render_list([setting.listed(name) for name in names], setting))
+    request = Request(heads=names, tasks=split_names(tasks or ""), encoder=encoder, device="cpu")
+    setup = Setup.open(request, plugins)
+    click.echo(render_list([setup.listed(name) for name in names], setup))
 
 
 @heads.command(short_help="Show a head's layers, parameters and settings, or draw it.")
@@ -165,7 +165,7 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     from benchkit.core.errors import UserError
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
-    from benchkit.inspect.heads import Setting, as_mermaid, render_head, write_svg
+    from benchkit.inspect.heads import Setup, as_mermaid, as_svg, render_head
 
     if head and head.endswith(".py"):
         head_files = (*head_files, Path(head))
@@ -175,11 +175,14 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     if svg and len(names) > 1:
         raise UserError(f"--svg draws one head; name one of {', '.join(names)}")
     tasks = split_names(options["tasks"] or "")
-    request = Request(heads=names, tasks=tasks, encoder=options["encoder"], settings=settings)
-    setting = Setting.open(request, plugins)
-    shown = [setting.shown(name) for name in names]
+    request = Request(heads=names, tasks=tasks, encoder=options["encoder"], settings=settings, device="cpu")
+    setup = Setup.open(request, plugins)
+    shown = [setup.shown(name) for name in names]
     if svg:
-        write_svg(shown[0], svg)
+        try:
+            svg.write_text(as_svg(shown[0]), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {svg}: {error.strerror}") from error
     drawn = [as_mermaid(each) if mermaid else render_head(each) for each in shown]
     click.echo("\n\n".join(drawn))
 

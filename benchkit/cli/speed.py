@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from benchkit.inspect.heads import Setup
     from benchkit.speed.request import Result
-    from benchkit.speed.setup import Ground
 
 
 @click.command(short_help="Time heads on an encoder: throughput, latency, memory, FLOPs.")
@@ -57,10 +57,10 @@ def speed(**options: Any) -> None:
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
     from benchkit.experiment.estimate import clock
+    from benchkit.inspect.heads import Setup
     from benchkit.speed.measure import estimate, measure
     from benchkit.speed.request import Limits, grid
     from benchkit.speed.results import render, write
-    from benchkit.speed.setup import Ground
 
     request = Request(
         heads=split_names(options["heads"] or ""),
@@ -73,22 +73,22 @@ def speed(**options: Any) -> None:
         threads=options["threads"],
     )
     _use_threads(options["threads"])
-    ground = Ground.open(request, load_plugins(request.head_files))
+    setup = Setup.open(request, load_plugins(request.head_files))
     points = grid(
         split_names(options["modes"]),
         split_names(options["batch_sizes"]),
         split_names(options["seq_lens"]),
         split_names(options["precision"]),
-        ground.device,
+        setup.device,
         compiled=options["compiled"],
         graph=options["graph"],
-        longest=ground.encoder.config.max_position_embeddings,
+        longest=setup.encoder.config.max_position_embeddings,
     )
     limits = Limits(options["warmup"], options["min_iterations"], options["min_time"], options["repeats"])
-    click.echo(_headline(ground, len(points), clock(estimate(ground, points, limits))), err=True)
-    result = measure(ground, points, limits, lambda line: click.echo(line, err=True))
-    files = write(result, ground, limits, options["out"])
-    click.echo(render(result, [shape.name for shape in ground.shapes]))
+    click.echo(_headline(setup, len(points), clock(estimate(setup, points, limits))), err=True)
+    result = measure(setup, points, limits, lambda line: click.echo(line, err=True))
+    files = write(result, setup, limits, options["out"])
+    click.echo(render(result, [shape.name for shape in setup.shapes]))
     click.echo("\n" + "\n".join(str(path) for path in files))
     _exit(result)
 
@@ -99,8 +99,8 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _headline(ground: Ground, points: int, left: str) -> str:
-    plan, encoder = ground.plan, ground.encoder
+def _headline(setup: Setup, points: int, left: str) -> str:
+    plan, encoder = setup.plan, setup.encoder
     heads, several = len(plan.heads), "s" * (points != 1)
     return (
         f"{heads} head{'s' * (heads != 1)} on {encoder.name} ({encoder.parameters / 1e6:.1f} M parameters, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled
 from benchkit.core.settings import apply
-from benchkit.core.source import code_hash
+from benchkit.core.source import FILE_MARK, code_hash, files_beside
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,7 +128,10 @@ class HeadSpec:
         return self.cls(config, hidden, tuple(tasks))
 
     def source(self) -> str:
-        """Hash of what the head's source computes: its module, or all modules of the package it lives in."""
+        """Hash of what the head's source computes: its module, or all modules of the package it lives in.
+
+        Of a head file: the file, and the modules beside it that it imports.
+        """
         return code_hash(self.files())
 
     def files(self) -> dict[str, Path]:
@@ -145,6 +149,8 @@ class HeadSpec:
                 f"head {self.name!r}: {self.cls.__module__} has no source file, so its results could not be keyed"
             )
         path = Path(file)
+        if hasattr(sys.modules.get(self.cls.__module__), FILE_MARK):
+            return files_beside(path)
         depth = self.cls.__module__.count(".") + (path.name == "__init__.py") - 1
         root = path.parents[depth] if depth >= 0 else path.parent
         files = sorted(root.rglob("*.py")) if depth >= 0 else [path]

@@ -22,6 +22,7 @@ import pluggy
 from benchkit.core import hookspecs
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.protocol import phase_names
+from benchkit.core.source import FILE_MARK, files_beside, modules_beside
 
 if TYPE_CHECKING:
     from benchkit.core.head import HeadSpec
@@ -156,7 +157,10 @@ def _wanted(installed: list[str]) -> set[str]:
 
 
 def _load_file(path: Path) -> Any:
-    """The module in a file; it is entered in `sys.modules`, where dataclasses and `inspect` look for it."""
+    """The module in a file; it is entered in `sys.modules`, where dataclasses and `inspect` look for it.
+
+    It may import modules beside it: while it is loaded, its folder is the last one on `sys.path`.
+    """
     if not path.is_file():
         raise UserError(f"no head file at {path}")
     name = f"benchkit_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
@@ -165,8 +169,27 @@ def _load_file(path: Path) -> Any:
         raise UserError(f"head file {path} is not a Python file: its name must end in .py")
     module = module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    folder = path.resolve().parent
+    sys.path.append(str(folder))
+    try:
+        for beside in modules_beside(path, folder):
+            _check_beside(path, beside, folder)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    files = set(files_beside(path.resolve()).values())
+    for each in [*sys.modules.values()]:
+        if Path(getattr(each, "__file__", None) or "") in files:
+            setattr(each, FILE_MARK, True)
     return module
+
+
+def _check_beside(path: Path, name: str, folder: Path) -> None:
+    """Raises: UserError: Python would import another module of that name than the one in the folder."""
+    spec = find_spec(name)
+    origin = spec.origin if spec else None
+    if origin is None or folder not in Path(origin).resolve().parents:
+        raise UserError(f"{path} imports {name}, which is beside it, but Python finds {origin} first: rename it")
 
 
 def _register(found: Plugins, name: str, distribution: str, module: str, load: Callable[[], Any], strict: bool) -> str:
@@ -248,6 +271,11 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None
         hook = (options.get("specname") or name) if options is not None else name
         if options is not None and hook not in known:
             raise UserError(f"plugin {owner}: {unknown('hook', hook, known)}")
+        if options is None and name in known and callable(getattr(plugin, name)):
+            raise UserError(
+                f"plugin {owner}: {name} is there without @hookimpl: write @hookimpl above it (from benchkit import "
+                "hookimpl)"
+            )
 
 
 def _hooks(manager: pluggy.PluginManager, plugin: Any) -> tuple[str, ...]:
@@ -297,6 +325,16 @@ def _distribution(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
 
 
+# Modules that version 0.1 had elsewhere, and the package that has them now.
+_MOVED = {
+    **dict.fromkeys(("benchkit.blocks", "benchkit.losses", "benchkit.metrics", "benchkit.branch"), "benchkit.nn"),
+    **dict.fromkeys(("benchkit.head", "benchkit.features", "benchkit.task"), "benchkit.core"),
+    **dict.fromkeys(("benchkit.errors", "benchkit.hookspecs"), "benchkit.core"),
+}
+
+
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name in _MOVED:
+        text += f"; it is now {_MOVED[error.name]}.{error.name.rpartition('.')[2]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -38,6 +38,9 @@ TRAINING = (
 )
 """The modules that compute a cell's numbers, relative to the package."""
 
+FILE_MARK = "__benchkit_file__"
+"""Attribute of modules that come from a head file, or from beside one."""
+
 _SHORT = 12
 # Calls of these names with a text only tell somebody something.
 _TELLING = frozenset({"log", "_log", "warn", "warning", "say"})
@@ -71,6 +74,31 @@ def file_hash(path: Path) -> str:
 @functools.cache
 def _file_hash(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256("\n".join(_lines(ast.parse(path.read_bytes()))).encode()).hexdigest()
+
+
+def files_beside(path: Path) -> dict[str, Path]:
+    """A file and those of the modules beside it that it imports, by name, and that these import in turn."""
+    found, waiting = {path.name: path}, [path]
+    while waiting:
+        for name in modules_beside(waiting.pop(), path.parent):
+            module = path.parent / name
+            files = sorted(module.rglob("*.py")) if module.is_dir() else [module.with_suffix(".py")]
+            new = {each.relative_to(path.parent).as_posix(): each for each in files}
+            waiting += [each for other, each in new.items() if other not in found]
+            found |= new
+    return found
+
+
+def modules_beside(path: Path, folder: Path) -> list[str]:
+    """The modules in a folder that a file imports, by the first part of their names, sorted."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    places = {name: (folder / f"{name}.py", folder / name / "__init__.py") for name in names - {"benchkit"}}
+    return sorted(name for name, files in places.items() if any(each.is_file() for each in files))
 
 
 def numeric_versions() -> dict[str, Any]:

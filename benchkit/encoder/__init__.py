@@ -2,7 +2,7 @@
 
 from benchkit.encoder.bert import BertConfig, MiniBert
 from benchkit.encoder.checkpoint import load_encoder, random_encoder, save_encoder
-from benchkit.encoder.encoder import EncodedChunk, Encoder, EncoderSpec, encoder_macs, resolve_precision
+from benchkit.encoder.encoder import EncodedChunk, Encoder, EncoderSpec, resolve_precision
 from benchkit.encoder.tokenizer import Tokenized
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "EncoderSpec",
     "MiniBert",
     "Tokenized",
-    "encoder_macs",
     "load_encoder",
     "random_encoder",
     "resolve_precision",

@@ -8,7 +8,7 @@ called. Fused LSTMs, which torch's own counter takes for nothing, are counted; w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from benchkit.core.features import Pooled
+    from benchkit.encoder.bert import BertConfig
 
 
 class MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,6 +104,33 @@ def head_macs(head: nn.Module, features: Pooled, task: str, trunk: str = "") -> 
             for handle in handles:
                 handle.remove()
     return Macs(counter.macs, sum(inside), tuple(sorted(counter.unknown)))
+
+
+def encoder_macs(
+    config: BertConfig,
+    lengths: Sequence[int],
+    *,
+    top: int | None = None,
+    first_only: bool = False,
+    pooler: bool = False,
+) -> int:
+    """MACs of one forward of an encoder over sentences of these lengths, in word pieces; nothing for padding.
+
+    Args:
+        top: the highest layer that is computed; default: all of them.
+        first_only: the highest layer computes `[CLS]` alone, as it does where nothing else of it is read.
+        pooler: `[CLS]` goes through the pooler.
+    """
+    hidden = config.hidden_size
+    layers = config.num_hidden_layers if top is None else top
+    rows, tokens, pairs = len(lengths), sum(lengths), sum(length * length for length in lengths)
+    dense = 4 * hidden * hidden + 2 * hidden * config.intermediate_size  # query, key, value, output, up, down
+    whole = layers - 1 if first_only and layers else layers
+    total = whole * (tokens * dense + 2 * pairs * hidden)
+    if whole < layers:  # all keys and values, but one query, output and feed-forward a sentence
+        keys = 2 * hidden * hidden
+        total += tokens * keys + rows * (dense - keys) + 2 * tokens * hidden
+    return total + (rows * hidden * hidden if pooler else 0)
 
 
 def _matrix(args: Any, result: Any, first: int = 0) -> int:

@@ -7,36 +7,40 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import torch
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
-from benchkit.core.head import Choice, HeadSpec, Range, parameter_counts
+from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
-from benchkit.core.protocol import Protocol
-from benchkit.core.task import TaskShape
-from benchkit.encoder import Encoder, encoder_macs
-from benchkit.experiment.cell import loss_name
+from benchkit.core.task import TaskShape, TaskSpec
+from benchkit.encoder import Encoder
+from benchkit.experiment.cell import loss_names
 from benchkit.experiment.config import Plan, Request, resolve
-from benchkit.experiment.workspace import Workspace, build_head, feature_settings
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import Workspace
 from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, mermaid, svg
+from benchkit.inspect.flops import encoder_macs
 from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
-from benchkit.store.features import FeatureSettings
 from benchkit.store.files import cache_root
 
-WIDTH = 100
+
+def terminal_width() -> int:
+    """Columns of the terminal; 100 where there is none."""
+    return max(60, get_terminal_size((100, 24)).columns)
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A table with a rule below its header; the last column is wrapped to what `WIDTH` leaves for it.
+    """A table with a rule below its header; the last column is wrapped to what the terminal leaves for it.
 
     Args:
         right: names of the columns that are aligned right.
     """
     widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
-    room = max(20, WIDTH - sum(widths) - 2 * len(widths))
+    room = max(20, terminal_width() - sum(widths) - 2 * len(widths))
     lines = []
     for *cells, last in (header, *rows):
         fitted = [
@@ -50,8 +54,10 @@ def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequ
 
 
 def paragraph(text: str, indent: str = "  ") -> str:
-    """Wrapped to `WIDTH`, with a hanging indent; long words, such as paths, are left whole."""
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    """Wrapped to the terminal, with a hanging indent; long words, such as paths, are left whole."""
+    return textwrap.fill(
+        text, terminal_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def as_data(found: Plugins) -> list[dict[str, Any]]:
@@ -106,15 +112,6 @@ def _left_out(found: Plugins) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """The loss of one task, and whether it is the head that asks for it."""
-
-    task: str
-    name: str
-    asked: bool
-
-
-@dataclass(frozen=True)
 class Listed:
     """A head in the list; `parameters` is None where it cannot be built, `error` says why."""
 
@@ -126,50 +123,77 @@ class Listed:
 
 @dataclass(frozen=True)
 class Shown:
-    """Everything about one head.
+    """Everything about one head; `plugin` is where it comes from."""
 
-    Attributes:
-        plugin: where it comes from.
-        about: the encoder's size, and how its states become features.
-    """
-
-    spec: HeadSpec
-    config: Any
+    assembly: Assembly
     plugin: Plugin
-    encoder: Encoder
-    about: str
-    losses: tuple[Loss, ...]
     structure: Structure
+
+    @property
+    def spec(self) -> HeadSpec:
+        return self.assembly.spec
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.assembly.encoder
+
+    @property
+    def about(self) -> str:
+        """The encoder's size, and how its states become features."""
+        protocol, encoder = self.assembly.protocol, self.encoder
+        size = f"{encoder.config.num_hidden_layers} layers of {encoder.hidden}"
+        if self.assembly.features.apart:
+            return f"{size} · {protocol.pooling} pooling of each"
+        where = "" if protocol.layers == (-1,) else f" of {', '.join(map(str, protocol.layers))} side by side"
+        return f"{size} · {protocol.pooling} pooling{where}"
+
+    def losses(self) -> str:
+        """The loss of each task, and whether it is the head that asks for it."""
+        spec, config, tasks = self.spec, self.assembly.config, self.assembly.tasks
+        names = loss_names(spec, config, tasks, self.assembly.protocol)
+        asked = {shape.name for shape in self.assembly.shapes if spec.loss and spec.loss(config, shape)}
+        return "; ".join(f"{names[task.name]} for {task.name}{' (asked for)' * (task.name in asked)}" for task in tasks)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """An encoder and tasks that heads are looked at on."""
+class Setup:
+    """A request of `benchkit run`, resolved and loaded as far as heads can be looked at and timed without data."""
 
     plan: Plan
     plugins: Plugins
-    workspace: Workspace
     encoder: Encoder
-    shapes: tuple[TaskShape, ...]
+    tasks: tuple[TaskSpec, ...]
 
     @staticmethod
-    def open(request: Request, plugins: Plugins) -> Setting:
+    def open(request: Request, plugins: Plugins) -> Setup:
         """Raises: UserError: as `resolve` does, or the encoder cannot be used."""
         plan = resolve(request, plugins)
         workspace = Workspace(plugins, cache_root(), lambda line: None)
-        joint = plan.protocol.pair_input == "joint"
-        shapes = tuple(task.shape(joint=joint) for task in workspace.tasks(plan.protocol))
-        return Setting(plan, plugins, workspace, workspace.encoder(plan.encoder), shapes)
+        encoder = workspace.encoder(plan.encoder).to(plan.execution.device).eval()
+        return Setup(plan, plugins, encoder, tuple(workspace.tasks(plan.protocol)))
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.plan.execution.device)
+
+    @property
+    def shapes(self) -> tuple[TaskShape, ...]:
+        return self.plan.protocol.shapes(self.tasks)
+
+    def assembly(self, head: str, precision: str = "fp32") -> Assembly:
+        """Raises: UserError: the head or the protocol reads what the encoder does not have."""
+        spec, config = self.plugins.head(head), self.plan.configs[head]
+        return Assembly.of(spec, config, self.plan.protocol, self.tasks, self.encoder, precision, self.device)
 
     def listed(self, name: str) -> Listed:
         """How many parameters a head has here; a head that cannot be built takes no other down."""
         spec, owner = self.plugins.head(name), self.plugins.owners["head", name]
         try:
             with torch.device("meta"):
-                head = build_head(spec, self.plan.configs[name], self.encoder, self._settings(spec), self.shapes)
+                head = self.assembly(name).build()
         except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
             return Listed(spec, owner, None, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return Listed(spec, owner, parameter_counts(head, spec.trunk)["head"])
+        return Listed(spec, owner, count(head))
 
     def shown(self, name: str) -> Shown:
         """A head, looked through.
@@ -177,21 +201,16 @@ class Setting:
         Raises:
             UserError: it cannot be built, does not run, or reads what the encoder does not have.
         """
-        spec, config = self.plugins.head(name), self.plan.configs[name]
-        settings = self._settings(spec)
-        self.encoder.check(settings.pooling, settings.layers)
-        width = self.encoder.hidden * (1 if settings.apart else len(settings.layers))
-        tasks, protocol = self.workspace.tasks(self.plan.protocol), self.plan.protocol
-        losses = tuple(
-            Loss(task.name, loss_name(spec, config, task, protocol), bool(spec.loss and spec.loss(config, shape)))
-            for task, shape in zip(tasks, self.shapes, strict=True)
-        )
-        found = structure(spec, config, width, self.shapes, len(settings.layers))
+        assembly = self.assembly(name)
         plugin = next(each for each in self.plugins.plugins if name in each.heads)
-        return Shown(spec, config, plugin, self.encoder, _about(self.encoder, spec, protocol), losses, found)
+        layers = len(assembly.features.layers)
+        found = structure(assembly.spec, assembly.config, width_of(assembly), assembly.shapes, layers)
+        return Shown(assembly, plugin, found)
 
-    def _settings(self, spec: HeadSpec) -> FeatureSettings:
-        return feature_settings(self.plan.protocol, spec, self.encoder, "fp32", torch.device("cpu"))
+
+def width_of(assembly: Assembly) -> int:
+    """Of a feature vector: layers stand side by side where the head does not read them apart."""
+    return assembly.encoder.hidden * (1 if assembly.features.apart else len(assembly.features.layers))
 
 
 def check_names(names: Sequence[str], plugins: Plugins) -> None:
@@ -202,14 +221,6 @@ def check_names(names: Sequence[str], plugins: Plugins) -> None:
         plugins.head(name)
 
 
-def _about(encoder: Encoder, spec: HeadSpec, protocol: Protocol) -> str:
-    size = f"{encoder.config.num_hidden_layers} layers of {encoder.hidden}"
-    if issubclass(spec.reads, Layers):
-        return f"{size} · {protocol.pooling} pooling of each"
-    where = "" if protocol.layers == (-1,) else f" of {', '.join(map(str, protocol.layers))} side by side"
-    return f"{size} · {protocol.pooling} pooling{where}"
-
-
 def as_mermaid(shown: Shown) -> str:
     return mermaid(_figure(shown))
 
@@ -218,35 +229,27 @@ def as_svg(shown: Shown) -> str:
     return svg(_figure(shown))
 
 
-def write_svg(shown: Shown, path: Path) -> None:
-    """Raises: UserError: the file cannot be written."""
-    try:
-        path.write_text(as_svg(shown), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
 def _figure(shown: Shown) -> Figure:
     return figure(shown.structure, f"encoder {shown.encoder.name}", shown.about)
 
 
-def render_list(found: Sequence[Listed], setting: Setting) -> str:
+def render_list(found: Sequence[Listed], setup: Setup) -> str:
     """A line a head, then what is wrong with some."""
     rows = [
         (each.spec.name, _reads(each.spec.reads), _number(each.parameters), each.owner, each.spec.summary)
         for each in found
     ]
-    tasks = ", ".join(shape.name for shape in setting.shapes)
-    where = f"Parameters on encoder {setting.encoder.name} (hidden {setting.encoder.hidden}) for the tasks {tasks}."
+    tasks = ", ".join(shape.name for shape in setup.shapes)
+    where = f"Parameters on encoder {setup.encoder.name} (hidden {setup.encoder.hidden}) for the tasks {tasks}."
     notes = [f"{each.spec.name} ({each.owner}) cannot be built: {each.error}" for each in found if each.error]
-    notes += [f"plugin {each.name} is broken: {each.error}" for each in setting.plugins.broken]
+    notes += [f"plugin {each.name} is broken: {each.error}" for each in setup.plugins.broken]
     table = columns(("head", "reads", "parameters", "plugin", "summary"), rows, right=("parameters",))
     return "\n\n".join([table, "\n".join(paragraph(line) for line in (where, *notes))])
 
 
 def render_head(shown: Shown) -> str:
-    parts = (_facts(shown), _layers(shown), _parameters(shown), _work(shown), _config(shown.spec, shown.config))
-    return "\n\n".join(parts)
+    config = _config(shown.spec, shown.assembly.config)
+    return "\n\n".join((_facts(shown), _layers(shown), _parameters(shown), _work(shown), config))
 
 
 def _facts(shown: Shown) -> str:
@@ -259,7 +262,7 @@ def _facts(shown: Shown) -> str:
         "reads": f"{_reads(spec.reads)}; hidden is {found.width}"
         + (f", segment is 2 for the pairs of {pairs}" if pairs else ""),
         "symmetric": "yes: a pair's sentences may change places" if spec.symmetric else "not declared",
-        "loss": "; ".join(f"{each.name} for {each.task}{' (asked for)' * each.asked}" for each in shown.losses),
+        "loss": shown.losses(),
     }
     lines = [paragraph(f"{name:<11}{text}", " " * 11) for name, text in facts.items()]
     return "\n".join([paragraph(f"{spec.name}: {spec.summary}"), "", *lines])

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchkit.experiment.environment import peak_memory
-
-_BYTES = {"kB": 1024}
+from benchkit.experiment.environment import PeakMemory
 
 
 def multiply_rate(device: torch.device, precision: str, seconds: float) -> float:
@@ -63,34 +61,16 @@ class Memory:
 
 
 def watch_memory(device: torch.device, work: Callable[[], Any]) -> Memory:
-    reset = _reset_peak()
+    resettable = os.access("/proc/self/clear_refs", os.W_OK) and "VmHWM:" in Path("/proc/self/status").read_text()
+    process = PeakMemory(torch.device("cpu"))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     work()
     synchronize(device)
-    process = (_high_water() if reset else None) or peak_memory(torch.device("cpu"))
     if device.type != "cuda":
-        return Memory(None, None, process, not reset)
+        return Memory(None, None, process.read(), not resettable)
     allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    return Memory(allocated, reserved, process, not reset)
-
-
-def _reset_peak() -> bool:
-    """Linux keeps the peak since it was last told to forget it (man 5 proc, clear_refs)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return _high_water() is not None
-
-
-def _high_water() -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    found = (line.split() for line in lines if line.startswith("VmHWM:"))
-    return next((int(value) * _BYTES[unit] for _, value, unit in found), None)
+    return Memory(allocated, reserved, process.read(), not resettable)
 
 
 class Others:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from benchkit.inspect.heads import Setup
 from benchkit.speed.machine import Driver, Others, multiply_rate, synchronize, watch_memory
-from benchkit.speed.request import Latency, Limits, Point, Result, Row, ratio, repeatable
-from benchkit.speed.setup import Ground, Stage, count_work
+from benchkit.speed.request import BenchmarkPoint, Latency, Limits, Result, Row, ratio, repeatable
+from benchkit.speed.setup import PreparedBenchmark, count_work
 from benchkit.speed.timing import Clock, Run, Timed, clock_of, describe_error, take_turns
 
 Say = Callable[[str], None]
@@ -22,31 +23,31 @@ _LOOK = 5  # steps that are run for memory and for the head's share
 _ENERGY = 2.0  # seconds for which energy is watched: drivers count in steps of up to a tenth
 
 
-def measure(ground: Ground, points: Sequence[Point], limits: Limits, say: Say = lambda line: None) -> Result:
+def measure(setup: Setup, points: Sequence[BenchmarkPoint], limits: Limits, say: Say = lambda line: None) -> Result:
     """Time every head at every point. A head that fails has a row with its error; the others go on."""
-    others, driver = Others(), Driver(ground.device)
+    others, driver = Others(), Driver(setup.device)
     peaks: dict[str, float] = {
-        each: multiply_rate(ground.device, each, min(0.5, limits.seconds))
+        each: multiply_rate(setup.device, each, min(0.5, limits.seconds))
         for each in dict.fromkeys(point.precision for point in points)
     }
     rows: list[Row] = []
-    family = _ratios(ground, points)
+    family = _ratios(setup, points)
     for number, point in enumerate(points, start=1):
         began = time.monotonic()
-        rows += _point(ground, point, limits, peaks[point.precision], driver, family)
+        rows += _point(setup, point, limits, peaks[point.precision], driver, family)
         say(f"{number} of {len(points)}: {point}: {time.monotonic() - began:.0f} s")
     cores = others.cores()
-    return Result(tuple(rows), peaks, cores, tuple(_notes(ground, rows, cores, driver)))
+    return Result(tuple(rows), peaks, cores, tuple(_notes(setup, rows, cores, driver)))
 
 
-def estimate(ground: Ground, points: Sequence[Point], limits: Limits) -> float:
+def estimate(setup: Setup, points: Sequence[BenchmarkPoint], limits: Limits) -> float:
     """Seconds that `measure` will take at least, from one step of the first head at every point."""
-    total, clock = 0.0, clock_of(ground.device)
+    total, clock = 0.0, clock_of(setup.device)
     for point in points:
         try:
-            stage = Stage.of(ground, point)
-            names = stage.names()
-            run = stage.make(names[0])
+            prepared = PreparedBenchmark.of(setup, point)
+            names = prepared.names()
+            run = prepared.make(names[0])
             step = min(sum(_parts(run, clock).values()) for _ in range(2))
         except Exception:  # noqa: BLE001 - what fails here fails again, and has a row then
             continue
@@ -55,27 +56,27 @@ def estimate(ground: Ground, points: Sequence[Point], limits: Limits) -> float:
     return total
 
 
-def _ratios(ground: Ground, points: Sequence[Point]) -> int:
+def _ratios(setup: Setup, points: Sequence[BenchmarkPoint]) -> int:
     """How many ratios the tables will show."""
-    kinds = len({ground.settings(head, "fp32").reads for head in ground.plan.heads})
-    heads = len(ground.plan.heads)
+    kinds = len({setup.assembly(head).features.reads for head in setup.plan.heads})
+    heads = len(setup.plan.heads)
     return max(1, sum((kinds if point.mode == "encode" else heads) - 1 for point in points))
 
 
-def _point(ground: Ground, point: Point, limits: Limits, peak: float, driver: Driver, family: int) -> list[Row]:
+def _point(setup: Setup, point: BenchmarkPoint, limits: Limits, peak: float, driver: Driver, family: int) -> list[Row]:
     try:
-        stage = Stage.of(ground, point)
-        names = stage.names()
+        prepared = PreparedBenchmark.of(setup, point)
+        names = prepared.names()
     except Exception as error:  # noqa: BLE001 - the encoder alone may be too large
-        return [Row(head, point, error=describe_error(error)) for head in ground.plan.heads]
-    clock = clock_of(ground.device)
-    timed = take_turns({name: lambda name=name: stage.make(name) for name in names}, limits, clock)  # type: ignore[misc]
+        return [Row(head, point, error=describe_error(error)) for head in setup.plan.heads]
+    clock = clock_of(setup.device)
+    timed = take_turns({name: lambda name=name: prepared.make(name) for name in names}, limits, clock)  # type: ignore[misc]
     first = next((name for name in names if not timed[name].error), "")
     rows = []
     for name in names:
         row = Row(name, point, error=timed[name].error)
         if not row.error:
-            row = _look(stage, replace(row, latency=_latency(timed[name])), peak, driver, clock)
+            row = _look(prepared, replace(row, latency=_latency(timed[name])), peak, driver, clock)
         if not row.error and name != first:
             row = replace(row, ratio=ratio(timed[first].cycles, timed[name].cycles, family))
         rows.append(row)
@@ -90,14 +91,14 @@ def _latency(timed: Timed) -> Latency:
     return Latency(step, p50, p90, p95, p99, stdev(steps) if len(steps) > 1 else 0.0, len(steps))
 
 
-def _look(stage: Stage, row: Row, peak: float, driver: Driver, clock: Clock) -> Row:
+def _look(prepared: PreparedBenchmark, row: Row, peak: float, driver: Driver, clock: Clock) -> Row:
     """What is not time: counts, memory, the head's share, energy; in steps of its own, which are not timed."""
     assert row.latency is not None
     try:
-        work, run = count_work(stage, row.name), stage.make(row.name)
+        work, run = count_work(prepared, row.name), prepared.make(row.name)
         parts: list[dict[str, float]] = []
-        memory = watch_memory(stage.ground.device, lambda: parts.extend(_parts(run, clock) for _ in range(_LOOK)))
-        joules = _joules(run, driver, stage)
+        memory = watch_memory(prepared.setup.device, lambda: parts.extend(_parts(run, clock) for _ in range(_LOOK)))
+        joules = _joules(run, driver, prepared)
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         return replace(row, latency=None, error=describe_error(error))
     share = sum(each.get("head", 0.0) for each in parts) / sum(sum(each.values()) for each in parts)
@@ -127,19 +128,19 @@ def _parts(run: Run, clock: Clock) -> dict[str, float]:
     return found
 
 
-def _joules(run: Run, driver: Driver, stage: Stage) -> float | None:
+def _joules(run: Run, driver: Driver, prepared: PreparedBenchmark) -> float | None:
     before, steps, begun = driver.joules(), 0, time.monotonic()
     if before is None:
         return None
     while time.monotonic() - begun < _ENERGY:
         run(lambda name: None)
-        synchronize(stage.ground.device)
+        synchronize(prepared.setup.device)
         steps += 1
     after = driver.joules()
     return None if after is None else (after - before) / steps
 
 
-def _notes(ground: Ground, rows: Sequence[Row], cores: float | None, driver: Driver) -> Any:
+def _notes(setup: Setup, rows: Sequence[Row], cores: float | None, driver: Driver) -> Any:
     processes = driver.other_processes()
     if processes:
         yield f"{processes} other processes computed on the GPU: its times are not its own"
@@ -148,5 +149,5 @@ def _notes(ground: Ground, rows: Sequence[Row], cores: float | None, driver: Dri
     unknown = sorted({name for row in rows if row.work for name in row.work.unknown})
     if unknown:
         yield f"not in the FLOPs, since no count is known: {', '.join(unknown)}"
-    if ground.device.type == "cuda" and driver.reason:
+    if setup.device.type == "cuda" and driver.reason:
         yield f"no energy: {driver.reason}"

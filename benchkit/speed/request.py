@@ -22,7 +22,7 @@ MIXED = "mixed"
 
 
 @dataclass(frozen=True)
-class Point:
+class BenchmarkPoint:
     """One thing to time for every head.
 
     Attributes:
@@ -70,7 +70,7 @@ def grid(
     compiled: bool = False,
     graph: bool = False,
     longest: int,
-) -> tuple[Point, ...]:
+) -> tuple[BenchmarkPoint, ...]:
     """All points, each once. Heads are trained on stored features in fp32, whatever the encoder computes in.
 
     Args:
@@ -88,7 +88,7 @@ def grid(
             _whole(text, "--seq-lens", 3, longest, f", or {MIXED}")
     resolved = [resolve_precision(name, device) for name in precisions]
     points = (
-        Point(mode, size, length, "fp32" if mode == "head" else precision, compiled, graph)
+        BenchmarkPoint(mode, size, length, "fp32" if mode == "head" else precision, compiled, graph)
         for mode, precision, length, size in itertools.product(
             sorted(wanted, key=MODES.index), resolved, lengths, sizes
         )
@@ -204,7 +204,7 @@ class Row:
     """
 
     name: str
-    point: Point
+    point: BenchmarkPoint
     work: Work | None = None
     latency: Latency | None = None
     memory: Memory | None = None

@@ -22,9 +22,8 @@ from benchkit.analysis.plots import COLOURS
 from benchkit.core.errors import UserError
 from benchkit.core.settings import plain
 from benchkit.experiment.environment import environment
-from benchkit.inspect.heads import columns, paragraph
+from benchkit.inspect.heads import Setup, columns, paragraph
 from benchkit.speed.request import MIXED, Interval, Limits, Result, Row
-from benchkit.speed.setup import Ground
 from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -192,23 +191,23 @@ def _where(row: Row, rows: Sequence[Row]) -> str:
 _TIMED = ("infer", "train", "head")
 
 
-def write(result: Result, ground: Ground, limits: Limits, folder: Path) -> list[Path]:
+def write(result: Result, setup: Setup, limits: Limits, folder: Path) -> list[Path]:
     """Write everything, and say where.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    found = environment(ground.plan.execution)
+    found = environment(setup.plan.execution)
     precisions = sorted({row.point.precision for row in result.rows})
     files: dict[str, bytes] = {}
     for precision in precisions:
         rows = [row for row in result.rows if row.point.precision == precision]
         files[f"{_stem(found, precision)}.csv"] = as_csv(rows).encode()
     stem = _stem(found, "-".join(precisions))
-    files[f"{stem}.json"] = json.dumps(as_json(result, ground, limits, found), indent=1).encode()
-    threads = ground.plan.execution.threads
-    on = f"{_device(found)}, {threads} thread{'s' * (threads != 1)}" if ground.device.type == "cpu" else _device(found)
-    picture = draw(result, title=f"{ground.encoder.name} on {on}")
+    files[f"{stem}.json"] = json.dumps(as_json(result, setup, limits, found), indent=1).encode()
+    threads = setup.plan.execution.threads
+    on = f"{_device(found)}, {threads} thread{'s' * (threads != 1)}" if setup.device.type == "cpu" else _device(found)
+    picture = draw(result, title=f"{setup.encoder.name} on {on}")
     if picture is not None:
         files[f"{stem}.png"] = picture
     try:
@@ -273,13 +272,13 @@ def _rounded(value: float | None) -> float | str:
     return "" if value is None else float(f"{value:.5g}")
 
 
-def as_json(result: Result, ground: Ground, limits: Limits, found: dict[str, Any]) -> dict[str, Any]:
+def as_json(result: Result, setup: Setup, limits: Limits, found: dict[str, Any]) -> dict[str, Any]:
     """Seconds, bytes, joules; what is not known is null."""
-    plan = ground.plan
+    plan = setup.plan
     return {
         "environment": found,
-        "encoder": {"name": ground.encoder.name, "parameters": ground.encoder.parameters},
-        "tasks": [shape.name for shape in ground.shapes],
+        "encoder": {"name": setup.encoder.name, "parameters": setup.encoder.parameters},
+        "tasks": [shape.name for shape in setup.shapes],
         "configs": {name: plain(config) for name, config in plan.configs.items()},
         "pooling": plan.protocol.pooling,
         "limits": dataclasses.asdict(limits),

@@ -13,19 +13,16 @@ from torch import Tensor, nn
 
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import count
-from benchkit.core.plugins import Plugins
-from benchkit.core.rng import generator, global_stream
-from benchkit.core.task import Loss, TaskShape, TaskSpec
-from benchkit.encoder import Encoder, Tokenized, encoder_macs
+from benchkit.core.rng import generator
+from benchkit.core.task import TaskShape
+from benchkit.encoder import Encoder, Tokenized
 from benchkit.encoder.packing import Batch, arrange, batch_of, room
-from benchkit.experiment.cell import loss_name
-from benchkit.experiment.config import Plan, Request, resolve
-from benchkit.experiment.workspace import Workspace, build_head, feature_settings
-from benchkit.inspect.flops import counting, head_macs
-from benchkit.speed.request import MIXED, Point, Work
+from benchkit.experiment.open_cell import Assembly
+from benchkit.inspect.flops import counting, encoder_macs, head_macs
+from benchkit.inspect.heads import Setup, width_of
+from benchkit.speed.request import MIXED, BenchmarkPoint, Work
 from benchkit.speed.timing import Captured, Mark, Run
 from benchkit.store.features import FeatureSettings, encode_table
-from benchkit.store.files import cache_root
 from benchkit.store.table import FeatureTable, ResidentTokens
 from benchkit.training.evaluation import forward
 from benchkit.training.optimizer import AdamW
@@ -66,7 +63,7 @@ class Inputs:
         return self.tokenized.lengths[self.rows[task]]
 
 
-def make_inputs(encoder: Encoder, shapes: Sequence[TaskShape], point: Point) -> Inputs:
+def make_inputs(encoder: Encoder, shapes: Sequence[TaskShape], point: BenchmarkPoint) -> Inputs:
     """Sentences of the point's lengths, of random words between `[CLS]` and `[SEP]`."""
     random = generator(0, "speed", str(point.batch), point.length)
     ends = [point.batch * sum(shape.segments for shape in shapes[:i]) for i in range(len(shapes) + 1)]
@@ -91,7 +88,7 @@ def make_labels(shape: TaskShape, count: int, random: torch.Generator) -> Tensor
     return shape.low + (shape.high - shape.low) * torch.rand(count, generator=random)
 
 
-def _lengths(point: Point, count: int, longest: int, random: torch.Generator) -> Tensor:
+def _lengths(point: BenchmarkPoint, count: int, longest: int, random: torch.Generator) -> Tensor:
     if point.length != MIXED:
         return torch.full((count,), int(point.length))
     drawn = _MEDIAN * (_SPREAD * torch.randn(count, generator=random)).exp()
@@ -111,59 +108,16 @@ def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int)
     return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """A request of `benchkit run`, resolved and loaded as far as speed needs it: there are no data."""
-
-    plan: Plan
-    plugins: Plugins
-    encoder: Encoder
-    tasks: tuple[TaskSpec, ...]
-    shapes: tuple[TaskShape, ...]
-
-    @staticmethod
-    def open(request: Request, plugins: Plugins) -> Ground:
-        """Raises: UserError: as `resolve` does, or a head or the encoder cannot be used."""
-        plan = resolve(request, plugins)
-        workspace = Workspace(plugins, cache_root(), lambda line: None)
-        tasks = tuple(workspace.tasks(plan.protocol))
-        shapes = tuple(task.shape(joint=plan.protocol.pair_input == "joint") for task in tasks)
-        encoder = workspace.encoder(plan.encoder).to(plan.execution.device).eval()
-        ground = Ground(plan, plugins, encoder, tasks, shapes)
-        for head in plan.heads:
-            settings = ground.settings(head, "fp32")
-            encoder.check(settings.pooling, settings.layers)
-        return ground
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.plan.execution.device)
-
-    def settings(self, head: str, precision: str) -> FeatureSettings:
-        """How the head's inputs are encoded."""
-        return feature_settings(self.plan.protocol, self.plugins.head(head), self.encoder, precision, self.device)
-
-    def head(self, name: str) -> nn.Module:
-        """The head with fresh weights, the same each time, on the CPU."""
-        spec, config = self.plugins.head(name), self.plan.configs[name]
-        with global_stream(0, "init"):
-            return build_head(spec, config, self.encoder, self.settings(name, "fp32"), self.shapes)
-
-    def losses(self, head: str) -> dict[str, Loss]:
-        spec, config = self.plugins.head(head), self.plan.configs[head]
-        return {task.name: task.losses[loss_name(spec, config, task, self.plan.protocol)] for task in self.tasks}
-
-
 # So small that a hundred thousand steps on one batch leave weights, and with them the time of a step, as they were.
 _RATE = 1e-9
 
 
 @dataclass
-class Stage:
+class PreparedBenchmark:
     """A point with everything that its heads share."""
 
-    ground: Ground
-    point: Point
+    setup: Setup
+    point: BenchmarkPoint
     inputs: Inputs
     encoder: Encoder
     tables: dict[FeatureSettings, FeatureTable] = field(default_factory=dict)
@@ -172,33 +126,36 @@ class Stage:
     batches: dict[str, Batch] = field(default_factory=dict)
 
     @staticmethod
-    def of(ground: Ground, point: Point) -> Stage:
-        inputs = make_inputs(ground.encoder, ground.shapes, point)
-        return Stage(ground, point, inputs, _encoder(ground.encoder, point))
+    def of(setup: Setup, point: BenchmarkPoint) -> PreparedBenchmark:
+        inputs = make_inputs(setup.encoder, setup.shapes, point)
+        return PreparedBenchmark(setup, point, inputs, _encoder(setup.encoder, point))
 
     def names(self) -> tuple[str, ...]:
         """What is compared: heads; for `encode` the kinds of features that they read."""
         if self.point.mode != "encode":
-            return self.ground.plan.heads
+            return self.setup.plan.heads
         return tuple(self._kinds())
 
     def make(self, name: str) -> Run:
         """The step of one of `names`, built anew."""
         if self.point.mode == "encode":
             return self._encode(self._kinds()[name])
-        head = self.compiled.get(name) or self.ground.head(name).to(self.ground.device)
+        head = self.compiled.get(name) or self.assembly(name).build().to(self.setup.device)
         if self.point.compiled and name not in self.compiled:
             head.compile()
             self.compiled[name] = head  # compiling it again for each repetition would take longer than all the rest
         run = {"infer": self._infer, "train": self._train, "head": self._head}[self.point.mode](name, head)
-        return Captured(run, self.ground.device, compiled=self.point.compiled) if self.point.graph else run
+        return Captured(run, self.setup.device, compiled=self.point.compiled) if self.point.graph else run
+
+    def assembly(self, head: str) -> Assembly:
+        return self.setup.assembly(head, self.point.precision)
 
     def settings(self, name: str) -> FeatureSettings:
         """How the inputs of one of `names` are encoded."""
-        return self._kinds()[name] if self.point.mode == "encode" else self.ground.settings(name, self.point.precision)
+        return self._kinds()[name] if self.point.mode == "encode" else self.assembly(name).features
 
     def _kinds(self) -> dict[str, FeatureSettings]:
-        found = (self.ground.settings(head, self.point.precision) for head in self.ground.plan.heads)
+        found = (self.setup.assembly(head, self.point.precision).features for head in self.setup.plan.heads)
         return {settings.reads: settings for settings in found}
 
     def _encode(self, settings: FeatureSettings) -> Run:
@@ -223,7 +180,7 @@ class Stage:
 
         @torch.inference_mode()
         def run(mark: Mark) -> None:
-            for shape in self.ground.shapes:
+            for shape in self.setup.shapes:
                 mark("encoder")
                 features = self._live(name, shape)
                 mark("head")
@@ -232,7 +189,7 @@ class Stage:
         return run
 
     def _live(self, name: str, shape: TaskShape) -> Pooled:
-        spec, settings = self.ground.plugins.head(name), self.settings(name)
+        spec, settings = self.setup.plugins.head(name), self.settings(name)
         rows = self.inputs.rows[shape.name]
         if self.point.graph:
             features = self.encoder.features_of(self._fixed(shape), spec.reads, settings.pooling, settings.layers)
@@ -245,22 +202,22 @@ class Stage:
             rows = self.inputs.rows[shape.name].flatten().numpy()
             size = room(self.inputs.tokenized.lengths.numpy()[rows], self.encoder.config.max_position_embeddings)
             fields = arrange(self.inputs.tokenized, rows[None], size)
-            there = {each: torch.from_numpy(value[0]).to(self.ground.device) for each, value in fields.items()}
+            there = {each: torch.from_numpy(value[0]).to(self.setup.device) for each, value in fields.items()}
             self.batches[shape.name] = batch_of(there, size)
         return self.batches[shape.name]
 
     def _train(self, name: str, head: nn.Module) -> Run:
         """As `train.loop` does in the second phase. Heads share the encoder and the optimiser's moments of it."""
-        losses, labels = self.ground.losses(name), self._labels()
+        losses, labels = self.assembly(name).losses(), self._labels()
         own = list(self.encoder.model.parameters())
         optimizer = AdamW([*own, *head.parameters()], weight_decay=0.01)
         optimizer.state.update(self.moments)
-        device, autocast = self.ground.device.type, self.point.precision == "bf16"
+        device, autocast = self.setup.device.type, self.point.precision == "bf16"
         self.encoder.train()
         head.train()
 
         def run(mark: Mark) -> None:
-            for shape in self.ground.shapes:
+            for shape in self.setup.shapes:
                 mark("encoder")
                 with torch.autocast(device, torch.bfloat16, enabled=autocast):
                     features = self._live(name, shape)
@@ -278,10 +235,10 @@ class Stage:
 
     def _head(self, name: str, head: nn.Module) -> Run:
         """As `train.loop` does in the first phase, from features in memory."""
-        losses, labels, table = self.ground.losses(name), self._labels(), self._table(self.settings(name))
+        losses, labels, table = self.assembly(name).losses(), self._labels(), self._table(self.settings(name))
         optimizer = AdamW(head.parameters(), weight_decay=0.01)
         head.train()
-        rows = {each: value.to(self.ground.device) for each, value in self.inputs.rows.items()}
+        rows = {each: value.to(self.setup.device) for each, value in self.inputs.rows.items()}
 
         def gather(task: str) -> Pooled:
             if self.point.graph:
@@ -289,7 +246,7 @@ class Stage:
             return table.gather(self.inputs.rows[task])
 
         def run(mark: Mark) -> None:
-            for shape in self.ground.shapes:
+            for shape in self.setup.shapes:
                 outputs = forward(head, gather(shape.name), shape, self.point.batch)
                 loss = losses[shape.name](outputs, labels[shape.name], shape)
                 optimizer.zero_grad()
@@ -299,11 +256,11 @@ class Stage:
         return run
 
     def _labels(self) -> Mapping[str, Tensor]:
-        return {name: each.to(self.ground.device) for name, each in self.inputs.labels.items()}
+        return {name: each.to(self.setup.device) for name, each in self.inputs.labels.items()}
 
     def _table(self, settings: FeatureSettings) -> FeatureTable:
         if settings not in self.tables:
-            table, device = encode_table(self.encoder, self.inputs.tokenized, settings), self.ground.device
+            table, device = encode_table(self.encoder, self.inputs.tokenized, settings), self.setup.device
             if isinstance(table.tokens, ResidentTokens):
                 tokens = ResidentTokens(
                     table.tokens.tokens.to(device), table.tokens.start.to(device), table.tokens.length
@@ -313,7 +270,7 @@ class Stage:
         return self.tables[settings]
 
 
-def _encoder(encoder: Encoder, point: Point) -> Encoder:
+def _encoder(encoder: Encoder, point: BenchmarkPoint) -> Encoder:
     """The encoder as the point needs it: a copy where it is trained, compiled, or computes in bf16 weights."""
     casts = point.precision == "bf16" and point.mode in ("infer", "encode")
     if not (casts or point.compiled or point.mode == "train"):
@@ -337,12 +294,12 @@ def _when_reached(features: Pooled, call: Any) -> None:
 _FEW = 2  # examples; one is too few for batch normalisation
 
 
-def count_work(stage: Stage, name: str) -> Work:
+def count_work(prepared: PreparedBenchmark, name: str) -> Work:
     """Raises: whatever the head raises."""
-    point, inputs, mode = stage.point, stage.inputs, stage.point.mode
-    encoder = _encoder_counts(stage, name) if mode != "head" else 0
-    forth, whole, unknown = _head(stage, name) if mode != "encode" else (0, 0, ())
-    head = count(stage.ground.head(name)) if mode != "encode" else 0
+    point, inputs, mode = prepared.point, prepared.inputs, prepared.point.mode
+    encoder = _encoder_counts(prepared, name) if mode != "head" else 0
+    forth, whole, unknown = _head(prepared, name) if mode != "encode" else (0, 0, ())
+    head = count(prepared.assembly(name).build()) if mode != "encode" else 0
     # The way back takes two products for each of the way there: gradients of what went in, and of the weights.
     macs = encoder * (3 if mode == "train" else 1) + (forth if mode == "infer" else whole)
     return Work(
@@ -350,42 +307,42 @@ def count_work(stage: Stage, name: str) -> Work:
         sentences=inputs.sentences,
         tokens=inputs.tokens,
         flops=2 * macs,
-        macs=(encoder + forth) / (point.batch * len(stage.ground.shapes)),
-        parameters=head + (stage.ground.encoder.parameters if mode != "head" else 0),
+        macs=(encoder + forth) / (point.batch * len(prepared.setup.shapes)),
+        parameters=head + (prepared.setup.encoder.parameters if mode != "head" else 0),
         unknown=unknown,
     )
 
 
-def _encoder_counts(stage: Stage, name: str) -> int:
-    settings, encoder = stage.settings(name), stage.ground.encoder
+def _encoder_counts(prepared: PreparedBenchmark, name: str) -> int:
+    settings, encoder = prepared.settings(name), prepared.setup.encoder
     layers = encoder.check(settings.pooling, settings.layers)
     pooler = settings.pooling == "pooler"
     first_only = settings.reads != "tokens" and (pooler or settings.pooling == "cls")
-    lengths = stage.inputs.tokenized.lengths.tolist()
+    lengths = prepared.inputs.tokenized.lengths.tolist()
     return encoder_macs(encoder.config, lengths, top=max(layers), first_only=first_only, pooler=pooler)
 
 
-def _head(stage: Stage, name: str) -> tuple[int, int, tuple[str, ...]]:
+def _head(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[str, ...]]:
     """Multiply-accumulates of a round, forth alone and forth and back, and what could not be counted.
 
     Where all sentences have one length, a few examples are counted and stand for all.
     """
-    ground, batch = stage.ground, stage.point.batch
-    spec, settings, head = ground.plugins.head(name), stage.settings(name), ground.head(name)
-    losses, random = ground.losses(name), generator(0, "speed", "counts")
+    setup, batch = prepared.setup, prepared.point.batch
+    assembly = prepared.assembly(name)
+    spec, layers, head = assembly.spec, len(assembly.features.layers), assembly.build()
+    losses, random = assembly.losses(), generator(0, "speed", "counts")
     forth = whole = 0
     unknown: set[str] = set()
-    for shape in ground.shapes:
-        few = batch if stage.point.length == MIXED and issubclass(spec.reads, Tokens) else min(batch, _FEW)
-        lengths = stage.inputs.lengths(shape.name)[:few]
-        width = ground.encoder.hidden * (1 if settings.apart else len(settings.layers))
-        features = make_features(spec.reads, lengths, width, len(settings.layers))
+    for shape in setup.shapes:
+        few = batch if prepared.point.length == MIXED and issubclass(spec.reads, Tokens) else min(batch, _FEW)
+        lengths = prepared.inputs.lengths(shape.name)[:few]
+        features = make_features(spec.reads, lengths, width_of(assembly), layers)
         macs = head_macs(head.eval(), features, shape.name)
         forth += macs.total * batch // few
         unknown.update(macs.unknown)
-        if stage.point.mode == "infer":
+        if prepared.point.mode == "infer":
             continue
-        if stage.point.mode == "train":
+        if prepared.point.mode == "train":
             _ask_for_gradients(features)
         head.train(batch > 1)
         with counting() as counter:

@@ -14,7 +14,7 @@ import torch
 
 from benchkit.core.errors import UserError
 from benchkit.speed.request import Limits
-from benchkit.training.cuda_graphs import Program, aside, pool
+from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 
 
 class Clock(Protocol):
@@ -194,7 +194,7 @@ class Captured:
         self.device, self.row = device, torch.zeros(1, dtype=torch.int32, device=device)
         # A compiled step is made in its first run, and is itself only from the second on.
         warmups = 1 + compiled
-        self.program = Program(step, 1, device, pool(device), warmups, self.refused.append)
+        self.program = GraphedStep(step, 1, device, graph_pool(device), warmups, self.refused.append)
         for _ in range(warmups + 1):
             self.run()
 
@@ -202,7 +202,7 @@ class Captured:
         self.run()
 
     def run(self) -> None:
-        with aside(self.device):
+        with side_stream(self.device):
             self.program.run(self.row)
         if self.refused:
             raise UserError(f"no CUDA graph can be made of it: {self.refused[0]}")

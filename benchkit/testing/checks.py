@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -39,7 +40,7 @@ def imports(spec: HeadSpec) -> None:
         file = None
     if file is None or spec.cls.__module__ == "__main__":
         raise Skipped("its class was not imported from a file")
-    found = _examine(spec.cls.__module__, file, tuple(sys.path))
+    found = _examine(spec.cls.__module__, file, (*sys.path, str(Path(file).parent)))
     if found:
         raise Failed(f"importing {spec.cls.__module__} {', '.join(found)}")
 

@@ -24,7 +24,7 @@ from benchkit.tuning.final import (
     write_protocol,
     write_protocols,
 )
-from benchkit.tuning.space import DEFAULT_GROUPS, build_space, empty, fit_size, parse_size, trains_head, width_fields
+from benchkit.tuning.space import DEFAULT_GROUPS, build_space, empty, fit_size, parse_size, width_fields
 from benchkit.tuning.storage import Storage, absolute, shown
 from benchkit.tuning.study import (
     COSTS,
@@ -220,7 +220,7 @@ class Tuning:
                 f"features ({settings.reads}): {report.encoded:,} texts encoded in {report.seconds:.1f} s, "
                 f"{report.reused:,} were stored; no trial encodes them again"
             )
-        slow = [phase for phase in plan.protocol.phases if not trains_head(plan.protocol, phase)]
+        slow = [phase for phase in plan.protocol.phases if plan.protocol.phase(phase).trains_encoder]
         lines += [f"phase {phase} trains the encoder in every trial: most of the time will go there" for phase in slow]
         return lines
 

@@ -17,22 +17,23 @@ import torch
 from benchkit.cli import main
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
-from benchkit.encoder import encoder_macs
 from benchkit.experiment.config import Request
+from benchkit.inspect.flops import encoder_macs
+from benchkit.inspect.heads import Setup
 from benchkit.speed.machine import Others, multiply_rate, watch_memory
 from benchkit.speed.measure import measure
-from benchkit.speed.request import Limits, Point, grid
-from benchkit.speed.setup import Ground, Stage, make_inputs
+from benchkit.speed.request import BenchmarkPoint, Limits, grid
+from benchkit.speed.setup import PreparedBenchmark, make_inputs
 
 QUICK = Limits(warmup=1, iterations=2, seconds=0.002, repeats=2)
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def ground() -> Ground:
+def setup() -> Setup:
     torch.set_num_threads(1)
     heads, tasks = ("baseline", "attention", "layer-mix"), ("sst", "sts")
-    return Ground.open(Request(heads=heads, tasks=tasks, encoder="demo", settings=("layers=-1",)), load_plugins())
+    return Setup.open(Request(heads=heads, tasks=tasks, encoder="demo", settings=("layers=-1",)), load_plugins())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -70,11 +71,11 @@ def test_points_are_named_once_and_heads_train_in_fp32() -> None:
     assert {point.precision for point in points if point.mode == "head"} == {"fp32"}
 
 
-def test_inputs_have_the_lengths_that_were_asked_for(ground: Ground) -> None:
-    even = make_inputs(ground.encoder, ground.shapes, Point("infer", 5, "9", "fp32"))
+def test_inputs_have_the_lengths_that_were_asked_for(setup: Setup) -> None:
+    even = make_inputs(setup.encoder, setup.shapes, BenchmarkPoint("infer", 5, "9", "fp32"))
     assert (even.examples, even.sentences, even.tokens) == (10, 15, 135)  # sst has one sentence, sts two
     assert sorted(row for rows in even.rows.values() for row in rows.flatten().tolist()) == list(range(15))
-    mixed = make_inputs(ground.encoder, ground.shapes, Point("infer", 200, "mixed", "fp32"))
+    mixed = make_inputs(setup.encoder, setup.shapes, BenchmarkPoint("infer", 200, "mixed", "fp32"))
     lengths = mixed.tokenized.lengths.float()
     assert 10 < lengths.median() < 16
     assert mixed.tokens == lengths.sum()
@@ -84,11 +85,11 @@ def test_inputs_have_the_lengths_that_were_asked_for(ground: Ground) -> None:
     ("mode", "precision"),
     [*((mode, "fp32") for mode in ("infer", "train", "head", "encode")), ("infer", "bf16"), ("train", "bf16")],
 )
-def test_every_mode_times_heads_of_every_kind(ground: Ground, mode: Any, precision: Any) -> None:
-    point = Point(mode, 2, "mixed" if precision == "fp32" else "6", precision)
-    result = measure(ground, [point], QUICK)
+def test_every_mode_times_heads_of_every_kind(setup: Setup, mode: Any, precision: Any) -> None:
+    point = BenchmarkPoint(mode, 2, "mixed" if precision == "fp32" else "6", precision)
+    result = measure(setup, [point], QUICK)
     assert [row.error for row in result.rows] == ["", "", ""]
-    names = ["pooled", "tokens", "layers"] if mode == "encode" else list(ground.plan.heads)
+    names = ["pooled", "tokens", "layers"] if mode == "encode" else list(setup.plan.heads)
     assert [row.name for row in result.rows] == names
     for row in result.rows:
         assert row.latency is not None
@@ -113,46 +114,47 @@ def test_encoding_is_no_step_that_could_be_captured() -> None:
 
 @pytest.mark.parametrize("mode", ["infer", "train", "head"])
 @pytest.mark.parametrize("length", ["6", "mixed"])
-def test_inputs_of_fixed_shape_are_the_same_inputs(ground: Ground, mode: Any, length: str) -> None:
+def test_inputs_of_fixed_shape_are_the_same_inputs(setup: Setup, mode: Any, length: str) -> None:
     """What a graph is captured of, here run as it is."""
-    plain, fixed = (Stage.of(ground, Point(mode, 3, length, "fp32", graph=graph)) for graph in (False, True))
-    for name in ground.plan.heads:
-        shape = ground.shapes[1]
+    points = [BenchmarkPoint(mode, 3, length, "fp32", graph=graph) for graph in (False, True)]
+    plain, fixed = (PreparedBenchmark.of(setup, point) for point in points)
+    for name in setup.plan.heads:
+        shape = setup.shapes[1]
         if mode != "head":
-            for stage in (fixed, plain):
-                stage.encoder.eval()
+            for prepared in (fixed, plain):
+                prepared.encoder.eval()
             found, expected = fixed._live(name, shape), plain._live(name, shape)
             torch.testing.assert_close(found.pooled, expected.pooled, atol=1e-5, rtol=1e-5)
-    row = measure(ground, [Point(mode, 3, length, "fp32", graph=True)], QUICK).rows[0]
+    row = measure(setup, [BenchmarkPoint(mode, 3, length, "fp32", graph=True)], QUICK).rows[0]
     assert row.error == ""
     assert row.head_share is None
 
 
-def test_flops_are_those_of_real_word_pieces(ground: Ground) -> None:
+def test_flops_are_those_of_real_word_pieces(setup: Setup) -> None:
     """Baseline on sst (one sentence) and sts (two), 2 examples each, 6 word pieces a sentence; hidden 128."""
     head = {"sst": 128 * 400 + 400 * 5, "sts": 2 * (128 * 400 + 400 * 13)}
     forth = 2 * sum(head.values())
     # Back: gradients of all weights; of what went in, for the trunk only if the encoder is trained.
     trunk = 2 * 3 * 128 * 400
-    encoder = encoder_macs(ground.encoder.config, [6] * 6)
+    encoder = encoder_macs(setup.encoder.config, [6] * 6)
     expected = {"infer": encoder + forth, "train": 3 * (encoder + forth), "head": 3 * forth - trunk}
     for mode, macs in expected.items():
-        (row, *_) = measure(ground, [Point(mode, 2, "6", "fp32")], QUICK).rows  # type: ignore[arg-type]
+        (row, *_) = measure(setup, [BenchmarkPoint(mode, 2, "6", "fp32")], QUICK).rows  # type: ignore[arg-type]
         assert row.work is not None
         assert row.work.flops == 2 * macs
         assert (row.work.examples, row.work.sentences, row.work.tokens) == (4, 6, 36)
-    (row, *_) = measure(ground, [Point("encode", 2, "6", "fp32")], QUICK).rows
+    (row, *_) = measure(setup, [BenchmarkPoint("encode", 2, "6", "fp32")], QUICK).rows
     assert row.work is not None
     assert row.work.flops == 2 * encoder
 
 
-def test_timing_leaves_the_encoder_as_it_was(ground: Ground) -> None:
-    before = ground.encoder.fingerprint
-    stage = Stage.of(ground, Point("train", 2, "4", "fp32"))
-    stage.make("baseline")(lambda name: None)
-    assert ground.encoder.fingerprint == before
-    assert not ground.encoder.model.training
-    assert stage.encoder.fingerprint != before
+def test_timing_leaves_the_encoder_as_it_was(setup: Setup) -> None:
+    before = setup.encoder.fingerprint
+    prepared = PreparedBenchmark.of(setup, BenchmarkPoint("train", 2, "4", "fp32"))
+    prepared.make("baseline")(lambda name: None)
+    assert setup.encoder.fingerprint == before
+    assert not setup.encoder.model.training
+    assert prepared.encoder.fingerprint != before
 
 
 def test_table_files_and_picture(
@@ -262,9 +264,9 @@ def test_a_gpu_is_timed_by_its_own_events(mode: Any, graph: bool) -> None:
     if graph and mode == "encode":
         pytest.skip("no step that could be captured")
     heads = ("baseline", "layer-mix", *(() if graph else ("token-rnn",)))
-    ground = Ground.open(Request(heads=heads, device="cuda"), load_plugins())
-    point = Point(mode, 4, "mixed", "bf16" if mode != "head" else "fp32", graph=graph)
-    for row in measure(ground, [point], QUICK).rows:
+    setup = Setup.open(Request(heads=heads, device="cuda"), load_plugins())
+    point = BenchmarkPoint(mode, 4, "mixed", "bf16" if mode != "head" else "fp32", graph=graph)
+    for row in measure(setup, [point], QUICK).rows:
         assert row.error == ""
         assert row.memory is not None
         assert row.memory.allocated

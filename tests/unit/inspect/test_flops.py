@@ -15,9 +15,9 @@ from benchkit.core.features import Layers, Pooled
 from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import load_plugins
 from benchkit.core.task import TaskShape
-from benchkit.encoder import BertConfig, Encoder, encoder_macs, random_encoder
+from benchkit.encoder import BertConfig, Encoder, random_encoder
 from benchkit.encoder.tokenizer import SPECIAL
-from benchkit.inspect.flops import counting, head_macs
+from benchkit.inspect.flops import counting, encoder_macs, head_macs
 from benchkit.inspect.structure import Probe, structure
 
 HEADS = load_plugins().heads
