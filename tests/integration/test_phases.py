@@ -12,11 +12,14 @@ import benchkit
 from benchkit import Record
 from benchkit.store.cells import CellStore
 
+SIZES = {"train": 96, "dev": 40, "test": 40}
 SMALL: dict[str, Any] = {
-    "pretrain.epochs": 1, "finetune.epochs": 2, "finetune.batch_size": 16, "finetune.learning_rate": 1e-3,
-    **{f"{task}.{split}_size": size for task in ("sst", "sts") for split, size in
-       (("train", 96), ("dev", 40), ("test", 40))},
-}  # fmt: skip
+    "pretrain.epochs": 1,
+    "finetune.epochs": 2,
+    "finetune.batch_size": 16,
+    "finetune.learning_rate": 1e-3,
+    **{f"{task}.{split}_size": size for task in ("sst", "sts") for split, size in SIZES.items()},
+}
 
 
 def run(out: Path, **settings: Any) -> Record:

@@ -175,8 +175,8 @@ def test_table_files_and_picture(
     assert run(monkeypatch, *arguments, "--out", str(tmp_path)) == 0
     shown = capsys.readouterr()
     assert "4 points: about" in shown.err
-    lines = [line for line in shown.out.splitlines() if str(tmp_path) not in line]
-    assert max(map(len, lines)) <= 112  # two repeats make for long numbers
+    shown_lines = [line for line in shown.out.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, shown_lines)) <= 112  # two repeats make for long numbers
     assert all(f"{mode}, batch 2, 4 word pieces, fp32" in shown.out for mode in ("infer", "train"))
     (table,) = tmp_path.glob("speed-*-fp32-torch*.csv")
     header, *lines = csv.reader(table.read_text().splitlines())

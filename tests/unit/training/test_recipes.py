@@ -83,8 +83,8 @@ def test_groups_step_as_torchs_do() -> None:
     ours = AdamW(nets[1].parameters(), 0.2, groups_of(nets[1], settings))
     for _ in range(5):
         inputs = torch.randn(8, 4)
-        for net, optimizer in zip(nets, (theirs, ours), strict=True):
-            optimizer.zero_grad()
+        for net in nets:
+            net.zero_grad()
             net["head"](net["encoder"](inputs)).square().mean().backward()
         theirs.step()
         ours.step(0.1)
@@ -157,8 +157,8 @@ def test_r_drop_draws_outputs_under_dropout_together() -> None:
         torch.manual_seed(0)
         features = Pooled(vectors[:200, None])
         with torch.no_grad():
-            outputs = [head(features, "topic") for _ in range(2)]
-        apart.append(float(disagreement(*outputs, SHAPES["topic"])))
+            first, second = (head(features, "topic") for _ in range(2))
+        apart.append(float(disagreement(first, second, SHAPES["topic"])))
     assert apart[1] < apart[0] / 2
 
 
