@@ -33,18 +33,24 @@ class Probe:
 
     def features(self, reads: type[Pooled]) -> Pooled:
         """Random features, the same each time, with sentences of different lengths."""
-        random = torch.Generator().manual_seed(0)
-        shape = (self.batch, self.segments)
-        if issubclass(reads, Layers):
-            return Layers.split(torch.randn(*shape, self.layers * self.hidden, generator=random), self.layers)
-        pooled = torch.randn(*shape, self.hidden, generator=random)
-        if not issubclass(reads, Tokens):
-            return Pooled(pooled)
-        tokens = torch.randn(*shape, self.time, self.hidden, generator=random)
-        lengths = torch.randint(2, self.time + 1, (*shape, 1), generator=random)
+        lengths = torch.randint(
+            2, self.time + 1, (self.batch, self.segments), generator=torch.Generator().manual_seed(0)
+        )
         lengths[0] = self.time
-        mask = torch.arange(self.time) < lengths
-        return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
+        return make_features(reads, lengths, self.hidden, self.layers)
+
+
+def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int) -> Pooled:
+    """Random features of sentences with these lengths, (batch, segment), the same each time."""
+    random = torch.Generator().manual_seed(0)
+    if issubclass(reads, Layers):
+        return Layers.split(torch.randn(*lengths.shape, layers * width, generator=random), layers)
+    pooled = torch.randn(*lengths.shape, width, generator=random)
+    if not issubclass(reads, Tokens):
+        return Pooled(pooled)
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    tokens = torch.randn(*mask.shape, width, generator=random)
+    return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 
 def name_axes(shapes: Sequence[Sequence[int]], probes: Sequence[Probe]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from benchkit.experiment.config import use_graphs
 from benchkit.experiment.open_cell import Assembly
 from benchkit.inspect.flops import counting, encoder_macs, head_macs
 from benchkit.inspect.heads import Setup, width_of
+from benchkit.inspect.structure import make_features
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
 from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
@@ -178,19 +179,6 @@ def _lengths(point: BenchmarkPoint, count: int, longest: int, random: torch.Gene
         return torch.full((count,), int(point.length))
     drawn = _MEDIAN * (_SPREAD * torch.randn(count, generator=random)).exp()
     return drawn.round().long().clamp(3, longest)
-
-
-def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int) -> Pooled:
-    """Random features of sentences with these lengths, (batch, segment), for a head that is only counted."""
-    random = torch.Generator().manual_seed(0)
-    if issubclass(reads, Layers):
-        return Layers.split(torch.randn(*lengths.shape, layers * width, generator=random), layers)
-    pooled = torch.randn(*lengths.shape, width, generator=random)
-    if not issubclass(reads, Tokens):
-        return Pooled(pooled)
-    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
-    tokens = torch.randn(*mask.shape, width, generator=random)
-    return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 
 Mark = Callable[[str], None]
