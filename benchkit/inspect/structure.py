@@ -15,8 +15,7 @@ from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import HeadSpec, parameter_counts
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
-from benchkit.inspect.flops import Macs, head_macs
-from benchkit.inspect.trace import Call, Trace, trace
+from benchkit.inspect.trace import Call, Macs, Trace, head_macs, trace
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,8 @@ class Probe:
 
     def features(self, reads: type[Pooled]) -> Pooled:
         """Random features, the same each time, with sentences of different lengths."""
-        lengths = torch.randint(
-            2, self.time + 1, (self.batch, self.segments), generator=torch.Generator().manual_seed(0)
-        )
+        random = torch.Generator().manual_seed(0)
+        lengths = torch.randint(2, self.time + 1, (self.batch, self.segments), generator=random)
         lengths[0] = self.time
         return make_features(reads, lengths, self.hidden, self.layers)
 
@@ -159,7 +157,6 @@ class Structure:
 
     Attributes:
         width: of the feature vectors.
-        count: how many layers `Layers` has.
         shared: so many layers at the start of every branch are the same ones.
         parameters: as in records: `head`, `trunk`, `branches`.
         common: parameters that several tasks use, the trunk's included.
@@ -167,9 +164,7 @@ class Structure:
     """
 
     head: str
-    reads: type[Pooled]
     width: int
-    count: int
     branches: tuple[Branch, ...]
     shared: int
     parameters: dict[str, int]
@@ -197,9 +192,7 @@ def structure(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape
     )
     return Structure(
         head=spec.name,
-        reads=spec.reads,
         width=width,
-        count=layers,
         branches=branches,
         shared=_shared([branch.layers for branch in branches]),
         parameters=parameter_counts(head, spec.trunk),

@@ -21,9 +21,9 @@ from benchkit.encoder import Encoder, Tokenized, resolve_precision
 from benchkit.encoder.packing import Batch, arrange, batch_of, room
 from benchkit.experiment.config import use_graphs
 from benchkit.experiment.open_cell import Assembly
-from benchkit.inspect.flops import counting, encoder_macs, head_macs
 from benchkit.inspect.heads import Setup, width_of
 from benchkit.inspect.structure import make_features
+from benchkit.inspect.trace import counting, encoder_macs, head_macs
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
 from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream

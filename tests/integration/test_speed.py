@@ -18,8 +18,8 @@ from benchkit.cli import main
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.experiment.config import Request
-from benchkit.inspect.flops import encoder_macs
 from benchkit.inspect.heads import Setup
+from benchkit.inspect.trace import encoder_macs
 from benchkit.speed.machine import Others, multiply_rate, watch_memory
 from benchkit.speed.measure import Limits, measure
 from benchkit.speed.setup import BenchmarkPoint, PreparedBenchmark, grid, make_inputs
