@@ -135,8 +135,7 @@ def length(number: int, encoder: str, folder: Path) -> Callable[[], Any]:
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request
     from benchkit.inspect.heads import Setup
-    from benchkit.speed.request import BenchmarkPoint
-    from benchkit.speed.setup import PreparedBenchmark
+    from benchkit.speed.setup import BenchmarkPoint, PreparedBenchmark
 
     torch.set_num_threads(1)
     setup = Setup.open(Request(heads=("baseline",), tasks=("sst",), encoder=encoder), load_plugins())

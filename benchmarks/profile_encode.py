@@ -19,7 +19,7 @@ from targets import random_base
 from torch.profiler import ProfilerActivity, profile
 
 from benchkit.encoder import load_encoder
-from benchkit.inspect.flops import encoder_macs
+from benchkit.inspect.trace import encoder_macs
 from benchkit.speed.machine import multiply_rate
 
 PRODUCTS = ("addmm", "::mm", "bmm", "mkldnn_linear", "linear_pointwise")

@@ -7,8 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchkit.core.plugins import load_plugins
 from benchkit.inspect.heads import Setup
-from benchkit.speed.request import BenchmarkPoint, Mode
-from benchkit.speed.setup import PreparedBenchmark
+from benchkit.speed.setup import BenchmarkPoint, Mode, PreparedBenchmark
 
 HEADS = sorted(load_plugins().heads)
 

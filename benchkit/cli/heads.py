@@ -133,13 +133,15 @@ def heads(context: click.Context, head_files: tuple[Path, ...], encoder: str, ta
     """List the heads: what they read, how many parameters they have on this encoder, whose they are."""
     if context.invoked_subcommand is not None:
         return
+    from benchkit.core.errors import UserError
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
-    from benchkit.inspect.heads import Setup, check_names, render_list
+    from benchkit.inspect.heads import Setup, render_list
 
     plugins = load_plugins(head_files)
     names = tuple(sorted(plugins.heads))
-    check_names(names, plugins)
+    if not names:
+        raise UserError("there is no head: see benchkit plugins")
     request = Request(heads=names, tasks=split_names(tasks or ""), encoder=encoder, device="cpu")
     setup = Setup.open(request, plugins)
     click.echo(render_list([setup.listed(name) for name in names], setup))

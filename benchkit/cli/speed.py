@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from benchkit.inspect.heads import Setup
-    from benchkit.speed.request import Result
+    from benchkit.speed.measure import Result
 
 
 @click.command(short_help="Time heads on an encoder: throughput, latency, memory, FLOPs.")
@@ -58,9 +58,9 @@ def speed(**options: Any) -> None:
     from benchkit.experiment.config import Request, split_names
     from benchkit.experiment.estimate import clock
     from benchkit.inspect.heads import Setup
-    from benchkit.speed.measure import estimate, measure
-    from benchkit.speed.request import Limits, grid
+    from benchkit.speed.measure import Limits, estimate, measure
     from benchkit.speed.results import render, write
+    from benchkit.speed.setup import grid
 
     request = Request(
         heads=split_names(options["heads"] or ""),

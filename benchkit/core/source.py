@@ -92,7 +92,7 @@ def files_beside(path: Path) -> dict[str, Path]:
 def modules_beside(path: Path, folder: Path) -> list[str]:
     """The modules in a folder that a file imports, by the first part of their names, sorted."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

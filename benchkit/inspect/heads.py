@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
@@ -23,8 +22,8 @@ from benchkit.experiment.config import Plan, Request, resolve
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.workspace import Workspace
 from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, mermaid, svg
-from benchkit.inspect.flops import encoder_macs
 from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
+from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
 
 
@@ -211,14 +210,6 @@ class Setup:
 def width_of(assembly: Assembly) -> int:
     """Of a feature vector: layers stand side by side where the head does not read them apart."""
     return assembly.encoder.hidden * (1 if assembly.features.apart else len(assembly.features.layers))
-
-
-def check_names(names: Sequence[str], plugins: Plugins) -> None:
-    """Raises: UserError: a head is unknown, or there is none."""
-    if not names:
-        raise UserError("there is no head: see benchkit plugins")
-    for name in names:
-        plugins.head(name)
 
 
 def as_mermaid(shown: Shown) -> str:

@@ -15,8 +15,7 @@ from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import HeadSpec, parameter_counts
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
-from benchkit.inspect.flops import Macs, head_macs
-from benchkit.inspect.trace import Call, Trace, trace
+from benchkit.inspect.trace import Call, Macs, Trace, head_macs, trace
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,22 @@ class Probe:
     def features(self, reads: type[Pooled]) -> Pooled:
         """Random features, the same each time, with sentences of different lengths."""
         random = torch.Generator().manual_seed(0)
-        shape = (self.batch, self.segments)
-        if issubclass(reads, Layers):
-            return Layers.split(torch.randn(*shape, self.layers * self.hidden, generator=random), self.layers)
-        pooled = torch.randn(*shape, self.hidden, generator=random)
-        if not issubclass(reads, Tokens):
-            return Pooled(pooled)
-        tokens = torch.randn(*shape, self.time, self.hidden, generator=random)
-        lengths = torch.randint(2, self.time + 1, (*shape, 1), generator=random)
+        lengths = torch.randint(2, self.time + 1, (self.batch, self.segments), generator=random)
         lengths[0] = self.time
-        mask = torch.arange(self.time) < lengths
-        return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
+        return make_features(reads, lengths, self.hidden, self.layers)
+
+
+def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int) -> Pooled:
+    """Random features of sentences with these lengths, (batch, segment), the same each time."""
+    random = torch.Generator().manual_seed(0)
+    if issubclass(reads, Layers):
+        return Layers.split(torch.randn(*lengths.shape, layers * width, generator=random), layers)
+    pooled = torch.randn(*lengths.shape, width, generator=random)
+    if not issubclass(reads, Tokens):
+        return Pooled(pooled)
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    tokens = torch.randn(*mask.shape, width, generator=random)
+    return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 
 def name_axes(shapes: Sequence[Sequence[int]], probes: Sequence[Probe]) -> tuple[str, ...]:
@@ -153,7 +157,6 @@ class Structure:
 
     Attributes:
         width: of the feature vectors.
-        count: how many layers `Layers` has.
         shared: so many layers at the start of every branch are the same ones.
         parameters: as in records: `head`, `trunk`, `branches`.
         common: parameters that several tasks use, the trunk's included.
@@ -161,9 +164,7 @@ class Structure:
     """
 
     head: str
-    reads: type[Pooled]
     width: int
-    count: int
     branches: tuple[Branch, ...]
     shared: int
     parameters: dict[str, int]
@@ -191,9 +192,7 @@ def structure(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape
     )
     return Structure(
         head=spec.name,
-        reads=spec.reads,
         width=width,
-        count=layers,
         branches=branches,
         shared=_shared([branch.layers for branch in branches]),
         parameters=parameter_counts(head, spec.trunk),

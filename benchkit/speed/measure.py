@@ -1,20 +1,303 @@
-"""A whole measurement: every point, every head in turns, then what is looked at beside the time."""
+"""Timing heads in turns, what may be said of the times, and what is looked at beside them."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from statistics import mean, stdev
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import mean, median, stdev
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from benchkit.inspect.heads import Setup
-from benchkit.speed.machine import Driver, Others, multiply_rate, synchronize, watch_memory
-from benchkit.speed.request import BenchmarkPoint, Latency, Limits, Result, Row, ratio, repeatable
-from benchkit.speed.setup import PreparedBenchmark, count_work
-from benchkit.speed.timing import Clock, Run, Timed, clock_of, describe_error, take_turns
+from benchkit.speed.machine import Driver, Memory, Others, multiply_rate, synchronize, watch_memory
+from benchkit.speed.setup import BenchmarkPoint, PreparedBenchmark, Run, Work, count_work
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a head is timed at a point: at least so many iterations, and at least so long.
+
+    Attributes:
+        repeats: how often everything is built anew; the interval comes from their differences.
+    """
+
+    warmup: int = 10
+    iterations: int = 10
+    seconds: float = 10.0
+    repeats: int = 8
+
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate, and where that of another run will be; both ends are NaN where nothing was repeated."""
+
+    value: float
+    low: float
+    high: float
+
+
+def repeatable(values: Sequence[float], family: int = 1) -> Interval:
+    """The geometric mean of a positive quantity, one value a repetition, with the range of another run's.
+
+    It is a prediction interval, not one for the mean: t times the spread times sqrt(2 / n), so that a second run of as
+    many repetitions falls inside with 95 % (Hahn & Meeker 1991, section 4.7), its own chance included.
+
+    Args:
+        family: so many intervals are shown beside each other, and are to hold together (Bonferroni).
+    """
+    from scipy.special import stdtrit
+
+    logs, count = [math.log(value) for value in values], len(values)
+    middle = mean(logs)
+    if count < 2:
+        return Interval(math.exp(middle), math.nan, math.nan)
+    quantile = float(stdtrit(count - 1, 1 - (1 - LEVEL) / 2 / family))
+    reach = quantile * stdev(logs) * math.sqrt(2 / count)
+    return Interval(math.exp(middle), math.exp(middle - reach), math.exp(middle + reach))
+
+
+def ratio(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]], family: int = 1) -> Interval:
+    """How many times as long `other` takes as `base`.
+
+    Both are mean times of a step by repetition and cycle. In one cycle A B … B A each head ran at the same time on
+    average, so what drifts steadily is in both and leaves the ratio; the median over a repetition's cycles
+    leaves out what came between once.
+    """
+    ratios = [
+        median(late / early for early, late in zip(ours, theirs, strict=True))
+        for ours, theirs in zip(base, other, strict=True)
+    ]
+    return repeatable(ratios, family)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of a step, over all that were timed; `step` is the mean with the range of another run's."""
+
+    step: Interval
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    stdev: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A head (or, for `encode`, a kind of features) at a point. After an error nothing but `work` is known.
+
+    Attributes:
+        peak_share: FLOP/s over those of a large matrix product on the same device in the same precision.
+        head_share: of a step's time, in the head and its loss, forth and back; None where there is nothing else.
+        ratio: its time over that of the first in the table; None for the first.
+        joules: a step; None where the driver does not tell.
+    """
+
+    name: str
+    point: BenchmarkPoint
+    work: Work | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    peak_share: float | None = None
+    head_share: float | None = None
+    ratio: Interval | None = None
+    joules: float | None = None
+    error: str = ""
+
+    @property
+    def examples_per_second(self) -> float | None:
+        return self.work.examples / self.latency.step.value if self.work and self.latency else None
+
+    @property
+    def sentences_per_second(self) -> float | None:
+        return self.work.sentences / self.latency.step.value if self.work and self.latency else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.work.tokens / self.latency.step.value if self.work and self.latency else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole run.
+
+    Attributes:
+        peaks: FLOP/s of a large matrix product, by precision.
+        notes: what a reader should know, such as that the machine was busy, a line each.
+    """
+
+    rows: tuple[Row, ...]
+    peaks: Mapping[str, float]
+    others: float | None
+    notes: tuple[str, ...] = field(default=())
+
+
+class Clock(Protocol):
+    """Moments are taken without waiting for the device, and turned into seconds afterwards."""
+
+    def moment(self) -> Any: ...
+
+    def between(self, moments: Sequence[Any]) -> list[float]:
+        """Seconds from each moment to the next; waits until all of them have come."""
+        ...
+
+
+class HostClock:
+    """A monotonic clock of the processor, on which everything has happened once a call returns."""
+
+    def moment(self) -> float:
+        return time.perf_counter()
+
+    def between(self, moments: Sequence[float]) -> list[float]:
+        return [after - before for before, after in itertools.pairwise(moments)]
+
+
+class DeviceClock:
+    """Events in a GPU's stream: what lies between two of them is its work, and its waiting for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.current_stream(device)
+
+    def moment(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self.stream)
+        return event
+
+    def between(self, moments: Sequence[torch.cuda.Event]) -> list[float]:
+        if moments:
+            moments[-1].synchronize()
+        return [before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(moments)]
+
+
+def clock_of(device: torch.device) -> Clock:
+    return DeviceClock(device) if device.type == "cuda" else HostClock()
+
+
+_T = TypeVar("_T")
+_BLOCK = 0.1  # seconds of one head before the next has its turn
+
+
+@dataclass
+class Timed:
+    """What was seen of one of them.
+
+    Attributes:
+        steps: seconds of every step, by repetition.
+        cycles: mean seconds of a step in each cycle, by repetition.
+        error: why it was given up; what was seen until then is not used.
+    """
+
+    steps: list[list[float]] = field(default_factory=list)
+    cycles: list[list[float]] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def all_steps(self) -> list[float]:
+        return [second for repeat in self.steps for second in repeat]
+
+
+def take_turns(
+    makers: Mapping[str, Callable[[], Run]],
+    limits: Limits,
+    clock: Clock,
+    on_repeat: Callable[[int], None] = lambda done: None,
+) -> dict[str, Timed]:
+    """Time what each maker makes. Everything is made anew in each repetition: where in memory it lies matters too.
+
+    One that raises is given up, with its error; the others go on.
+    """
+    timed = {name: Timed() for name in makers}
+    for repeat in range(limits.repeats):
+        runs: dict[str, Run] = {}
+        for name, make in makers.items():
+            run = None if timed[name].error else _attempt(timed[name], make)
+            if run is not None:
+                runs[name] = run
+        sizes = _warm_up(runs, timed, limits.warmup if repeat == 0 else 2, limits, clock)
+        for name in runs:
+            timed[name].steps.append([])
+            timed[name].cycles.append([])
+        share = (repeat + 1) / limits.repeats
+        while any(not _is_enough(timed[name], limits, share) for name in runs):
+            _cycle(runs, timed, sizes, clock)
+        on_repeat(repeat + 1)
+    return timed
+
+
+def _is_enough(seen: Timed, limits: Limits, share: float) -> bool:
+    if seen.error:
+        return True
+    steps = seen.all_steps
+    return bool(seen.steps[-1]) and len(steps) >= share * limits.iterations and sum(steps) >= share * limits.seconds
+
+
+def _warm_up(
+    runs: dict[str, Run], timed: dict[str, Timed], iterations: int, limits: Limits, clock: Clock
+) -> dict[str, int]:
+    """Run each, and find how many steps fill a block; those that fail leave `runs`."""
+    block = min(_BLOCK, limits.seconds / limits.repeats / 4)
+    sizes = {}
+    for name, run in list(runs.items()):
+        seconds = _attempt(timed[name], partial(_steps, run, iterations, clock))
+        if seconds is None:
+            del runs[name]
+        else:
+            sizes[name] = max(1, round(block / max(1e-9, median(seconds[-3:]))))
+    return sizes
+
+
+def _cycle(runs: dict[str, Run], timed: dict[str, Timed], sizes: dict[str, int], clock: Clock) -> None:
+    """Forth and back: A B C C B A. A cycle in which one fails is left out, and so is that one from then on."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for name in [*runs, *reversed(runs)]:
+        block = _attempt(timed[name], partial(_steps, runs[name], sizes[name], clock))
+        if block is None:
+            del runs[name]
+            return
+        seconds[name] += block
+    for name, each in seconds.items():
+        timed[name].steps[-1] += each
+        timed[name].cycles[-1].append(mean(each))
+
+
+def _steps(run: Run, count: int, clock: Clock) -> list[float]:
+    moments: list[Any] = [clock.moment()]
+    for _ in range(count):
+        run(_nothing)
+        moments.append(clock.moment())
+    return clock.between(moments)
+
+
+def _nothing(name: str) -> None:
+    pass
+
+
+def _attempt(seen: Timed, work: Callable[[], _T]) -> _T | None:
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
+        seen.error = describe_error(error)
+        return None
+
+
+def describe_error(error: BaseException) -> str:
+    """One line; a lack of memory is called so, whoever ran out of it."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
+        return f"out of memory: {text}".removesuffix(": ")
+    return f"{kind}: {text}"
+
 
 Say = Callable[[str], None]
 

@@ -23,7 +23,8 @@ from benchkit.core.errors import UserError
 from benchkit.core.settings import plain
 from benchkit.experiment.environment import environment
 from benchkit.inspect.heads import Setup, columns, paragraph
-from benchkit.speed.request import MIXED, Interval, Limits, Result, Row
+from benchkit.speed.measure import Interval, Limits, Result, Row
+from benchkit.speed.setup import MIXED
 from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:

@@ -1,32 +1,118 @@
-"""What is timed: a head on an encoder, with inputs of real lengths, and what it counts."""
+"""What is timed: benchmark points, inputs of real lengths, a head's step on them, and what it computes."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from benchkit.core.errors import UserError, unknown
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import count
 from benchkit.core.rng import generator
 from benchkit.core.task import TaskShape
-from benchkit.encoder import Encoder, Tokenized
+from benchkit.encoder import Encoder, Tokenized, resolve_precision
 from benchkit.encoder.packing import Batch, arrange, batch_of, room
+from benchkit.experiment.config import use_graphs
 from benchkit.experiment.open_cell import Assembly
-from benchkit.inspect.flops import counting, encoder_macs, head_macs
 from benchkit.inspect.heads import Setup, width_of
-from benchkit.speed.request import MIXED, BenchmarkPoint, Work
-from benchkit.speed.timing import Captured, Mark, Run
+from benchkit.inspect.structure import make_features
+from benchkit.inspect.trace import counting, encoder_macs, head_macs
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
+from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 from benchkit.training.evaluation import forward
 from benchkit.training.optimizer import AdamW
 from benchkit.training.readers import part_of
+
+Mode = Literal["infer", "train", "head", "encode"]
+MODES: tuple[Mode, ...] = ("infer", "train", "head", "encode")
+MIXED = "mixed"
+
+
+@dataclass(frozen=True)
+class BenchmarkPoint:
+    """One thing to time for every head.
+
+    Attributes:
+        mode: `infer`: word pieces to outputs; `train`: an optimiser step of encoder and head; `head`: an optimiser step
+            of the head alone, on stored features; `encode`: word pieces to features.
+        batch: examples of each task.
+        length: word pieces of every sentence; `mixed`: of different lengths, as in real data.
+        graph: the step is captured as a CUDA graph, on inputs of fixed shape, and replayed.
+    """
+
+    mode: Mode
+    batch: int
+    length: str
+    precision: Literal["fp32", "bf16"]
+    compiled: bool = False
+    graph: bool = False
+
+    def __str__(self) -> str:
+        length = "mixed lengths" if self.length == MIXED else f"{self.length} word pieces"
+        how = ", compiled" * self.compiled + ", CUDA graph" * self.graph
+        return f"{self.mode}, batch {self.batch}, {length}, {self.precision}{how}"
+
+
+def grid(
+    modes: Sequence[str],
+    batches: Sequence[str],
+    lengths: Sequence[str],
+    precisions: Sequence[str],
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    graph: bool = False,
+    longest: int,
+) -> tuple[BenchmarkPoint, ...]:
+    """All points, each once. Heads are trained on stored features in fp32, whatever the encoder computes in.
+
+    Args:
+        longest: word pieces that the encoder takes.
+
+    Raises:
+        UserError: a mode, precision, batch size or length that does not exist; a graph of what has none.
+    """
+    wanted = [_mode(name) for name in modes]
+    if use_graphs(graph, device) and "encode" in wanted:
+        raise UserError("--cuda-graph: encoding is no step that could be captured; leave out --mode encode")
+    sizes = [_whole(text, "--batch-sizes", 1, None) for text in batches]
+    for text in lengths:
+        if text != MIXED:
+            _whole(text, "--seq-lens", 3, longest, f", or {MIXED}")
+    resolved = [resolve_precision(name, device) for name in precisions]
+    points = (
+        BenchmarkPoint(mode, size, length, "fp32" if mode == "head" else precision, compiled, graph)
+        for mode, precision, length, size in itertools.product(
+            sorted(wanted, key=MODES.index), resolved, lengths, sizes
+        )
+    )
+    found = tuple(dict.fromkeys(points))
+    if not found:
+        raise UserError("nothing to time: name at least one mode, batch size, length and precision")
+    return found
+
+
+def _mode(name: str) -> Mode:
+    for mode in MODES:
+        if mode == name:
+            return mode
+    raise unknown("mode", name, MODES)
+
+
+def _whole(text: str, option: str, low: int, high: int | None, more: str = "") -> int:
+    if text.isdecimal() and low <= int(text) and (high is None or int(text) <= high):
+        return int(text)
+    limit = f"from {low} to {high}" if high else f"from {low} up"
+    raise UserError(f"{option} takes whole numbers {limit}{more}, not {text!r}")
+
 
 # Word pieces of a sentence in the report's data are near to log-normal: median 13, the 95th percentile at 28.
 _MEDIAN, _SPREAD = 13.0, 0.46
@@ -95,17 +181,9 @@ def _lengths(point: BenchmarkPoint, count: int, longest: int, random: torch.Gene
     return drawn.round().long().clamp(3, longest)
 
 
-def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int) -> Pooled:
-    """Random features of sentences with these lengths, (batch, segment), for a head that is only counted."""
-    random = torch.Generator().manual_seed(0)
-    if issubclass(reads, Layers):
-        return Layers.split(torch.randn(*lengths.shape, layers * width, generator=random), layers)
-    pooled = torch.randn(*lengths.shape, width, generator=random)
-    if not issubclass(reads, Tokens):
-        return Pooled(pooled)
-    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
-    tokens = torch.randn(*mask.shape, width, generator=random)
-    return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
+Mark = Callable[[str], None]
+Run = Callable[[Mark], None]
+"""One step; calls its argument with the name of each part as it begins."""
 
 
 # So small that a hundred thousand steps on one batch leave weights, and with them the time of a step, as they were.
@@ -289,6 +367,56 @@ def _when_reached(features: Pooled, call: Any) -> None:
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if wanted:
         torch.autograd.graph.register_multi_grad_hook(wanted, lambda gradients: call(), mode="all")
+
+
+class Captured:
+    """A `Run` without parts: what a graph is made of cannot be told apart while it is replayed.
+
+    Raises:
+        UserError: the step waits for the device somewhere, or does something else that no graph can hold.
+    """
+
+    def __init__(self, run: Run, device: torch.device, *, compiled: bool = False) -> None:
+        def step(row: torch.Tensor) -> torch.Tensor:
+            run(lambda name: None)
+            return row
+
+        self.refused: list[str] = []
+        self.device, self.row = device, torch.zeros(1, dtype=torch.int32, device=device)
+        # A compiled step is made in its first run, and is itself only from the second on.
+        warmups = 1 + compiled
+        self.program = GraphedStep(step, 1, device, graph_pool(device), warmups, self.refused.append)
+        for _ in range(warmups + 1):
+            self.run()
+
+    def __call__(self, mark: Mark) -> None:
+        self.run()
+
+    def run(self) -> None:
+        with side_stream(self.device):
+            self.program.run(self.row)
+        if self.refused:
+            raise UserError(f"no CUDA graph can be made of it: {self.refused[0]}")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step does.
+
+    Attributes:
+        examples, sentences, tokens: a pair is two sentences; tokens are word pieces, nothing padded.
+        flops: needed for it, 2 a multiply-accumulate; what an implementation does on padding or twice is not in it.
+        macs: of one example in one forward, encoder (where it takes part) and head, mean over the tasks.
+        unknown: operations that could not be counted.
+    """
+
+    examples: int
+    sentences: int
+    tokens: int
+    flops: int
+    macs: float
+    parameters: int
+    unknown: tuple[str, ...] = ()
 
 
 _FEW = 2  # examples; one is too few for batch normalisation

@@ -5,6 +5,12 @@ without it. Each check is also here under its own name, `shapes` and so on: `sha
 `shapes.function.__doc__` says in full what is asked.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from benchkit.core.head import HeadSpec
 from benchkit.testing.behaviour import (
     company,
     gradients,
@@ -19,7 +25,6 @@ from benchkit.testing.behaviour import (
     untouched,
 )
 from benchkit.testing.checks import alone, bf16, compiles, config, described, imports, scores, search, shapes
-from benchkit.testing.contract import CHECKS, HeadContract, check_head
 from benchkit.testing.verdict import TASKS, Check, Failed, Skipped, Verdict, build, check, features
 
 __all__ = [
@@ -55,3 +60,77 @@ __all__ = [
     "trunk",
     "untouched",
 ]
+
+CHECKS: tuple[Check, ...] = (
+    described,
+    imports,
+    reads,
+    shapes,
+    alone,
+    scores,
+    company,
+    padding,
+    segments,
+    symmetric,
+    untouched,
+    reaches,
+    gradients,
+    trunk,
+    seed,
+    state,
+    config,
+    search,
+    bf16,
+    compiles,
+)
+"""Every check, in the order in which a head should be mended."""
+
+
+def check_head(spec: HeadSpec) -> Iterator[Verdict]:
+    """One verdict a check, as they come; a few seconds in all.
+
+    What the head raises is told once: later checks that meet the same point to the first.
+    """
+    told: dict[str, str] = {}
+    for each in CHECKS:
+        verdict = each(spec)
+        if verdict.raised in told:
+            verdict = replace(verdict, reason=f"the same {_kind(verdict)} as under {told[verdict.raised]}")
+        elif verdict.raised:
+            told[verdict.raised] = each.name
+        yield verdict
+
+
+def _kind(verdict: Verdict) -> str:
+    return verdict.raised.partition(":")[0]
+
+
+class HeadContract:
+    """The checks as pytest tests: subclass it, and give one fixture, `spec`.
+
+        class TestMyHead(HeadContract):
+            @pytest.fixture
+            def spec(self):
+                return benchkit_my_head.benchkit_heads()[0]
+
+    Each check is a test, `test_shapes` and so on, so `-k shapes` picks one and what the head raised is shown with its
+    traceback. A check that does not concern the head is skipped.
+    """
+
+
+def _test(each: Check) -> Callable[[HeadContract, HeadSpec], None]:
+    def test(self: HeadContract, spec: HeadSpec) -> None:
+        import pytest
+
+        try:
+            each.function(spec)
+        except Skipped as found:
+            pytest.skip(str(found))
+
+    test.__name__ = test.__qualname__ = f"test_{each.name}"
+    test.__doc__ = each.function.__doc__
+    return test
+
+
+for _check in CHECKS:
+    setattr(HeadContract, f"test_{_check.name}", _test(_check))

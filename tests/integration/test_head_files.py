@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from benchkit.cli import cli
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 
@@ -81,3 +83,11 @@ def test_a_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_the_list_of_heads_is_as_wide_as_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = CliRunner().invoke(cli, ["heads"]).output.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert max(map(len, lines)) > min(columns, 120) - 20

@@ -18,12 +18,11 @@ from benchkit.cli import main
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.experiment.config import Request
-from benchkit.inspect.flops import encoder_macs
 from benchkit.inspect.heads import Setup
+from benchkit.inspect.trace import encoder_macs
 from benchkit.speed.machine import Others, multiply_rate, watch_memory
-from benchkit.speed.measure import measure
-from benchkit.speed.request import BenchmarkPoint, Limits, grid
-from benchkit.speed.setup import PreparedBenchmark, make_inputs
+from benchkit.speed.measure import Limits, measure
+from benchkit.speed.setup import BenchmarkPoint, PreparedBenchmark, grid, make_inputs
 
 QUICK = Limits(warmup=1, iterations=2, seconds=0.002, repeats=2)
 CPU = torch.device("cpu")
@@ -179,12 +178,12 @@ def test_table_files_and_picture(
     assert max(map(len, shown_lines)) <= 112  # two repeats make for long numbers
     assert all(f"{mode}, batch 2, 4 word pieces, fp32" in shown.out for mode in ("infer", "train"))
     (table,) = tmp_path.glob("speed-*-fp32-torch*.csv")
-    header, *lines = csv.reader(table.read_text().splitlines())
+    header, *entries = csv.reader(table.read_text().splitlines())
     columns = ["samples_per_sec", "step_time", "batch_size"]
     timm = ["head", *(f"infer_{name}" for name in columns), "seq_len", *(f"train_{name}" for name in columns)]
     assert header[: len(timm) + 2] == [*timm, "param_count", "gmacs"]
     assert header[-1] == "error"
-    assert [line[0] for line in lines] == ["baseline", "baseline", "recurrent", "recurrent"]
+    assert [line[0] for line in entries] == ["baseline", "baseline", "recurrent", "recurrent"]
     values = json.loads(table.with_suffix(".json").read_text())
     assert values["environment"]["packages"]["torch"] == version("torch")  # torch itself also says which CUDA
     assert values["rows"][0]["joules"] is None

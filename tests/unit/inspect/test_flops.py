@@ -17,8 +17,8 @@ from benchkit.core.plugins import load_plugins
 from benchkit.core.task import TaskShape
 from benchkit.encoder import BertConfig, Encoder, random_encoder
 from benchkit.encoder.tokenizer import SPECIAL
-from benchkit.inspect.flops import counting, encoder_macs, head_macs
 from benchkit.inspect.structure import Probe, structure
+from benchkit.inspect.trace import counting, encoder_macs, head_macs
 
 HEADS = load_plugins().heads
 TASKS = (TaskShape("sst", 1, 5), TaskShape("quora", 2, 2), TaskShape("sts", 2, 0, 0.0, 5.0))

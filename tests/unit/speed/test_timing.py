@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchkit.speed.request import Limits, ratio, repeatable
-from benchkit.speed.timing import HostClock, Mark, Run, describe_error, take_turns
+from benchkit.speed.measure import HostClock, Limits, describe_error, ratio, repeatable, take_turns
+from benchkit.speed.setup import Mark, Run
 
 
 def test_heads_take_turns_forth_and_back() -> None:
