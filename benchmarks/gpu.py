@@ -32,7 +32,7 @@ from benchkit.encoder import Encoder, Tokenized, resolve_precision
 from benchkit.encoder.packing import compute, gather
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.training.cuda_graphs import make_steps
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 from benchkit.training.loop import State, train_phase
 from benchkit.training.optimizer import AdamW
 from benchkit.training.readers import LiveReader, StoredReader
@@ -178,19 +178,19 @@ def steps_by(setting: Setting, step: str, way: str) -> tuple[float, float]:
     return seconds, torch.cuda.max_memory_allocated() / 2**30 if setting.device.type == "cuda" else 0.0
 
 
-def rounds(setting: Setting, step: str) -> tuple[Work, Tokenized]:
+def rounds(setting: Setting, step: str) -> tuple[PhaseContext, Tokenized]:
     settings = Phase(epochs=1, batch_size=8, learning_rate=1e-6, step=step)
     sizes = {name: {"train": 8 * (4 if setting.smoke else 40)} for name in LENGTHS}
     work, tokenized = make_work(sizes, "finetune", settings, "round_robin", setting.device)
     return dataclasses.replace(work, autocast=resolve_precision("auto", setting.device) == "bf16"), tokenized
 
 
-def data(setting: Setting, rows: int | None = None) -> tuple[Work, Tokenized]:
+def data(setting: Setting, rows: int | None = None) -> tuple[PhaseContext, Tokenized]:
     sizes = {name: {"train": rows} for name in LENGTHS} if rows else setting.rows
     return make_work(sizes, "pretrain", Phase(epochs=2 if setting.smoke else 10), "proportional", setting.device)
 
 
-def encoded(setting: Setting) -> tuple[Any, Work]:
+def encoded(setting: Setting) -> tuple[Any, PhaseContext]:
     work, tokenized = data(setting)
     encoder = make_encoder(config_of(setting.base), setting.device)
     settings = FeatureSettings(pooling="cls", precision=resolve_precision("auto", setting.device))

@@ -20,7 +20,7 @@ from benchkit.core.plugins import load_plugins
 from benchkit.data import load_data
 from benchkit.encoder import BertConfig, Tokenized, resolve_precision, save_encoder
 from benchkit.training.batches import Batch
-from benchkit.training.loop import Work
+from benchkit.training.evaluation import PhaseContext
 
 
 def sentence_transformers(setting: Any) -> Iterator[dict[str, Any]]:
@@ -66,7 +66,7 @@ def demo_texts() -> list[str]:
 
 
 def steps(
-    work: Work, tokenized: Tokenized, config: BertConfig, batches: Sequence[Batch], ours: dict[str, float]
+    work: PhaseContext, tokenized: Tokenized, config: BertConfig, batches: Sequence[Batch], ours: dict[str, float]
 ) -> Iterator[dict[str, Any]]:
     """H5, H6: milliseconds a batch of one task takes others, and how many times benchkit's, `ours`, that is.
 
@@ -97,7 +97,7 @@ def steps(
 
 
 def loop_ms(
-    work: Work, tokenized: Tokenized, config: BertConfig, batches: Sequence[Batch], device: torch.device
+    work: PhaseContext, tokenized: Tokenized, config: BertConfig, batches: Sequence[Batch], device: torch.device
 ) -> float:
     """Milliseconds of a step of what one writes first: `finetune.hugging_face`, TF32 off as torch has it."""
     from finetune import hugging_face, timed
@@ -115,7 +115,13 @@ def warm(batches: Sequence[Batch], most: int = 60) -> tuple[list[Batch], list[Ba
 
 
 def trainer_ms(
-    work: Work, tokenized: Tokenized, config: BertConfig, batches: Sequence[Batch], device: torch.device, *, bf16: bool
+    work: PhaseContext,
+    tokenized: Tokenized,
+    config: BertConfig,
+    batches: Sequence[Batch],
+    device: torch.device,
+    *,
+    bf16: bool,
 ) -> float:
     """Milliseconds of a step of `transformers.Trainer`: as it is by default, or with `bf16` what it does best."""
     import transformers
@@ -168,7 +174,7 @@ def trainer_ms(
 class _Multitask(nn.Module):
     """`BertModel` and a head of benchkit's, as a Trainer wants a model: its loss comes out."""
 
-    def __init__(self, work: Work, config: BertConfig) -> None:
+    def __init__(self, work: PhaseContext, config: BertConfig) -> None:
         import transformers
 
         super().__init__()
@@ -184,7 +190,7 @@ class _Multitask(nn.Module):
         return {"loss": self._work.losses[task](outputs.float(), labels, self._work.shapes[task])}
 
 
-def _examples(work: Work, tokenized: Tokenized, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+def _examples(work: PhaseContext, tokenized: Tokenized, batches: Sequence[Batch]) -> list[dict[str, Any]]:
     """Examples one by one, in the order of the batches: what a dataset gives."""
     from finetune import piece
 

@@ -21,7 +21,6 @@ from benchkit.cli.tune import tune
 
 HEADS = ("baseline", "recurrent", "cnn")
 TRIALS = 50
-AT_ONCE = (16, 50)
 
 
 def frozen(setting: Setting) -> Iterator[Row]:
@@ -53,26 +52,16 @@ def search(setting: Setting) -> Iterator[Row]:
     warm_up(setting)
     many = 4 if setting.smoke else TRIALS
     if not (setting.folder / "three").exists():
-        study(setting, 1, 0)  # stores the features, as H3 has
+        study(setting, 1)  # stores the features, as H3 has
     few = 2
-    plain, note = study(setting, 1, 1, "--no-cuda-graph")
+    plain, note = study(setting, 1, "--no-cuda-graph")
     what = f"baseline, one trial after another, launched one by one: a trial ({note})"
     yield {"what": what, "value": f"{plain:.2f} s", "target": ""}
     yield {"what": f"{many} of them, extrapolated", "value": f"{many * plain:.1f} s", "target": ""}
-    single, note = study(setting, few, 1)
+    single, note = study(setting, few)
     what = f"one trial after another, as it is by default there: a trial ({note})"
     yield {"what": what, "value": f"{single:.2f} s", "target": ""}
     yield {"what": f"{many} of them, extrapolated", "value": f"{many * single:.1f} s", "target": ""}
-    if not has_at_once():
-        row = {"what": f"{many} trials, many at once", "target": "5 s (2 s), 30 times one by one"}
-        yield row | {"value": "no such option"}
-        return
-    for together in (2, 4) if setting.smoke else AT_ONCE:
-        each, note = study(setting, many, together)
-        row = {"what": f"{many} trials, {together} at once: the study ({note})", "target": "5 s (2 s)"}
-        yield row | {"value": f"{many * each:.2f} s"}
-        row = {"what": f"{together} at once: × one after another, launched one by one, extrapolated", "target": "30"}
-        yield row | {"value": f"{plain / each:.1f}"}
 
 
 def warm_up(setting: Setting) -> None:
@@ -113,25 +102,19 @@ def texts(setting: Setting) -> int:
     return sum(sum(rows.values()) * (1 if name == "sst" else 2) for name, rows in setting.rows.items())
 
 
-def has_at_once() -> bool:
-    return any(option.name == "at_once" for option in tune.params)
-
-
-def study(setting: Setting, trials: int, together: int, *more: str) -> tuple[float, str]:
+def study(setting: Setting, trials: int, *more: str) -> tuple[float, str]:
     """Seconds a trial of a study of `baseline`, from its first trial's start to its last one's end, and a remark.
 
     What a failed trial took counts as well, and it was trained to its end: labels are random, so that high rates lead
     to losses above a constant prediction's, and a study tries others instead, or gives up after some.
     """
-    out = setting.folder / f"tune-{trials}-{together}{''.join(more)}"
+    out = setting.folder / f"tune-{trials}{''.join(more)}"
     options = ["--head", "baseline", "--trials", trials, "--preset", "paper", "--phases", "pretrain", "--jobs", 1]
     options += ["--data", setting.data, "--encoder", setting.encoder, "--device", setting.device.type, "--out", out]
     # No trial is cut short, so that fifty are fifty times the work of one.
     options += ["--final-seeds", 0, "--pruner", "none", "--set", "quora.train_size=0"]
     options += ["--set", f"pretrain.epochs={2 if setting.smoke else 10}"]
     options += more
-    if together and has_at_once():
-        options += ["--at-once", together]
     said, began, code = io.StringIO(), time.perf_counter(), 0
     try:
         with redirect_stdout(said), redirect_stderr(said):

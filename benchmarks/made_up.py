@@ -17,7 +17,7 @@ from benchkit.core.rng import global_stream
 from benchkit.encoder import BertConfig, Encoder, MiniBert, Tokenized
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
 from benchkit.training.batches import Corpus, Order, Part
-from benchkit.training.evaluation import Work
+from benchkit.training.evaluation import PhaseContext
 
 # Mean and standard deviation of the logarithm of word pieces a sentence, [CLS] and [SEP] apart.
 LENGTHS = {"sst": (3.04, 0.54), "quora": (2.50, 0.43), "sts": (2.41, 0.49)}
@@ -44,7 +44,7 @@ def make_encoder(config: BertConfig, device: torch.device) -> Encoder:
     return Encoder("random", model.eval(), wordpiece(SPECIAL, "benchmark")).to(device)
 
 
-def make_head(name: str, work: Work, hidden: int) -> nn.Module:
+def make_head(name: str, work: PhaseContext, hidden: int) -> nn.Module:
     spec = load_plugins().head(name)
     with global_stream(0, "init"):
         return spec.build(spec.configure({}), hidden, tuple(work.shapes.values())).to(work.device)
@@ -52,7 +52,7 @@ def make_head(name: str, work: Work, hidden: int) -> nn.Module:
 
 def make_work(
     sizes: Mapping[str, Mapping[str, int]], phase: str, settings: Phase, sampling: str, device: torch.device
-) -> tuple[Work, Tokenized]:
+) -> tuple[PhaseContext, Tokenized]:
     """The three tasks with random rows and labels: `sizes` by task and split; each row has sentences of its own."""
     plugins, random = load_plugins(), torch.Generator().manual_seed(0)
     tasks = {name: plugins.task(name) for name in LENGTHS}
@@ -71,7 +71,7 @@ def make_work(
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(lengths).cumsum(0)])
     ids = torch.randint(1000, 30000, (int(offsets[-1]),), generator=random, dtype=torch.int32)
     train = {name: splits["train"] for name, splits in sizes.items()}
-    work = Work(
+    work = PhaseContext(
         phase=phase,
         settings=settings,
         tasks=tasks,

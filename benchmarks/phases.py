@@ -17,7 +17,8 @@ from torch import Tensor
 from benchkit.core.features import Pooled
 from benchkit.core.plugins import load_plugins
 from benchkit.experiment.config import Request, resolve
-from benchkit.experiment.workspace import Workspace, build_head, feature_settings
+from benchkit.experiment.open_cell import Assembly
+from benchkit.experiment.workspace import Workspace
 
 # Rows of the report's splits, by task.
 _SIZES = {"sst": (8544, 1101, 2210), "quora": (8544, 4544, 40431), "sts": (6041, 864, 1726)}
@@ -91,15 +92,14 @@ def loop_seconds(phase: Phase1, steps: int) -> float:
     request = Request(heads=("baseline",), preset="paper", phases=("pretrain",), data=phase.data,
                       encoder=str(phase.encoder), settings=phase.settings, device="cpu")  # fmt: skip
     plan = resolve(request, plugins)
-    workspace, settings = Workspace(plugins, phase.encoder, lambda line: None), plan.protocol.pretrain
+    workspace, settings = Workspace(plugins, phase.encoder, lambda line: None), plan.protocol.phase("pretrain")
     tasks, corpus = workspace.tasks(plan.protocol), workspace.corpus(plan.data, plan.protocol)
-    shapes = {task.name: task.shape(joint=False) for task in tasks}
     encoder = workspace.encoder(plan.encoder)
     tokenized = encoder.tokenize(corpus.inputs, plan.protocol.max_length)
     model = BertModel.from_pretrained(phase.encoder).float().eval()
     spec = plugins.head("baseline")
-    wanted = feature_settings(plan.protocol, spec, encoder, "fp32", torch.device("cpu"))
-    head = build_head(spec, plan.configs["baseline"], encoder, wanted, list(shapes.values()))
+    assembly = Assembly.of(spec, plan.configs["baseline"], plan.protocol, tasks, encoder)
+    head, shapes = assembly.build(), {shape.name: shape for shape in assembly.shapes}
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate)
 
     @torch.no_grad()

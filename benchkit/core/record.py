@@ -158,6 +158,8 @@ class Record:
             raise ValueError(f"not a record: {type(data).__name__}")
         if data.get("schema") != SCHEMA:
             raise ValueError(f"record of schema {data.get('schema')}, this benchkit reads {SCHEMA}")
+        if "phases" not in data:
+            raise ValueError("not a record: it lacks phases")
         values = dict(data)
         if error := values.pop("error", ""):  # a record from before failures had a kind
             values["failure"] = {"kind": "unknown", "phase": "", "message": error}

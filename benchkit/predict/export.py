@@ -169,6 +169,9 @@ def _read_config(path: Path) -> Exported:
         exported: Exported = parse(Exported, values, CONFIG)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): export again") from error
+    for task in exported.tasks:
+        if not task.shape.low < task.shape.high:
+            raise UserError(f"{path} is damaged ({task.shape.name} has no label range): export again")
     return exported
 
 

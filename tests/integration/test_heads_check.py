@@ -51,7 +51,7 @@ SOUND = {
 MUTANTS: list[tuple[str, HeadSpec, str, set[str]]] = [
     ("described", dataclasses.replace(SOUND["pooled"], summary=""), "no summary", set()),
     ("described", spec_of("Sound", "OpenConfig"), "not a frozen dataclass", set()),
-    ("described", spec_of("Sound", loss=lambda config, shape: None), "not the name of a loss", set()),
+    ("described", spec_of("Sound", loss=lambda config, shape: None), "not a function, a loss's name or", set()),
     ("described", spec_of("Sound", "OffRangeConfig"), "default of width, 8, is not from 16 to 32", set()),
     ("reads", spec_of("ReadsTokens"), "given the Pooled that it declares.*no attribute 'tokens'", {"*"}),
     ("reads", spec_of("ReadsTokensIfThere"), "where it could read more", set()),

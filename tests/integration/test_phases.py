@@ -23,21 +23,18 @@ SMALL: dict[str, Any] = {
 
 
 def run(out: Path, **settings: Any) -> Record:
-    options = {name: settings.pop(name) for name in ("feature_cache", "keep_encoder", "protocol", "on_event", "heads")
-               if name in settings}  # fmt: skip
+    names = ("feature_cache", "keep_encoder", "protocol", "on_event", "heads")
+    options: dict[str, Any] = {"heads": "baseline"}
+    options |= {name: settings.pop(name) for name in names if name in settings}
     changes = {name.replace("__", "."): value for name, value in settings.items()}
-    base = {} if "protocol" in options else SMALL
     result = benchkit.run(
-        **{
-            "heads": "baseline",
-            "out": out,
-            "seeds": 1,
-            "tasks": "sst,sts",
-            "encoder": "demo",
-            "precision": "fp32",
-            **options,
-        },
-        settings={**base, **changes},
+        out=out,
+        seeds=1,
+        tasks="sst,sts",
+        encoder="demo",
+        precision="fp32",
+        settings={**({} if "protocol" in options else SMALL), **changes},
+        **options,
     )
     (record,) = result.cells
     return record

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -168,7 +169,8 @@ def test_an_estimate_leaves_the_encoder_alone_and_counts_rounds_as_steps(tmp_pat
         assert "estimated time" in list(describe(session))[-1]
         assert encoder.fingerprint == before
         assert not encoder.model.training
-        seen[step] = session.workspace.once(("probe", "baseline", "finetune"), lambda: 0.0)
+        probe: Any = session.workspace.once(("probe", "baseline", "finetune"), lambda: None)
+        seen[step] = probe.step
     assert seen["round"] > 1.2 * seen["task"] > 0  # three batches in one step
     assert not any(tmp_path.iterdir())
 

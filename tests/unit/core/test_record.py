@@ -90,9 +90,9 @@ def test_another_schema_is_named() -> None:
         {"schema": SCHEMA, "phases": 3},
         {**a_record().to_dict(), "phases": [{}]},
         {**a_record().to_dict(), "phases": ["pretrain"]},
-        {**a_record().to_dict(), "surprise": 1},
+        {**a_record().to_dict(), "seed": "one"},
     ],
-    ids=["empty", "list", "null", "bare", "no key", "number", "empty phase", "text phase", "surprise"],
+    ids=["empty", "list", "null", "bare", "no key", "number", "empty phase", "text phase", "text seed"],
 )
 def test_what_is_no_record_is_a_value_error(data: Any) -> None:
     with pytest.raises(ValueError, match="record"):

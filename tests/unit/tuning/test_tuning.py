@@ -14,7 +14,7 @@ import pytest
 from benchkit.analysis.statistics import Paired, paired_differences
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
-from benchkit.core.protocol import Protocol, load_file, load_preset, override
+from benchkit.core.protocol import base_protocol, load_file, load_preset, override
 from benchkit.nn import metrics
 from benchkit.tuning.final import write_toml
 from benchkit.tuning.report import best_of_k
@@ -114,7 +114,7 @@ def test_a_protocol_survives_toml(tmp_path: Path) -> None:
         "layers": (0, -1),
         "summary": 'a "quoted" back\\slash, a tab\t and ü',
     }
-    protocol = override(Protocol(), values, PLUGINS.tasks, PLUGINS.heads)
+    protocol = override(base_protocol(), values, PLUGINS.tasks, PLUGINS.heads)
     path = tmp_path / "own.toml"
     path.write_text(write_toml(protocol, ("a comment",)), "utf-8")
     assert load_file(path, PLUGINS.tasks, PLUGINS.heads) == dataclasses.replace(protocol, name="own")
