@@ -69,9 +69,14 @@ def main() -> None:
         _stop(f"benchkit: error: out of memory: {error}; close other programs or use a smaller encoder or --jobs 1", 2)
     except click.exceptions.Abort:
         _stop("benchkit: interrupted", 130)
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()) as page:  # click 8.1 has it not, and prints it itself
+        page.show()
+        sys.exit(page.exit_code)
+    except click.UsageError as error:
+        hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        _stop(f"benchkit: error: {UserError(error.format_message().rstrip('.'))}{hint}", 2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _stop(f"benchkit: error: {UserError(error.format_message())}", error.exit_code)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except BrokenPipeError:  # `benchkit … | head`
@@ -79,7 +84,9 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         if error.errno not in _FULL:
-            raise
+            if error.filename is None:
+                raise
+            _stop(f"benchkit: error: {UserError(f'cannot use {error.filename}: {error.strerror}')}", 2)
         with suppress(OSError, ValueError):  # what is still to be written would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _stop(f"benchkit: error: cannot write {error.filename or 'the output'}: {error.strerror}", 2)

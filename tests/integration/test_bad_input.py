@@ -95,9 +95,13 @@ def test_cuda_asked_for_and_absent(benchkit: Callable[..., Done]) -> None:
 
 
 def test_unknown_option_is_a_usage_error_with_a_suggestion(benchkit: Callable[..., Done]) -> None:
-    done = benchkit("run", "--head", "cnn")
-    assert done.returncode == 2
-    assert "--heads" in done.stderr
+    assert_one_line(benchkit("run", "--head", "cnn"), "--heads", "benchkit run --help")
+
+
+def test_a_name_that_the_system_refuses(benchkit: Callable[..., Done]) -> None:
+    assert_one_line(benchkit("report", "x" * 300), "x" * 300, "too long")
+    assert_one_line(benchkit("run", "--protocol", "x" * 300), "x" * 300)
+    assert_one_line(benchkit("data", "check", "x" * 300), "x" * 300)
 
 
 HEADS = {
