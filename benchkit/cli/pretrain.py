@@ -48,7 +48,7 @@ _SHAPE = ("layers", "hidden", "heads", "vocab_size", "cased", "dropout")
 @click.option("--half", is_flag=True, help="Store the weights as fp16.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads.")
 def pretrain(**options: Any) -> None:
     """Train an encoder to guess masked words in texts (Devlin et al. 2019): a new one, or --from one that exists.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, show_default=True,
               help="Capture a step as a CUDA graph and time its replays; needs a GPU.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads.")
 @click.option("--warmup", type=click.IntRange(min=1), default=10, show_default=True, help="Steps before any is timed.")
 @click.option("--min-iterations", type=click.IntRange(min=1), default=10, show_default=True,
               help="Time each head for at least so many steps,")  # fmt: skip

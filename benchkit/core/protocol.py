@@ -26,6 +26,10 @@ _NOT_NUMERIC = ("name", "summary", "encoder", "data", "heads", "tasks", "seeds",
 _BASE = "_base"  # the file that every protocol starts from
 _Settings = TypeVar("_Settings")
 
+MOST_SEEDS = 10_000
+"""Of a head: each is a cell with its files, and all are listed before the first is run."""
+_MOST = {"epochs": 1_000_000, "batch_size": 2**24, "patience": 1_000_000}
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -88,6 +92,8 @@ class Phase:
             value = getattr(self, name)
             if not value >= low or value == float("inf"):
                 raise ValueError(f"{name} must be a finite number, at least {low}, not {value}")
+            if name in _MOST and value > _MOST[name]:
+                raise ValueError(f"{name} is at most {_MOST[name]:,}, not {value}")
         if self.trains not in ("head", "all") and not _PARTLY.fullmatch(self.trains):
             raise ValueError(
                 f"trains is head, top:k with a number of layers, lora:r with a rank, or all, not {self.trains!r}"
@@ -396,8 +402,8 @@ def _checked(protocol: Protocol) -> Protocol:
         raise UserError(f"phases run in the order {', '.join(known)}, each once, not {', '.join(protocol.phases)}")
     if protocol.pooling not in ("cls", "mean", "max", "pooler"):
         raise unknown("pooling", protocol.pooling, ("cls", "mean", "max", "pooler"))
-    if protocol.seeds < 1:
-        raise UserError(f"seeds must be at least 1, not {protocol.seeds}")
+    if not 1 <= protocol.seeds <= MOST_SEEDS:
+        raise UserError(f"seeds is from 1 to {MOST_SEEDS:,}, not {protocol.seeds}")
     if not protocol.layers:
         raise UserError("layers is empty: -1 is the last layer")
     if protocol.max_length < 4:

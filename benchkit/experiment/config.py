@@ -12,7 +12,7 @@ import torch
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.plugins import Plugins
-from benchkit.core.protocol import Protocol, load_file, load_preset, override, parse_settings
+from benchkit.core.protocol import MOST_SEEDS, Protocol, load_file, load_preset, override, parse_settings
 from benchkit.core.settings import plain
 from benchkit.encoder import resolve_precision
 from benchkit.experiment.cell import Cell, Execution, identity_of, key_of, sources_of
@@ -205,8 +205,14 @@ def use_graphs(wanted: bool | None, device: torch.device) -> bool:
     return device.type == "cuda" if wanted is None else wanted
 
 
+MOST_AT_ONCE = 1024  # jobs and threads: more than machines have cores, and few enough to be started
+
+
 def _jobs(request: Request, device: torch.device) -> int:
     """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one."""
+    for name in ("jobs", "threads"):
+        if getattr(request, name) > MOST_AT_ONCE:
+            raise UserError(f"--{name} is at most {MOST_AT_ONCE:,}, not {getattr(request, name)}")
     if request.jobs:
         return request.jobs
     if device.type != "cpu" or request.executor == "local":
@@ -225,14 +231,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         UserError: it is neither.
     """
     try:
-        seeds = (
-            tuple(range(int(text))) if "," not in text else tuple(int(part) for part in text.split(",") if part.strip())
-        )
+        seeds = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UserError(f"--seeds takes a number of seeds, or seeds as 0,5,7, not {text!r}") from None
-    if not seeds or min(seeds) < 0:
+    count = len(seeds) if "," in text else sum(seeds)
+    if not seeds or count < 1 or min(seeds) < 0:
         raise UserError(f"--seeds takes at least one seed, none below 0, not {text!r}")
-    return tuple(dict.fromkeys(seeds))
+    if count > MOST_SEEDS:
+        raise UserError(f"--seeds takes at most {MOST_SEEDS:,} seeds, not {count}")
+    return tuple(dict.fromkeys(seeds if "," in text else range(count)))
 
 
 def split_names(text: str | Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Tokens
-from benchkit.core.head import HeadSpec
+from benchkit.core.head import HeadSpec, count
 from benchkit.core.protocol import Phase, Protocol
 from benchkit.core.rng import global_stream
 from benchkit.core.task import Loss, TaskShape, TaskSpec
@@ -28,11 +28,14 @@ from benchkit.encoder.packing import Inputs, LowerStates
 from benchkit.experiment.cell import Cell, losses_of
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.features import FeatureSettings, encode_table
+from benchkit.store.files import total_memory
 from benchkit.store.table import FeatureTable
 from benchkit.training.batches import Corpus, Order
 from benchkit.training.constants import constant_loss
 from benchkit.training.evaluation import PhaseContext, Reader
 from benchkit.training.readers import LiveReader, Snapshot, StoredReader
+
+_BYTES_TRAINED = 16  # of a parameter: its value, its gradient and AdamW's two means, in fp32
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,21 @@ class Assembly:
         """Find impossible sizes before anything is encoded; on the meta device nothing is allocated.
 
         Raises:
-            UserError: the head cannot be built with its config.
+            UserError: the head cannot be built with its config, or has more parameters than this machine could hold.
         """
         name, config = self.spec.name, self.config
         try:
             with torch.device("meta"):
-                self.build()
+                parameters = count(self.build())
         except Exception as error:  # a stranger's head may raise anything
             text = " ".join(str(error).split())
             raise UserError(f"head {name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error
+        needed, there = parameters * _BYTES_TRAINED, total_memory()
+        if there and needed > there:
+            raise UserError(
+                f"head {name!r} has {parameters:,} parameters, which take {needed / 2**30:,.0f} GiB to train: this "
+                f"machine has {there / 2**30:,.0f} GiB of memory; it is built with {config}"
+            )
 
     def stored_features(self) -> list[FeatureSettings]:
         """What the phases of the protocol read from the feature store."""

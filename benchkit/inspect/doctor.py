@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import benchkit
-from benchkit.store.files import FEATURES, cache_root
+from benchkit.store.files import FEATURES, cache_root, total_memory
 
 State = Literal["ok", "note", "broken"]
 
@@ -67,7 +67,7 @@ def versions() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     named = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
     yield Finding("system", "cores", ", ".join([f"{cores} for this process", *named]))
-    if memory := _memory():
+    if memory := total_memory():
         yield Finding("system", "memory", f"{memory / 2**30:.1f} GiB")
 
 
@@ -138,13 +138,6 @@ def _end(code: int | None) -> str:
     if code < 0:
         return f"killed the process that tried it: {signal.Signals(-code).name}"
     return f"ended the process that tried it, with exit code {code}"
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
 
 
 # Where a distribution's module has another name.

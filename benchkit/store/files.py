@@ -214,3 +214,11 @@ def last_used(folder: Path) -> float:
         with suppress(OSError):  # removed meanwhile
             times.append(path.stat().st_mtime)
     return max(times)
+
+
+def total_memory() -> int:
+    """Bytes of memory that this machine has; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
