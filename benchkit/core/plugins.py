@@ -6,6 +6,7 @@ as broken, with its error, and takes nothing else down.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
@@ -134,8 +135,18 @@ def load_plugins(files: Iterable[Path] = (), *, strict: bool = True, hook: str =
     for path in files:
         error = _register(found, path.stem, "", str(path), partial(_load_file, path), strict)
         if error and strict:
-            raise UserError(f"{path} does not load as a plugin: {error}")
+            raise UserError(f"{path} does not load as a plugin: {error}{_unmarked(path)}")
     return found
+
+
+def _unmarked(path: Path) -> str:
+    """What else a file that does not load would be refused for: a hook without a mark."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [each.name for each in body if isinstance(each, ast.FunctionDef) and not each.decorator_list]
+    return "".join(f"; and {_NO_MARK.format(name)}" for name in names if hasattr(hookspecs, name))
 
 
 def _may_implement(module: str, hook: str) -> bool:
@@ -264,6 +275,9 @@ def _add(found: Plugins, kind: str, spec: Any, owner: str) -> None:
     registries[kind][spec.name] = spec
 
 
+_NO_MARK = "{} is there without @hookimpl: write @hookimpl above it (from benchkit import hookimpl)"
+
+
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None:
     known = [hook for hook in dir(hookspecs) if hook.startswith("benchkit_")]
     for name in dir(plugin):
@@ -272,10 +286,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None
         if options is not None and hook not in known:
             raise UserError(f"plugin {owner}: {unknown('hook', hook, known)}")
         if options is None and name in known and callable(getattr(plugin, name)):
-            raise UserError(
-                f"plugin {owner}: {name} is there without @hookimpl: write @hookimpl above it (from benchkit import "
-                "hookimpl)"
-            )
+            raise UserError(f"plugin {owner}: {_NO_MARK.format(name)}")
 
 
 def _hooks(manager: pluggy.PluginManager, plugin: Any) -> tuple[str, ...]:
