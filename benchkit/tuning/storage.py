@@ -122,7 +122,7 @@ class PostgresLocks(Locks):
 
 
 KNOWN = "journal:PATH, sqlite:///PATH, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError, ArithmeticError)
 _SQLITE_SECONDS = 120  # that a writer waits for the others
 _CONNECT_SECONDS = 10
 

@@ -19,7 +19,7 @@ from benchkit.nn import metrics
 from benchkit.tuning.final import write_toml
 from benchkit.tuning.report import best_of_k
 from benchkit.tuning.space import Dimension, Space, build_space, parse_size
-from benchkit.tuning.storage import absolute, open_storage, shown
+from benchkit.tuning.storage import absolute, damage_is_one_line, open_storage, shown
 from benchkit.tuning.study import Trial, best, check_name, pareto_front, read, read_config
 
 PLUGINS = load_plugins()
@@ -232,6 +232,14 @@ def test_a_damaged_trial_is_an_error_that_says_so(name: str, value: Any, tmp_pat
     trial.set_user_attr(name, value)
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     with pytest.raises((ValueError, TypeError)):
+        read(study.trials[0])
+
+
+def test_a_number_that_is_out_of_range_is_one_line(tmp_path: Path) -> None:
+    storage = open_storage(f"journal:{tmp_path / 'x'}")
+    study = optuna.create_study(study_name="a", storage=storage.optuna)
+    study.ask().set_user_attr("parameters", float("inf"))
+    with pytest.raises(UserError, match="cannot be read"), damage_is_one_line(storage, "a"):
         read(study.trials[0])
 
 
