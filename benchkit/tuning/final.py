@@ -26,7 +26,7 @@ from benchkit.experiment.workspace import Workspace
 from benchkit.store.cells import CellStore
 from benchkit.store.files import cache_root, write_atomic
 from benchkit.tuning.storage import Storage, absolute, open_storage
-from benchkit.tuning.study import Study, StudyConfig, Trial, best, check_name, read_config
+from benchkit.tuning.study import Study, StudyConfig, Trial, best, check_name, read_config, study_names
 from benchkit.tuning.trial import apply_params, configure, with_config
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _find(name: str, url: str) -> tuple[Storage, Path]:
     found = []
     for path in sorted(_TUNED.glob("*/studies.journal")):
         storage = open_storage(f"journal:{path}", create=False)
-        if _has(storage, name):
+        if name in study_names(storage):
             found.append((storage, path.parent))
     if not found:
         raise UserError(f"no study {name!r} in the journals under {_TUNED}: say where it is with --storage")
@@ -232,9 +232,3 @@ def _find(name: str, url: str) -> tuple[Storage, Path]:
         places = ", ".join(f"journal:{folder / 'studies.journal'}" for _, folder in found)
         raise UserError(f"study {name!r} is in several journals: choose one with --storage, of {places}")
     return found[0]
-
-
-def _has(storage: Storage, name: str) -> bool:
-    import optuna
-
-    return name in optuna.get_all_study_names(storage.optuna)

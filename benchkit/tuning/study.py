@@ -480,6 +480,13 @@ def given_up(trials: Sequence[Trial], wanted: int) -> str:
     return ""
 
 
+def study_names(storage: Storage) -> list[str]:
+    import optuna
+
+    names = optuna.get_all_study_names(storage.optuna)
+    return [name for name in names if isinstance(name, str)]  # a damaged journal may have others
+
+
 def load(name: str, storage: Storage) -> optuna.Study:
     import optuna
 
@@ -503,11 +510,9 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
     Raises:
         UserError: the name is that of another head's study, or of one that is not benchkit's.
     """
-    import optuna
-
     wanted, note = config.name, ""
     with storage.locks.hold("names"):
-        known = set(optuna.get_all_study_names(storage.optuna))
+        known = study_names(storage)
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
             if named.name not in known:
@@ -526,9 +531,7 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
     Raises:
         UserError: there is no such study, it is not one of benchkit's, or it is damaged.
     """
-    import optuna
-
-    names = optuna.get_all_study_names(storage.optuna)
+    names = study_names(storage)
     if name not in names:
         raise unknown(f"study in {shown(storage.url)},", name, names)
     with damage_is_one_line(storage, name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,16 @@ def test_a_damaged_trial_is_an_error_that_says_so(name: str, value: Any, tmp_pat
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     with pytest.raises((ValueError, TypeError)):
         read(study.trials[0])
+
+
+@pytest.mark.parametrize("name", [True, 3, None])
+def test_a_study_without_a_name_is_passed_over(name: Any, tmp_path: Path) -> None:
+    url = f"journal:{tmp_path / 'x'}"
+    optuna.create_study(study_name="a", storage=open_storage(url).optuna)
+    text = (tmp_path / "x").read_text().replace('"a"', json.dumps(name))
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(UserError, match="unknown study"):
+        read_config(open_storage(url), "a")
 
 
 def test_a_number_that_is_out_of_range_is_one_line(tmp_path: Path) -> None:
