@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +181,8 @@ def run(**options: Any) -> None:
     benchkit run --heads baseline,recurrent,cnn
     benchkit run --preset paper --phases pretrain --data DIR --encoder DIR --seeds 3
 
-    Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell has a result;
-    1: some cells failed; 2: the request cannot be carried out.
+    Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell was trained;
+    1: some cells failed, or all diverged; 2: the request cannot be carried out.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     dry_run, study, storage = (options.pop(name) for name in ("dry_run", "from_study", "storage"))
     beside = {name: options.pop(name) for name in ("controls", "single_task")}
@@ -268,7 +268,7 @@ def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> 
             "Real ones: benchkit data fetch all; benchkit encoders fetch ID; "
             "benchkit run --preset paper --data hub --encoder ID"
         )
-    _exit([*outcome.records, *records_of(in_vain.values()), *records_of(each_alone.values())])
+    _exit(outcome.records, records_of([*in_vain.values(), *each_alone.values()]))
 
 
 def _headline(session: Session) -> str:
@@ -288,13 +288,16 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _exit(records: Any) -> None:
-    failed = [record for record in records if record.status == "failed"]
+def _exit(records: Sequence[Record], companions: Sequence[Record]) -> None:
+    failed = [record for record in (*records, *companions) if record.status == "failed"]
     for record in failed:
         click.echo(f"benchkit: error: {record.head} seed {record.seed}: {record.error}", err=True)
     if failed:
         kinds = {record.failure.kind for record in failed if record.failure}
         sys.exit(2 if kinds == {"out_of_memory"} else 1)
+    if all(record.status == "diverged" for record in records):
+        click.echo(f"benchkit: error: no cell has a result: all diverged: {records[0].error}", err=True)
+        sys.exit(1)
 
 
 def _dry_run(session: Session, controls: bool, single_task: bool) -> None:
