@@ -220,9 +220,15 @@ def _journal(url: str, path: Path, create: bool) -> Storage:
     if not path.name or path.is_dir():
         raise UserError(f"storage {shown(url)!r} names no file: journal:PATH")
     _there(path, create)
+
+    class Backend(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with writing(path):  # what a full disk cuts off is dropped by the next lock
+                super().append_logs(logs)
+
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        backend = JournalFileBackend(str(path), lock_obj=_journal_lock(path))
+        backend = Backend(str(path), lock_obj=_journal_lock(path))
     try:
         optuna = JournalStorage(backend)
     except _DAMAGE as error:

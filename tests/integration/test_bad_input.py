@@ -113,6 +113,11 @@ def test_a_search_of_too_many_trials(benchkit: Callable[..., Done]) -> None:
     assert_one_line(benchkit("tune", "--head", "cnn", "--jobs", "1000000000"), "--jobs is at most 1,024")
 
 
+def test_a_cache_that_cannot_be(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
+    monkeypatch.setenv("BENCHKIT_CACHE", "/proc/nope")
+    assert_one_line(benchkit("run", "--heads", "baseline", "--jobs", "1"), "/proc/nope")
+
+
 def test_a_name_that_the_system_refuses(benchkit: Callable[..., Done]) -> None:
     assert_one_line(benchkit("report", "x" * 300), "x" * 300, "too long")
     assert_one_line(benchkit("run", "--protocol", "x" * 300), "x" * 300)

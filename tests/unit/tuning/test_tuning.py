@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,22 @@ def test_a_half_written_line_of_a_killed_worker_does_not_spoil_the_journal(tmp_p
         file.write(b'{"op_code":4,"wor')
     optuna.create_study(study_name="b", storage=open_storage(url).optuna)
     assert optuna.get_all_study_names(open_storage(url).optuna) == ["a", "b"]
+
+
+def test_a_full_disk_is_one_line_that_names_the_journal_and_spoils_nothing(tmp_path: Path) -> None:
+    url, size = f"journal:{tmp_path / 'x'}", 200
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        study = optuna.create_study(study_name="a", storage=open_storage(url).optuna)
+        with pytest.raises(UserError, match=f"cannot write {tmp_path / 'x'}: File too large"):
+            study.set_user_attr("x", "x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    study = optuna.load_study(study_name="a", storage=open_storage(url).optuna)
+    study.set_user_attr("x", 1)
+    assert optuna.load_study(study_name="a", storage=open_storage(url).optuna).user_attrs == {"x": 1}
 
 
 def test_urls_mean_the_same_elsewhere_and_hide_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
