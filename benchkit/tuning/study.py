@@ -404,8 +404,13 @@ class Study:
             return self._fail_lost(self._load())
 
     def trials(self) -> list[Trial]:
+        space = self.config.space.distributions()
         with damage_is_one_line(self.storage, self.config.name):
-            return [read(each) for each in self._load().get_trials(deepcopy=False)]
+            frozen = self._load().get_trials(deepcopy=False)
+            for each in frozen:
+                if any(space.get(name) != drawn for name, drawn in each.distributions.items()):
+                    raise ValueError(f"trial {each.number} was drawn from another search space")
+            return [read(each) for each in frozen]
 
     def counts(self) -> Counts:
         return count_trials(self.trials())

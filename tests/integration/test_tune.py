@@ -67,6 +67,19 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     assert search(request(tmp_path / "b", trials=3, pruner="median")).trials == stopped.trials  # enough already
 
 
+def test_a_trial_from_another_space_is_one_line(tmp_path: Path) -> None:
+    tuning, _ = open_search(request(tmp_path))
+    study = Study(tuning.studies[0], tuning.storage, "a")
+    with study.working():
+        study.claim()
+    assert len(study.trials()) == 1
+    journal = tmp_path / "studies.journal"
+    journal.write_text(journal.read_text().replace('"param_name":"baseline.score"', '"param_name":3'))
+    damaged, _ = open_search(request(tmp_path / "other", storage=f"journal:{journal}"))
+    with pytest.raises(UserError, match="trial 0 was drawn from another search space"):
+        Study(damaged.studies[0], damaged.storage).trials()
+
+
 @pytest.mark.slow
 def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", trials=3))
