@@ -257,8 +257,8 @@ def command_lines(sound: Sound, folder: Path, random: Random) -> Input:
 
 KINDS = {each.__name__: each for each in (data, encoders, exports, studies, records, protocols, command_lines)}
 # Of a hundred inputs; `processes` takes any kind, by a command in a process of its own.
-SHARES = {"data": 22, "encoders": 16, "exports": 16, "studies": 14, "records": 13, "protocols": 13, "command_lines": 5.5,
-          "processes": 0.5}  # fmt: skip
+SHARES = {"data": 22, "encoders": 16, "exports": 16, "studies": 14, "records": 13, "protocols": 13,
+          "command_lines": 5.5, "processes": 0.5}  # fmt: skip
 
 
 # What comes of them

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.core.rng import generator
+from benchkit.data import tables
 from benchkit.encoder import BertConfig, random_encoder
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
 from benchkit.pretraining.texts import (
@@ -48,6 +49,13 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     assert read_file(tmp_path / "c.tsv").texts == ('four "', "five")
     assert read_file(tmp_path / "c.tsv", ["sentence2"]).texts == ("five",)
     assert read_file(tmp_path / "d.jsonl", ["body"]).texts == ("six",)
+
+
+def test_a_gzip_bomb_is_not_unpacked_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "UNPACKED", 2**20)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"0" * 2**22))
+    with pytest.raises(UserError, match="unpacks to more than 1 MiB, the limit"):
+        read_file(tmp_path / "a.txt.gz")
 
 
 def test_only_training_splits_are_opened(tmp_path: Path) -> None:
