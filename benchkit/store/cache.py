@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchkit.core.errors import UserError
+from benchkit.core.settings import parse, read_json
 from benchkit.store.files import FEATURES, last_used, locked, writing
 
 
@@ -105,12 +106,29 @@ def _segments(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors"))
 
 
+@dataclass(frozen=True)
+class _Settings:
+    reads: str
+    pooling: str
+    layers: tuple[int, ...]
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True)
+class _About:
+    encoder: str
+    settings: _Settings
+    written_by: Mapping[str, str] = field(default_factory=dict)
+
+
 def _about(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path)
+        parse(_About, content)
+    except (UserError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def _folders(root: Path) -> list[Path]:

@@ -18,7 +18,7 @@ import torch
 from benchkit.core.errors import UserError
 from benchkit.core.features import Pooled, Tokens
 from benchkit.core.prefetch import ahead, behind, directly
-from benchkit.core.settings import plain
+from benchkit.core.settings import plain, read_json
 from benchkit.core.source import ENCODING, code_hash, numeric_versions, package_files
 from benchkit.encoder.attention import kernels
 from benchkit.encoder.encoder import CHUNK_TOKENS
@@ -261,10 +261,10 @@ def _hash(identity: Mapping[str, Any]) -> str:
 def _described(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether `settings.json` says what the folder's name says; segments do not rely on it."""
     try:
-        found = json.loads((folder / "settings.json").read_bytes())
-    except (OSError, ValueError):
+        found = read_json(folder / "settings.json")
+    except UserError:
         return False
-    return isinstance(found, dict) and {name: found.get(name) for name in identity} == dict(identity)
+    return {name: found.get(name) for name in identity} == dict(identity)
 
 
 def _stored(segments: Iterable[Segment]) -> set[bytes]:
