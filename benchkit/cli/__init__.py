@@ -65,8 +65,6 @@ def main() -> None:
             sys.stdout.flush()
     except UserError as error:
         _stop(f"benchkit: error: {error}", 2)
-    except MemoryError as error:
-        _stop(f"benchkit: error: out of memory: {error}; close other programs or use a smaller encoder or --jobs 1", 2)
     except click.exceptions.Abort:
         _stop("benchkit: interrupted", 130)
     except getattr(click.exceptions, "NoArgsIsHelpError", ()) as page:  # click 8.1 has it not, and prints it itself
@@ -82,6 +80,11 @@ def main() -> None:
     except BrokenPipeError:  # `benchkit … | head`
         sys.stderr.close()
         sys.exit(0)
+    except (MemoryError, RuntimeError) as error:  # click's exceptions are of the latter kind too
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        line = UserError(f"out of memory: {error}; close other programs, make less of it, or use --jobs 1")
+        _stop(f"benchkit: error: {line}", 2)
     except OSError as error:
         if error.errno not in _FULL:
             if error.filename is None:

@@ -26,16 +26,14 @@ from benchkit.encoder.bert import TopLayers
 from benchkit.encoder.lora import LowRank
 from benchkit.encoder.packing import Inputs, LowerStates
 from benchkit.experiment.cell import Cell, losses_of
+from benchkit.experiment.environment import check_memory
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.features import FeatureSettings, encode_table
-from benchkit.store.files import total_memory
 from benchkit.store.table import FeatureTable
 from benchkit.training.batches import Corpus, Order
 from benchkit.training.constants import constant_loss
 from benchkit.training.evaluation import PhaseContext, Reader
 from benchkit.training.readers import LiveReader, Snapshot, StoredReader
-
-_BYTES_TRAINED = 16  # of a parameter: its value, its gradient and AdamW's two means, in fp32
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,7 @@ class Assembly:
         except Exception as error:  # a stranger's head may raise anything
             text = " ".join(str(error).split())
             raise UserError(f"head {name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error
-        needed, there = parameters * _BYTES_TRAINED, total_memory()
-        if there and needed > there:
-            raise UserError(
-                f"head {name!r} has {parameters:,} parameters, which take {needed / 2**30:,.0f} GiB to train: this "
-                f"machine has {there / 2**30:,.0f} GiB of memory; it is built with {config}"
-            )
+        check_memory(parameters, f"head {name!r} with {config}")
 
     def stored_features(self) -> list[FeatureSettings]:
         """What the phases of the protocol read from the feature store."""

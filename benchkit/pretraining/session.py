@@ -18,15 +18,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from benchkit.core.errors import UserError
+from benchkit.core.head import count
 from benchkit.core.plugins import Plugins
 from benchkit.core.progress import Progress
 from benchkit.core.settings import read_json
-from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
+from benchkit.encoder import BertConfig, Encoder, MiniBert, random_encoder, resolve_precision
 from benchkit.encoder.checkpoint import names, read_tensors
 from benchkit.encoder.tokenizer import wordpiece
 from benchkit.experiment.cell import Execution
 from benchkit.experiment.config import choose_device
-from benchkit.experiment.environment import PeakMemory, environment
+from benchkit.experiment.environment import PeakMemory, check_memory, environment
 from benchkit.experiment.workspace import find_folder, open_encoder
 from benchkit.pretraining.texts import Pieces, Source, read_file, read_tasks, sequences, split_texts, train_vocab
 from benchkit.pretraining.train import (
@@ -234,6 +235,9 @@ def _new(texts: Sequence[str], recipe: Recipe, name: str) -> Encoder:
         )
     except ValueError as error:
         raise UserError(f"no such encoder: {error}") from None
+    with torch.device("meta"):
+        parameters = count(MiniBert(config))
+    check_memory(parameters, "this encoder")
     encoder = random_encoder(name, vocab, config, recipe.seed)
     if recipe.cased:
         encoder.tokenizer = wordpiece(vocab, name, {"do_lower_case": False})

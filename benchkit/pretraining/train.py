@@ -68,6 +68,17 @@ def frequencies(ids: Tensor, special: Tensor) -> Tensor:
     return (counts / counts.sum()).float()
 
 
+_EPOCHS = 1_000_000
+_LIMITS = {
+    "vocab_size": (1, 2**24),
+    "max_length": (4, 2**20),
+    "steps": (0, 10**9),
+    "batch": (8, 2**24),
+    "every": (0, 10**9),
+    "seed": (0, 2**63),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How an encoder is pre-trained.
@@ -107,11 +118,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("vocab_size", 1), ("max_length", 4), ("steps", 0), ("batch", 8), ("every", 0), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        if not 0 < self.epochs < math.inf:
-            raise ValueError(f"epochs must be more than 0, not {self.epochs}")
+        for name, (low, high) in _LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be from {low} to {high:,}, not {getattr(self, name)}")
+        if not 0 < self.epochs <= _EPOCHS:
+            raise ValueError(f"epochs must be more than 0, and at most {_EPOCHS:,}, not {self.epochs}")
         for name in ("mask", "held_out"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")

@@ -488,7 +488,7 @@ def given_up(trials: Sequence[Trial], wanted: int) -> str:
 def study_names(storage: Storage) -> list[str]:
     import optuna
 
-    names = optuna.get_all_study_names(storage.optuna)
+    names: list[Any] = optuna.get_all_study_names(storage.optuna)
     return [name for name in names if isinstance(name, str)]  # a damaged journal may have others
 
 

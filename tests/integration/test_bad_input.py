@@ -38,7 +38,7 @@ CASES = {
     "many threads": (["--threads", "1000000000"], ["--threads is at most 1,024"]),
     "many epochs": (["--set", f"pretrain.epochs={10**30}"], ["epochs is at most 1,000,000"]),
     "wide batches": (["--set", f"pretrain.batch_size={10**30}"], ["batch_size is at most 16,777,216"]),
-    "too large a head": (["--set", "cnn.channels=1000000000"], ["head 'cnn' has", "parameters", "GiB of memory"]),
+    "too large a head": (["--set", "cnn.channels=1000000000"], ["head 'cnn' with", "parameters", "GiB of memory"]),
     "far too large a head": (["--set", f"cnn.channels={10**30}"], ["head 'cnn' cannot be built"]),
     "too large filters": (["--set", "token-cnn.largest=1000000000", "--heads", "token-cnn"], ["at most 512"]),
     "data": (["--data", "no/such/folder"], ["no/such/folder", "not"]),
@@ -111,6 +111,11 @@ def test_unknown_option_is_a_usage_error_with_a_suggestion(benchkit: Callable[..
 def test_a_search_of_too_many_trials(benchkit: Callable[..., Done]) -> None:
     assert_one_line(benchkit("tune", "--head", "cnn", "--trials", "1000000000"), "--trials is from 1 to 100,000")
     assert_one_line(benchkit("tune", "--head", "cnn", "--jobs", "1000000000"), "--jobs is at most 1,024")
+
+
+def test_too_large_an_allocation(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
+    monkeypatch.setattr("benchkit.inspect.doctor.examine", lambda: torch.empty(2**50))
+    assert_one_line(benchkit("doctor"), "out of memory", "allocate memory")
 
 
 def test_a_cache_that_cannot_be(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
