@@ -193,7 +193,7 @@ def test_a_protocol_survives_json() -> None:
         ("sampling=random", "proportional, round_robin, annealed"),
         ("pair_input=both", "separate, joint"),
         ("precision=fp16", "auto, fp32, bf16"),
-        ("seeds=0", "seeds must be at least 1"),
+        ("seeds=0", "seeds is from 1 to"),
         ("layers=", "layers is empty"),
         ("layers=last", "layers takes a whole number"),
         ("max_length=2", "max_length must be at least 4"),
