@@ -67,7 +67,8 @@ def run(
     executor: str = "",
     threads: int = 1,
     feature_cache: bool = True,
-    keep_encoder: bool = False,
+    keep_encoder: str = "best",
+    encoder_dtype: str = "bf16",
     interference: bool = False,
     cuda_graph: bool | None = None,
     compiled: bool = False,
@@ -81,7 +82,9 @@ def run(
         settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
         jobs: processes that run cells.
         executor: where cells run: `local`, in this process, or `processes`; by default as `jobs` says.
-        keep_encoder: store the fine-tuned encoders too, for `benchkit predict`.
+        keep_encoder: the fine-tuned encoders that are stored, for `benchkit predict`: `all`, `none`, or the `best`
+            seed's of each head.
+        encoder_dtype: what they are stored in, `bf16` or `fp32`.
         interference: measure after each epoch how the tasks' gradients agree: `cells[0].phases[0].interference`.
         cuda_graph: capture steps as CUDA graphs; None: on a GPU.
         compiled: hand the encoder's layers to `torch.compile` where they are trained.
@@ -109,6 +112,7 @@ def run(
         threads=threads,
         feature_cache=feature_cache,
         keep_encoder=keep_encoder,
+        encoder_dtype=encoder_dtype,
         interference=interference,
         cuda_graph=cuda_graph,
         compiled=compiled,

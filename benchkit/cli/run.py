@@ -161,8 +161,10 @@ def records_of(outcomes: Iterable[Outcome]) -> list[Record]:
               help="Hand the encoder's layers to torch.compile where they are trained.")  # fmt: skip
 @click.option("--feature-cache/--no-feature-cache", default=True,
               help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
-@click.option("--keep-encoder", is_flag=True,
-              help="Also store each fine-tuned encoder, as large as it is, to predict with it.")  # fmt: skip
+@click.option("--keep-encoder", type=click.Choice(["all", "best", "none"]), default="best", show_default=True,
+              help="Fine-tuned encoders to store, to predict with them: the best seed's of each head.")  # fmt: skip
+@click.option("--encoder-dtype", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True,
+              help="What fine-tuned encoders are stored in.")  # fmt: skip
 @click.option("--interference", is_flag=True,
               help="Also measure, once an epoch, how the tasks' gradients agree; changes no number.")  # fmt: skip
 @click.option("--controls", is_flag=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -143,6 +144,12 @@ class Record:
     def error(self) -> str:
         """Why the cell is not `ok`, in one line; "" if it is."""
         return self.failure.message if self.failure else ""
+
+    @property
+    def dev_mean(self) -> float:
+        """What the last phase's best epoch was chosen by: the mean of its dev metrics; -inf without any."""
+        values = [score.value for score in self.phases[-1].scores if score.split == "dev"] if self.phases else []
+        return sum(values) / len(values) if values else -math.inf
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

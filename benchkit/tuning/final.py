@@ -175,7 +175,7 @@ def _pair(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame], task: TaskSpec, 
 
 
 _TUNED = Path("results/tune")
-_AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "cuda_graph", "compiled")
+_AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "encoder_dtype", "cuda_graph", "compiled")
 
 
 def run_again(

@@ -286,7 +286,7 @@ def test_from_study_gives_the_same_numbers_again(tmp_path: Path) -> None:
     assert found.final is not None
     options = {"out": tmp_path / "again", "jobs": 1, "threads": 1, "device": "cpu", "feature_cache": True}
     url = f"journal:{tmp_path / 'studies.journal'}"
-    options |= {"head_files": (), "data": "", "encoder": "", "keep_encoder": False}
+    options |= {"head_files": (), "data": "", "encoder": "", "keep_encoder": "best", "encoder_dtype": "bf16"}
     options |= {"cuda_graph": None, "compiled": False}
     again, out = run_again("baseline", url, (1,), options, lambda event: None)
     assert again.differences == found.final.differences
