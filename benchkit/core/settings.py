@@ -72,7 +72,7 @@ def apply(settings: T, values: Mapping[str, Any], where: str) -> T:
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:
-    """`value` as `kind` (bool, int, float, str, a tuple of one of them, or an optional one).
+    """`value` as `kind` (bool, int, float, str, a tuple or mapping of one of them, or an optional one).
 
     Raises:
         UserError: it is something else.
@@ -89,6 +89,10 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
         if not isinstance(parts, list | tuple):
             parts = [parts]
         return tuple(coerce(p.strip() if isinstance(p, str) else p, inner, name) for p in parts if p != "")
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} takes a table of names and values, not {value!r}")
+        return {key: coerce(each, get_args(kind)[1], f"{name}.{key}") for key, each in value.items()}
     if origin is typing.Literal:
         choices = get_args(kind)
         value = next((each for each in choices if isinstance(value, str) and str(each) == value), value)
