@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from benchkit.core.hookspecs import hookimpl
 from benchkit.core.task import Example, TaskSpec
 from benchkit.nn import losses, metrics
 
 
-def _demo_sst(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo.sentences import make_sst
+def _demo(task: str, seed: int) -> Mapping[str, Sequence[Example]]:
+    from benchkit_demo import sentences
 
-    return make_sst(seed)
-
-
-def _demo_quora(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo.sentences import make_quora
-
-    return make_quora(seed)
-
-
-def _demo_sts(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo.sentences import make_sts
-
-    return make_sts(seed)
+    made: Mapping[str, Sequence[Example]] = getattr(sentences, f"make_{task}")(seed)
+    return made
 
 
 def _files(name: str, course: str, *others: str) -> tuple[str, ...]:
@@ -47,7 +37,7 @@ SST = TaskSpec(
     losses={"cross_entropy": losses.cross_entropy},
     files=_files("sst", "ids-sst", "sst5", "SST-5"),
     aliases={"sentence": ("text",), "label": ("sentiment",)},
-    demo=_demo_sst,
+    demo=partial(_demo, "sst"),
 )
 
 QUORA = TaskSpec(
@@ -64,7 +54,7 @@ QUORA = TaskSpec(
         "sentence2": ("question2", "text2"),
         "label": ("is_duplicate",),
     },
-    demo=_demo_quora,
+    demo=partial(_demo, "quora"),
 )
 
 # Course and GLUE cut the same 8,628 pairs differently: a folder that mixes them is refused when read.
@@ -84,7 +74,7 @@ STS = TaskSpec(
     },
     files=_files("sts", "sts", "STS-B", "stsb"),
     aliases={"score": ("similarity", "similarity_score", "label"), "sentence1": ("text1",), "sentence2": ("text2",)},
-    demo=_demo_sts,
+    demo=partial(_demo, "sts"),
 )
 
 

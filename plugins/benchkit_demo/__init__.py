@@ -22,7 +22,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 def demo_vocabulary() -> list[str]:
     """Special pieces first, then characters and their continuations, then words; distinct."""
-    from benchkit_demo.grammar import demo_words
+    from benchkit_demo.sentences import demo_words
 
     characters = [*ascii_lowercase, *digits]
     pieces = (*SPECIAL, *characters, *(f"##{each}" for each in characters), *"'\"!:;()-&", *demo_words())
