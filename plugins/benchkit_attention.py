@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Tokens
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, TaskShape, Tokens, hookimpl, option
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches, packed, padded, sentences
 
 

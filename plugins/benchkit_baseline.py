@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Pooled
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Pooled, TaskShape, hookimpl, option
 from benchkit.nn.blocks import SCORES, ScaledCosine, cosine_score, finish, joined
 
 

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Pooled
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Pooled, TaskShape, hookimpl, option
 from benchkit.nn.blocks import SCORES, ScaledCosine, cosine_score, finish, joined
 
 
@@ -41,7 +38,8 @@ class Cnn(nn.Module):
                 for shape in tasks
             }
         )
-        scaled = [each for each in tasks if _is_scored_pair(each) and config.score == "scaled-cosine"]
+        pairs = [shape for shape in tasks if shape.segments == 2 and not shape.classes]
+        scaled = pairs if config.score == "scaled-cosine" else []
         self.scaled = nn.ModuleDict({shape.name: ScaledCosine(shape) for shape in scaled})
 
     def forward(self, features: Pooled, task: str) -> Tensor:
@@ -58,10 +56,6 @@ class Cnn(nn.Module):
     def _is_linear(self, shape: TaskShape) -> bool:
         """A pair whose maps go to one linear: all that are to be classified."""
         return shape.segments == 2 and (shape.classes > 0 or self.score == "linear")
-
-
-def _is_scored_pair(shape: TaskShape) -> bool:
-    return shape.segments == 2 and not shape.classes
 
 
 def _convolution(inputs: int, outputs: int, config: CnnConfig) -> nn.Conv1d:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import Example, TaskSpec
+from benchkit import Example, TaskSpec, hookimpl
 from benchkit.nn import losses, metrics
 
 
@@ -49,11 +48,7 @@ QUORA = TaskSpec(
     metric=metrics.accuracy,
     losses={"cross_entropy": losses.cross_entropy},
     files=_files("quora", "quora", "QQP", "qqp"),
-    aliases={
-        "sentence1": ("question1", "text1"),
-        "sentence2": ("question2", "text2"),
-        "label": ("is_duplicate",),
-    },
+    aliases={"sentence1": ("question1", "text1"), "sentence2": ("question2", "text2"), "label": ("is_duplicate",)},
     demo=partial(_demo, "quora"),
 )
 
@@ -66,12 +61,7 @@ STS = TaskSpec(
     low=0.0,
     high=5.0,
     metric=metrics.pearson,
-    losses={
-        "bce": losses.binary_cross_entropy,
-        "mse": losses.mse,
-        "cosent": losses.cosent,
-        "pearson": losses.pearson,
-    },
+    losses={"bce": losses.binary_cross_entropy, "mse": losses.mse, "cosent": losses.cosent, "pearson": losses.pearson},
     files=_files("sts", "sts", "STS-B", "stsb"),
     aliases={"score": ("similarity", "similarity_score", "label"), "sentence1": ("text1",), "sentence2": ("text2",)},
     demo=partial(_demo, "sts"),

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchkit.core.features import Layers
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Layers, TaskShape, hookimpl, option
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches
 
 

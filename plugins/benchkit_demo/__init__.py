@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import TYPE_CHECKING
 
-from benchkit.core.hookspecs import hookimpl
+from benchkit import hookimpl
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder, EncoderSpec

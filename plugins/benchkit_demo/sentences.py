@@ -13,8 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from benchkit import Example
 from benchkit.core.rng import derive
-from benchkit.core.task import Example
 
 T = TypeVar("T")
 Plan = TypeVar("Plan")
