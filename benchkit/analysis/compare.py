@@ -14,7 +14,7 @@ from benchkit.analysis.results import COUNTED, MEAN, Stored, stack_predictions
 from benchkit.analysis.statistics import Paired, paired_differences, spread
 from benchkit.analysis.tables import Block, Row, Section, interval, name_seeds, number
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.identity import Change, changes, parts_of, tell
+from benchkit.core.record import Change, changes, parts_of, tell
 
 if TYPE_CHECKING:
     from benchkit.core.record import PhaseResult, Record

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
+from benchkit.cli.output import say, size, stop
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -45,7 +45,7 @@ class Progress:
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:
-            click.echo(line, err=True)
+            say(line)
 
     def start(self, name: str, done: int, total: int | None, unit: str = "B") -> None:
         self.close()
@@ -57,17 +57,9 @@ class Progress:
             from tqdm import tqdm
 
             count = "{n_fmt}/{total_fmt}" + ("" if unit == "B" else f" {unit}")
-            self.bar = tqdm(
-                total=total,
-                initial=done,
-                desc=name,
-                unit=unit,
-                unit_scale=unit == "B",
-                bar_format="{desc} {percentage:3.0f}%|{bar}| " + count + "{postfix}",
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-            )
+            layout = "{desc} {percentage:3.0f}%|{bar}| " + count + "{postfix}"
+            self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", bar_format=layout,
+                            file=sys.stderr, leave=False, dynamic_ncols=True)  # fmt: skip
 
     def advance(self, count: int, note: str = "") -> None:
         self.done, self.note = self.done + count, note or self.note
@@ -190,13 +182,17 @@ class Progress:
             self.close()
 
 
-def size(count: int) -> str:
-    """Bytes as people read them: `171 kB`, `35.0 MB`."""
-    if count < 1000:
-        return f"{count} B"
-    if count < 1_000_000:
-        return f"{count / 1e3:.0f} kB"
-    return f"{count / 1e6:,.1f} MB"
+@contextmanager
+def shown(resumes: str = "") -> Iterator[Progress]:
+    """Progress of work that Ctrl-C stops, and that the same command resumes `from …`."""
+    progress = Progress()
+    try:
+        yield progress
+    except KeyboardInterrupt:
+        progress.close()
+        stop(f"interrupted; the same command goes on{resumes and ' '}{resumes}", 130)
+    finally:
+        progress.close()
 
 
 class Interrupt:
@@ -220,4 +216,4 @@ class Interrupt:
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
-        click.echo("\nstopping after the running trials; Ctrl-C again stops at once", err=True)
+        say("\nstopping after the running trials; Ctrl-C again stops at once")

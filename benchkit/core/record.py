@@ -1,9 +1,12 @@
-"""What a finished cell leaves behind: frozen, JSON-ready, with the provenance of every number."""
+"""What a finished cell leaves behind: frozen, JSON-ready, with the provenance of every number.
+
+And in what the identities of two cells differ, down to the field, in words.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -168,3 +171,157 @@ class Record:
         except ValueError as error:
             raise ValueError(f"not a record: {error}") from error
         return record
+
+
+ABSENT = "absent"
+_DIGITS = 12  # of a hash, where one has to be shown
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An identity, and the names of what it has hashes of.
+
+    Attributes:
+        sources: see `Record.sources`.
+        splits: what a data digest stands for, such as `8,544 rows of sst/train.tsv`, by `task.split`.
+        encoder: the encoder's name.
+    """
+
+    identity: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    encoder: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that differs; a value is `ABSENT` where a side does not have the field."""
+
+    path: tuple[str, ...]
+    a: Any
+    b: Any
+
+    @property
+    def field(self) -> str:
+        """`protocol.pretrain.learning_rate`."""
+        return ".".join(self.path)
+
+
+def parts_of(record: Record) -> Parts:
+    splits = {
+        f"{task}.{name}": f"{split['rows']:,} rows of {_file(split['source'])}"
+        for task, each in record.data.get("splits", {}).items()
+        for name, split in each.items()
+    }
+    return Parts(record.identity, record.sources, splits, record.encoder.get("name", ""))
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
+    """The fields that two identities do not share, in the order of the parts."""
+    found = list(_walk((), _by_name(a), _by_name(b)))
+    names = [change for change in found if change.path == ("head", "name")]
+    # Two heads share no config that could be compared.
+    return [*names, *(change for change in found if change.path[0] != "head")] if names else found
+
+
+def differences(a: Parts, b: Parts) -> list[str]:
+    """In what B differs from A, a line each."""
+    return [tell(change, a, b) for change in changes(a.identity, b.identity)]
+
+
+def nearest(parts: Parts, records: Iterable[Record]) -> Record | None:
+    """The record that differs in the fewest fields, of those of the same head and seed."""
+    head, seed = parts.identity.get("head", {}).get("name"), parts.identity.get("seed")
+    alike = [record for record in records if (record.head, record.seed) == (head, seed)]
+    return min(alike, key=lambda record: len(changes(record.identity, parts.identity)), default=None)
+
+
+def tell(change: Change, a: Parts, b: Parts) -> str:
+    """One line: `protocol.pretrain.epochs: 10 → 5`, `source of head: my_head.py changed`."""
+    if change.path[-1] == "source":
+        return f"source of {_whose(change.path)}: {_files(change, a, b)}"
+    if change.path == ("encoder",):
+        return f"encoder: {_encoder(a)} → {_encoder(b)}"
+    if change.path[0] == "data" and len(change.path) == 3:
+        return f"{change.field}: {_data(change, a, b)}"
+    if (
+        change.path[0] == "tasks" and ABSENT in (change.a, change.b) and len(change.path) == 2
+    ):  # a whole task, whose fields say nothing here
+        return f"{change.field}: {' → '.join(ABSENT if each == ABSENT else 'there' for each in (change.a, change.b))}"
+    return f"{change.field}: {shown(change.a)} → {shown(change.b)}"
+
+
+def shown(value: Any) -> str:
+    """A value of an identity as a user would write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={shown(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(shown, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _file(source: str) -> str:
+    """`sst/train.tsv` of a source that also says how it was read and which rows were drawn."""
+    return source.partition(" (")[0].partition(";")[0]
+
+
+def _walk(path: tuple[str, ...], a: Any, b: Any) -> Iterator[Change]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for name in dict.fromkeys((*a, *b)):
+            yield from _walk((*path, name), a.get(name, ABSENT), b.get(name, ABSENT))
+    elif a != b:
+        yield Change(path, a, b)
+
+
+def _by_name(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Tasks and phases by name rather than by number, with their order as a field of its own."""
+    result = dict(identity)
+    tasks = identity.get("tasks")
+    if isinstance(tasks, list):
+        result["tasks"] = {"order": [task["name"] for task in tasks], **_tables(tasks)}
+    protocol = identity.get("protocol")
+    phases = protocol.get("phases") if isinstance(protocol, Mapping) else None
+    if isinstance(protocol, Mapping) and phases and all(isinstance(each, Mapping) for each in phases):
+        result["protocol"] = {**protocol, "phases": [each["name"] for each in phases], **_tables(phases)}
+    return result
+
+
+def _tables(named: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: {key: value for key, value in each.items() if key != "name"} for each in named}
+
+
+def _whose(path: tuple[str, ...]) -> str:
+    return f"task {path[1]}" if path[0] == "tasks" else path[0]
+
+
+def _files(change: Change, a: Parts, b: Parts) -> str:
+    """Which files changed, where both sides know theirs."""
+    part = ".".join(change.path[:-1])
+    old, new = a.sources.get(part), b.sources.get(part)
+    if not old or not new:
+        return "changed (an older record does not say which file)"
+    words = {name: _fate(old.get(name), new.get(name)) for name in dict.fromkeys((*old, *new))}
+    found = [f"{name} {fate}" for name, fate in words.items() if fate]
+    return ", ".join(found) or "the same files in another order"
+
+
+def _fate(old: str | None, new: str | None) -> str:
+    if old == new:
+        return ""
+    return "is new" if old is None else "is gone" if new is None else "changed"
+
+
+def _encoder(parts: Parts) -> str:
+    fingerprint = str(parts.identity["encoder"])[:_DIGITS]
+    return f"{parts.encoder} ({fingerprint})" if parts.encoder else fingerprint
+
+
+def _data(change: Change, a: Parts, b: Parts) -> str:
+    name = ".".join(change.path[1:])
+    old, new = (
+        ABSENT if value == ABSENT else parts.splits.get(name, str(value)[:_DIGITS])
+        for value, parts in ((change.a, a), (change.b, b))
+    )
+    if old != new:
+        return f"{old} → {new}"
+    return f"other content ({str(change.a)[:_DIGITS]} → {str(change.b)[:_DIGITS]}) in {new}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchkit.core.identity import Parts, changes, nearest, parts_of, tell
+from benchkit.core.record import Parts, changes, nearest, parts_of, tell
 from benchkit.core.rng import global_stream
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.environment import threads

@@ -9,7 +9,7 @@ import pytest
 from helpers.cli import Call, assert_one_line, caller
 from helpers.runs import flags, run
 
-from benchkit.core.identity import ABSENT, Change, Parts, changes, tell
+from benchkit.core.record import ABSENT, Change, Parts, changes, tell
 
 OWN_HEAD = """
 from dataclasses import dataclass
