@@ -22,7 +22,7 @@ from benchkit.cli.tune import tune
 from benchkit.core.errors import UserError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})
 @click.version_option(benchkit.__version__, prog_name="benchkit")
 def cli() -> None:
     """Which head architecture is worth putting on this encoder?

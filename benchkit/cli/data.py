@@ -19,11 +19,10 @@ def data() -> None:
 
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="sst|quora|sts|all")
-@click.option("--revision", metavar="COMMIT", default="",
-              help="Another commit, branch or tag of the repository than the pinned commit.")  # fmt: skip
+@click.option("--revision", metavar="COMMIT", help="A commit, branch or tag instead of the pinned one.")
 @click.option("--from", "by_hand", type=options.DIR,
-              help="Take the repository's files from a folder instead: no network is needed.")  # fmt: skip
-def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
+              help="A folder with the repository's files, instead of a download.")  # fmt: skip
+def fetch(names: tuple[str, ...], revision: str | None, by_hand: Path | None) -> None:
     """Fetch data sets from Hugging Face, check them, and put them where --data hub finds them.
 
     \b
@@ -42,7 +41,7 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     if by_hand is not None and not by_hand.is_dir():
         raise UserError(f"--from {by_hand}: no such folder")
     for source in chosen:
-        record = fetch_set(source, Progress(), revision, by_hand)
+        record = fetch_set(source, Progress(), revision or "", by_hand)
         rows = ", ".join(f"{split} {count:,}" for split, count in record.rows.items())
         click.echo(f"{source.task}: {rows}; from {record.repo} at {record.revision[:12]}")
         for name, text in (("splits", record.splits), ("licence", record.licence), ("cite", record.citation)):
@@ -103,14 +102,13 @@ def check(folder: str, tasks: tuple[str, ...] | None, head_files: tuple[Path, ..
     Problems: a split or a class missing, scores of another range, dev or test found in train) or a fetched file has
     changed; with 2 if the folder or a file cannot be used at all.
     """
-    from benchkit.core.plugins import load_plugins
     from benchkit.data import check_data, present
     from benchkit.data.check import render
     from benchkit.hub.datasets import HUB, changed, hub_folder
 
     if folder == HUB:
         folder = str(hub_folder())
-    plugins = load_plugins(head_files)
+    plugins = options.load_plugins(head_files)
     names = present(folder, list(plugins.tasks.values())) if tasks is None else list(dict.fromkeys(tasks))
     if not names:
         raise UserError(f"--tasks names none; known: {', '.join(sorted(plugins.tasks))}")

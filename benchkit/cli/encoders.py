@@ -24,18 +24,15 @@ def encoders() -> None:
 @encoders.command("list")
 def list_encoders() -> None:
     """List the encoders that --encoder finds by name, and a few that could be fetched."""
-    from benchkit.core.plugins import load_plugins
     from benchkit.inspect.encoders import available, render_list
 
-    click.echo(render_list(available(load_plugins())))
+    click.echo(render_list(available(options.load_plugins())))
 
 
 @encoders.command()
 @click.argument("id", metavar="ID")
-@click.option(
-    "--revision", metavar="COMMIT", default="", help="A commit, branch or tag; default: main, or what is here."
-)
-def fetch(id: str, revision: str) -> None:
+@click.option("--revision", metavar="COMMIT", help="A commit, branch or tag; default: main, or what is here.")
+def fetch(id: str, revision: str | None) -> None:
     """Fetch a BERT or DistilBERT from Hugging Face by its id, such as sentence-transformers/all-MiniLM-L6-v2.
 
     Only the needed files are fetched, checked against what the hub knows of them, and loaded once. The commit is
@@ -44,7 +41,7 @@ def fetch(id: str, revision: str) -> None:
     """
     from benchkit.hub.encoders import encoders_root, fetch_encoder
 
-    record = fetch_encoder(id, revision, Progress())
+    record = fetch_encoder(id, revision or "", Progress())
     licence = record.licence or "not stated"
     click.echo(f"{id} at {record.revision}, {record.parameters / 1e6:.1f} M parameters, licence {licence}")
     click.echo(f"in {encoders_root() / id}: use it with --encoder {id}")
@@ -75,10 +72,9 @@ def convert(name: str, folder: Path) -> None:
 
 def _open(name: str) -> tuple[Encoder, Path | None]:
     """An encoder, and the folder that it comes from; None for a plugin's."""
-    from benchkit.core.plugins import load_plugins
     from benchkit.experiment.workspace import find_folder, open_encoder
 
-    plugins = load_plugins()
+    plugins = options.load_plugins()
     return open_encoder(name, plugins), None if name in plugins.encoders else find_folder(name)
 
 
@@ -95,8 +91,7 @@ _REQUEST = ("out", "files", "data", "tasks", "columns", "base", "half", "device"
 @options.tasks("Of these tasks only; default: all that are there.")
 @click.option("--column", "columns", multiple=True, metavar="NAME",
               help="Column of tables with text; repeatable; default: text, sentence, sentence1 and 2.")  # fmt: skip
-@click.option("--from", "base", metavar="NAME|DIR",
-              help="Go on with this encoder and its vocabulary, instead of a new one.")  # fmt: skip
+@click.option("--from", "base", metavar="NAME|DIR", help="Train this encoder further, with its own vocabulary.")
 @click.option("--layers", type=int, help="Of a new encoder; default 4.")
 @click.option("--hidden", type=int, help="Its width; default 256.")
 @click.option("--heads", type=int, help="Its attention heads; default 4.")
@@ -119,7 +114,7 @@ _REQUEST = ("out", "files", "data", "tasks", "columns", "base", "half", "device"
 @click.option("--seed", type=int, help="Default 0.")
 @click.option("--half", is_flag=True, help="Store the weights as fp16.")
 @options.device()
-@options.precision(default="auto", show_default=True)
+@options.precision(default="auto")
 @options.threads()
 def pretrain(**given: Any) -> None:
     """Train an encoder to guess masked words in texts (Devlin et al. 2019): a new one, or --from one that exists.
@@ -136,7 +131,6 @@ def pretrain(**given: Any) -> None:
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 
-    from benchkit.core.plugins import load_plugins
     from benchkit.pretraining.session import Request
     from benchkit.pretraining.session import pretrain as run
 
@@ -144,7 +138,7 @@ def pretrain(**given: Any) -> None:
     recipe = _recipe(options.given(given), asked.get("base", ""))
     torch.set_num_threads(asked["threads"])
     with shown("from the last checkpoint") as progress:
-        record = run(Request(recipe=recipe, **asked), load_plugins(), progress)
+        record = run(Request(recipe=recipe, **asked), options.load_plugins(), progress)
     result, unigram, out = record["result"], record["unigram"], asked["out"]
     click.echo(
         f"{record['parameters'] / 1e6:.1f} M parameters, {record['vocab_size']:,} word pieces; "

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    encoder = options.encoder("The encoder whose features the heads read.", default="embedded", show_default=True)
+    encoder = options.encoder("The encoder whose features the heads read.", default="embedded")
     tasks = options.tasks("Tasks to build for, comma separated; default: the demo's.")
     return options.head_file("A Python file with a head of yours; repeatable.")(encoder(tasks(command)))
 
@@ -33,10 +33,9 @@ def heads(context: click.Context, /, **given: Any) -> None:
     """List the heads: what they read, how many parameters they have on this encoder, whose they are."""
     if context.invoked_subcommand is not None:
         return
-    from benchkit.core.plugins import load_plugins
     from benchkit.inspect.heads import Setup, render_list
 
-    plugins = load_plugins(given["head_files"])
+    plugins = options.load_plugins(given["head_files"])
     names = tuple(sorted(plugins.heads))
     if not names:
         raise UserError("there is no head: see benchkit plugins")
@@ -59,12 +58,11 @@ def show(head: str | None, head_files: tuple[Path, ...], svg: Path | None, merma
 
     The head is built and run once for each task, on made-up features of the encoder's size.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.core.plugins import load_plugins
     from benchkit.inspect.heads import Setup, as_mermaid, as_svg, render_head
 
     if head and head.endswith(".py"):
         head_files, head = (*head_files, Path(head)), None
-    plugins = load_plugins(head_files)
+    plugins = options.load_plugins(head_files)
     names = (head,) if head else _of_files(plugins, head_files)
     if not names:
         raise UserError(f"name a head (known: {', '.join(sorted(plugins.heads))}), or give a file that has one")
@@ -93,11 +91,9 @@ def check(head: str) -> None:
     An installed head by its name, or every head in a Python file. The same checks are pytest tests in
     benchkit.testing.HeadContract. Exit code 0: all passed; 1: some failed; 2: there is no such head or file.
     """
-    from benchkit.core.plugins import load_plugins
-
     path = Path(head)
     files = (path,) if path.suffix == ".py" or path.is_file() else ()
-    plugins = load_plugins(files)
+    plugins = options.load_plugins(files)
     names = _of_files(plugins, files) if files else (head,)
     if not names:
         raise UserError(f"{path} offers no head: return a HeadSpec from a function benchkit_heads() marked @hookimpl")
@@ -129,17 +125,16 @@ def _passes(spec: HeadSpec) -> bool:
 @heads.command()
 @click.argument("name")
 @click.option("--dir", "folder", type=options.DIR, default=".",
-              help="Folder in which the package's own is made; default: here.")  # fmt: skip
+              help="Folder in which the package's own is made.")  # fmt: skip
 def new(name: str, folder: Path) -> None:
     """Write a package benchkit-NAME with a small working head: module, test, README, licence, CI.
 
     It installs, is found, passes its test and runs as it is; then put your idea into its module. NAME is the head's
     name, such as `my-head`.
     """
-    from benchkit.core.plugins import load_plugins
     from benchkit.testing.scaffold import check_name, write_package
 
-    plugins = load_plugins()
+    plugins = options.load_plugins()
     names = check_name(name, {*plugins.heads, *plugins.tasks, *(plugin.name for plugin in plugins.plugins)})
     place = write_package(names, folder)
     click.echo(f"wrote {place}; your head goes into {names.module}.py. Next:\n")
@@ -167,10 +162,9 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
     A plugin that is broken, or claims another's name, is listed with its error; BENCHKIT_PLUGINS=NAME,NAME loads only
     the plugins named. The exit code is 0 all the same.
     """
-    from benchkit.core.plugins import load_plugins
     from benchkit.inspect.heads import as_data, render
 
-    found = load_plugins(head_files, strict=False)
+    found = options.load_plugins(head_files, strict=False)
     if as_json:
         echo_json(as_data(found))
     else:
@@ -184,28 +178,27 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
 @options.preset("Whose pooling, layers, pair input and head settings; default: demo.")
 @options.settings("Change a field: cnn.channels=16, pooling=cls …; repeatable.")
 @options.encoder()
-@click.option("--mode", "modes", type=options.NAMES, default="infer,train", show_default=True,
+@click.option("--mode", "modes", type=options.NAMES, default="infer,train",
               help="infer: word pieces to outputs; train: a step of encoder and head; head: a step on stored "
                    "features; encode: word pieces to features.")  # fmt: skip
-@click.option("--batch-sizes", type=options.NAMES, metavar="N,…", default="32", show_default=True,
-              help="Examples of each task.")  # fmt: skip
-@click.option("--seq-lens", type=options.NAMES, metavar="N,…", default="16", show_default=True,
+@click.option("--batch-sizes", type=options.NAMES, metavar="N,…", default="32", help="Examples of each task.")
+@click.option("--seq-lens", type=options.NAMES, metavar="N,…", default="16",
               help="Word pieces of every sentence; mixed: of different lengths, as in real data.")  # fmt: skip
-@click.option("--precision", type=options.NAMES, default="auto", show_default=True,
+@click.option("--precision", type=options.NAMES, default="auto",
               help="Of the encoder: fp32, bf16, auto (bf16 where the hardware has it), or several.")  # fmt: skip
 @options.compiled("Use torch.compile.")
-@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, show_default=True,
+@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False,
               help="Capture a step as a CUDA graph and time its replays; needs a GPU.")  # fmt: skip
 @options.device()
 @options.threads()
-@click.option("--warmup", type=options.POSITIVE, default=10, show_default=True, help="Steps before any is timed.")
-@click.option("--min-iterations", type=options.POSITIVE, default=10, show_default=True,
+@click.option("--warmup", type=options.POSITIVE, default=10, help="Steps before any is timed.")
+@click.option("--min-iterations", type=options.POSITIVE, default=10,
               help="Time each head for at least so many steps,")  # fmt: skip
-@click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
+@click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0,
               help="and for at least so many seconds, at each point.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=2), default=8, show_default=True,
+@click.option("--repeats", type=click.IntRange(min=2), default=8,
               help="Parts of that time; everything is built anew for each.")  # fmt: skip
-@options.out("Where the CSV, the JSON and the picture go.", default="results/speed", show_default=True)
+@options.out("Where the CSV, the JSON and the picture go.", default="results/speed")
 def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[str, ...], precision: tuple[str, ...],
           compiled: bool, graph: bool, warmup: int, min_iterations: int, min_time: float, repeats: int, out: Path,
           **given: Any) -> None:  # fmt: skip
@@ -220,7 +213,6 @@ def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 
-    from benchkit.core.plugins import load_plugins
     from benchkit.experiment.estimate import clock
     from benchkit.inspect.heads import Setup
     from benchkit.speed.measure import Limits, estimate, measure
@@ -228,7 +220,7 @@ def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[
     from benchkit.speed.setup import grid
 
     torch.set_num_threads(given["threads"])
-    setup = Setup.open(options.request(**given), load_plugins(given["head_files"]))
+    setup = Setup.open(options.request(**given), options.load_plugins(given["head_files"]))
     longest = setup.encoder.config.max_position_embeddings
     points = grid(modes, batch_sizes, seq_lens, precision, setup.device, compiled=compiled, graph=graph,
                   longest=longest)  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from benchkit.core.plugins import Plugins
     from benchkit.experiment.config import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,19 +62,19 @@ data = _shared("--data", metavar="DIR", help="Folder with the tasks' data, `hub`
 encoder = _shared("--encoder", metavar="NAME|DIR",
                   help="An encoder's name, or a folder in the Hugging Face layout.")  # fmt: skip
 phases = _shared("--phases", type=NAMES)
-device = _shared("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+device = _shared("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 precision = _shared("--precision", type=click.Choice(["auto", "fp32", "bf16"]),
                     help="Of the encoder; auto: bf16 where the hardware has it.")  # fmt: skip
 jobs = _shared("--jobs", type=POSITIVE)
 executor = _shared("--executor", metavar="NAME")
-threads = _shared("--threads", type=POSITIVE, default=1, show_default=True, help="CPU threads.")
+threads = _shared("--threads", type=POSITIVE, default=1, help="CPU threads.")
 cuda_graph = _shared("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
                      help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
-compiled = _shared("--compile/--no-compile", "compiled", default=False, show_default=True,
+compiled = _shared("--compile/--no-compile", "compiled", default=False,
                    help="Hand the encoder's layers to torch.compile where they are trained.")  # fmt: skip
 out = _shared("--out", type=DIR, help="Where results go.")
 dry_run = _shared("--dry-run", is_flag=True, help="Show the cells and the estimated time; train nothing.")
-split = _shared("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True)
+split = _shared("--split", type=click.Choice(["test", "dev"]), default="test")
 against = _shared("--against", metavar="HEAD", help="Compare each head with this one; default: each with each.")
 as_json = _shared("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
 
@@ -88,6 +89,13 @@ def flags(options: Mapping[str, Any]) -> str:
     written = {"settings": "set", "source": "input"}
     named = [name for name, value in options.items() if value or (value == 0 and value is not False)]
     return ", ".join(f"--{written.get(name, name).replace('_', '-')}" for name in named)
+
+
+def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
+    """As `benchkit.core.plugins.load_plugins`, which is imported late."""
+    from benchkit.core import plugins
+
+    return plugins.load_plugins(files, strict=strict)
 
 
 def request(**options: Any) -> Request:

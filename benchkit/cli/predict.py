@@ -16,6 +16,7 @@ from benchkit.cli.output import say
 from benchkit.core.errors import UserError
 
 if TYPE_CHECKING:
+    from benchkit.core.record import Record
     from benchkit.predict.data import Input, Predicted
     from benchkit.predict.model import InputFormat, Loader, Model
 
@@ -24,11 +25,11 @@ def _trained(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that name a trained head."""
     for option in reversed((
         click.option("--run", type=options.DIR, help="What benchkit run --out wrote."),
-        click.option("--head", metavar="NAME", default="", help="One of the heads of the run."),
+        click.option("--head", metavar="NAME", help="One of the heads of the run."),
         click.option("--seed", type=click.IntRange(min=0), help="Default: the seed that is best on dev."),
-        click.option("--cell", metavar="KEY", default="",
+        click.option("--cell", metavar="KEY",
                      help="A cell by its key, or the beginning of it, instead of head and seed."),
-        options.encoder("Where the run's encoder is, if its name does not lead to it.", default=""),
+        options.encoder("Where the run's encoder is, if its name does not lead to it."),
         options.head_file("The Python file that the head, task or encoder came from; repeatable."),
         options.device(),
     )):  # fmt: skip
@@ -71,7 +72,6 @@ def predict(texts: tuple[str, ...], **given: Any) -> None:
 
 def _loader(given: dict[str, Any]) -> Loader:
     """What loads models of the run that the options name."""
-    from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import choose_device
     from benchkit.predict.model import Loader, open_run
 
@@ -79,24 +79,29 @@ def _loader(given: dict[str, Any]) -> Loader:
         raise UserError("name a run's folder with --run: what benchkit run --out wrote")
     if given["cell"] and (given["head"] or given["seed"] is not None):
         raise UserError("--cell names head and seed already: leave out --head and --seed")
-    plugins = load_plugins(given["head_files"])
+    plugins = options.load_plugins(given["head_files"])
     store = open_run(given["run"], say)
-    return Loader(store, plugins, choose_device(given["device"]), given["encoder"])
+    return Loader(store, plugins, choose_device(given["device"]), given["encoder"] or "")
+
+
+def _record(loader: Loader, given: dict[str, Any]) -> Record:
+    """The record of the cell that the options name."""
+    from benchkit.predict.model import one
+
+    return one(loader.store, given["head"] or "", given["seed"], given["cell"] or "")
 
 
 def _submission(texts: tuple[str, ...], given: dict[str, Any]) -> None:
     from benchkit.predict.data import write_submission
-    from benchkit.predict.model import one
 
     without = options.flags({name: given[name] for name in ("task", "source", "average", "model")})
     if texts or without:
-        raise UserError(
-            f"--format cs224n predicts the dev and test splits of one cell: leave out {without or 'the texts'}"
-        )
+        what = without or "the texts"
+        raise UserError(f"--format cs224n predicts the dev and test splits of one cell: leave out {what}")
     if not given["out"]:
         raise UserError("--format cs224n writes several files: name their folder with --out")
     loader = _loader(given)
-    record = one(loader.store, given["head"], given["seed"], given["cell"])
+    record = _record(loader, given)
     model = cache(lambda: loader.load(record))
     for path in write_submission(loader.store, record, loader.plugins, model, given["data"] or "", given["out"], say):
         click.echo(path)
@@ -126,7 +131,7 @@ def _predict_texts(texts: tuple[str, ...], given: dict[str, Any]) -> None:
 def _models(given: dict[str, Any]) -> list[Model]:
     """One model, or with --average one a seed; cells without usable weights are named and left out."""
     from benchkit.predict.export import load_exported
-    from benchkit.predict.model import USABLE, of_head, one
+    from benchkit.predict.model import USABLE, of_head
 
     if given["model"]:
         names = ("run", "head", "seed", "cell", "average", "encoder")
@@ -138,13 +143,13 @@ def _models(given: dict[str, Any]) -> list[Model]:
         if given["average"]:
             if given["cell"] or given["seed"] is not None:
                 raise UserError("--average takes all seeds of a head: leave out --seed and --cell")
-            records = of_head(loader.store, given["head"])
+            records = of_head(loader.store, given["head"] or "")
             for record in records:
                 if record.status not in USABLE:
                     say(f"left out: {record.head} seed {record.seed} {record.status}: {record.error}")
             models = [loader.load(record) for record in records if record.status in USABLE]
         else:
-            models = [loader.load(one(loader.store, given["head"], given["seed"], given["cell"]))]
+            models = [loader.load(_record(loader, given))]
     for note in dict.fromkeys(note for model in models for note in model.notes):
         say(note)
     say(f"{' + '.join(model.name for model in models)} on {models[0].encoder.name}")
@@ -197,14 +202,13 @@ def export(out: Path, onnx: bool, **given: Any) -> None:
     must be installed, or given with --head-file, where it is loaded; an ONNX file needs neither it nor benchkit.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.predict.export import write_export
-    from benchkit.predict.model import one
 
     if onnx:
         from benchkit.predict.onnx import check_installed
 
         check_installed()
     loader = _loader(given)
-    record = one(loader.store, given["head"], given["seed"], given["cell"])
+    record = _record(loader, given)
     model = loader.load(record)
     for note in model.notes:
         say(note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -195,25 +195,22 @@ def shown(resumes: str = "") -> Iterator[Progress]:
         progress.close()
 
 
-class Interrupt:
-    """Whether Ctrl-C was pressed. Once: the running trials are finished. Twice: KeyboardInterrupt."""
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed, for a search to end after its running trials.
 
-    def __init__(self) -> None:
-        self.pressed = False
+    The second time, KeyboardInterrupt is raised.
+    """
+    pressed: list[int] = []
 
-    def __call__(self) -> bool:
-        return self.pressed
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = signal.signal(signal.SIGINT, self._press)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _press(self, number: int, frame: object) -> None:
-        if self.pressed:
+    def press(number: int, frame: object) -> None:
+        if pressed:
             raise KeyboardInterrupt
-        self.pressed = True
+        pressed.append(number)
         say("\nstopping after the running trials; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

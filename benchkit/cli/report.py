@@ -27,16 +27,13 @@ _task_file = options.head_file("A Python file with a task that is not installed;
 @options.against()
 @options.split("What heads are compared on; the table has both.")
 @click.option("--aso", is_flag=True, help="Also the almost stochastic order over seeds; it takes many.")
-@click.option(
-    "--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; csv: scores by default."
-)
+@click.option("--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; in csv: scores.")
 @click.option("--format", "format_", type=click.Choice(["terminal", "markdown", "csv", "json", "latex"]),
-              default="terminal", show_default=True)  # fmt: skip
+              default="terminal")  # fmt: skip
 @click.option("--out", type=options.FILE, help="Write it there instead of printing it.")
 @click.option("--html", type=options.FILE,
-              help="Also write one page with all of it: tables, charts, examples, provenance.")  # fmt: skip
-@click.option("--texts/--no-texts", default=True, show_default=True,
-              help="Examples on the page with their texts, or by ids: for data that may not be passed on.")  # fmt: skip
+              help="Also write one page: tables, charts, examples, provenance.")  # fmt: skip
+@click.option("--texts/--no-texts", default=True, help="Show the texts of examples on the page, or only their ids.")
 @click.option("--figures", type=options.DIR, help="Also write each plot as PNG and SVG.")
 @_task_file
 def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: Any,
@@ -85,9 +82,9 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
 
 @click.command(short_help="How many seeds a difference takes, and how long they run.")
 @_folders
-@click.option("--difference", type=float, default=0.01, show_default=True,
-              help="The difference that should be found, in the tasks' metrics.")  # fmt: skip
-@click.option("--power", type=float, default=0.8, show_default=True, help="How probably, between 0.05 and 1.")
+@click.option("--difference", type=float, default=0.01,
+              help="The difference to find, in the tasks' metrics.")  # fmt: skip
+@click.option("--power", type=float, default=0.8, help="How probably, between 0.05 and 1.")
 @options.against()
 @options.split()
 @_task_file
@@ -123,7 +120,7 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
 @click.option("--sure", is_flag=True, help="Fail only if the whole 95 % interval fulfils the condition.")
 @click.option("--across", type=click.Choice(["data", "protocol", "machine", "encoder"]), multiple=True,
               help="A difference between the runs that is meant; repeatable.")  # fmt: skip
-@options.split("Default: test, or dev where test is unlabelled.", default=None, show_default=False)
+@options.split("Default: test, or dev where test is unlabelled.", default=None)
 @_task_file
 def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: tuple[str, ...], split: str | None,
             head_files: tuple[Path, ...]) -> None:  # fmt: skip
@@ -192,11 +189,10 @@ def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
     from benchkit.analysis.reproduce import agreements, deviations, published, section
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render
-    from benchkit.core.plugins import load_plugins
 
     numbers, stored = published(), read_runs([folder], log=say)
     rows = agreements(stored, numbers)
-    click.echo(render(section(rows, list(deviations(stored, numbers, load_plugins())), numbers)))
+    click.echo(render(section(rows, list(deviations(stored, numbers, options.load_plugins())), numbers)))
     sys.exit(code)
 
 
@@ -245,7 +241,6 @@ def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Pa
 
 def _explain_one(records: list[Record], folders: list[Path], head_files: tuple[Path, ...]) -> None:
     """The parts of a cell's key, what a rerun would change, and the nearest cell of the same head and seed."""
-    from benchkit.core.plugins import load_plugins
     from benchkit.experiment.explain import today
     from benchkit.experiment.workspace import Workspace
     from benchkit.store.cells import CellStore
@@ -255,7 +250,7 @@ def _explain_one(records: list[Record], folders: list[Path], head_files: tuple[P
     for name, value in record.identity.items():
         _echo_part(name, _part(name, value, record))
     _echo_part("made by", [shown({name: each for name in _ENVIRONMENT if (each := record.environment.get(name))})])
-    now = today(record, Workspace(load_plugins(head_files), cache_root(), say))
+    now = today(record, Workspace(options.load_plugins(head_files), cache_root(), say))
     found = differences(parts_of(record), now.parts)
     if found:
         verdict = "A rerun of the same request would train it again, since this changed:"

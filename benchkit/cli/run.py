@@ -37,12 +37,10 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.protocol()
 @options.settings("Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")
 @click.option("--from-study", "study", metavar="NAME",
-              help="Train the best config of a study of benchkit tune, and the default, and compare.")  # fmt: skip
+              help="Compare the best config of a benchkit tune study with the default.")  # fmt: skip
 @click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
-@options.data("Folder with the tasks' data, `hub` for what benchkit data fetch has fetched, or `demo`; default: the "
-              "preset's.")  # fmt: skip
-@options.encoder("An encoder's name, the id of one that benchkit encoders fetch has fetched, or a folder in the "
-                 "Hugging Face layout.")  # fmt: skip
+@options.data("Folder with the tasks' data, `hub` for what was fetched, or `demo`; default: the preset's.")
+@options.encoder("An encoder's name, the id of a fetched one, or a folder in the Hugging Face layout.")
 @options.phases("pretrain (encoder frozen), finetune (everything trained), or both.")
 @options.device()
 @options.precision()
@@ -53,15 +51,11 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.cuda_graph()
 @options.compiled()
 @click.option("--feature-cache/--no-feature-cache", default=True,
-              help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
-@click.option("--keep-encoder", is_flag=True,
-              help="Also store each fine-tuned encoder, as large as it is, to predict with it.")  # fmt: skip
-@click.option("--interference", is_flag=True,
-              help="Also measure, once an epoch, how the tasks' gradients agree; changes no number.")  # fmt: skip
-@click.option("--controls", is_flag=True,
-              help="Also train the heads in vain: on shuffled labels, and on a random encoder.")  # fmt: skip
-@click.option("--single-task", is_flag=True,
-              help="Also train the heads on each task alone, and show what training together gains.")  # fmt: skip
+              help="Store the frozen encoder's features, or encode each batch anew.")  # fmt: skip
+@click.option("--keep-encoder", is_flag=True, help="Also store each fine-tuned encoder, to predict with it.")
+@click.option("--interference", is_flag=True, help="Also measure each epoch how the tasks' gradients agree.")
+@click.option("--controls", is_flag=True, help="Also train on shuffled labels, and on a random encoder.")
+@click.option("--single-task", is_flag=True, help="Also train on each task alone; show what training together gains.")
 @options.dry_run("Show the cells, what is done and cached, and the estimated time; train nothing.")
 def run(study: str | None, storage: str | None, **given: Any) -> None:
     """Train each head on the same encoder, through the same two phases, on the same batches, and compare them.
@@ -79,12 +73,11 @@ def run(study: str | None, storage: str | None, **given: Any) -> None:
     dry_run, *companions = (given.pop(name) for name in ("dry_run", "controls", "single_task"))
     request = options.request(**given)
 
-    from benchkit.core.plugins import load_plugins
     from benchkit.experiment.estimate import describe
     from benchkit.experiment.session import Session
 
     with shown(_EPOCH) as progress:
-        session = Session.open(request, load_plugins(request.head_files), progress)
+        session = Session.open(request, options.load_plugins(request.head_files), progress)
         progress.jobs = session.plan.jobs
         controls, alone = _companions(session, *companions)
         if dry_run:

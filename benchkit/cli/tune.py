@@ -9,7 +9,7 @@ import click
 
 from benchkit.cli import options
 from benchkit.cli.output import fail, stop
-from benchkit.cli.progress import Interrupt, shown
+from benchkit.cli.progress import interruptible, shown
 
 if TYPE_CHECKING:
     from benchkit.cli.progress import Progress
@@ -22,26 +22,25 @@ _OWN = ("trials", "search", "sampler", "sampler_seed", "pruner", "objective", "m
 
 @click.command(short_help="Search for a head's best config and rates.")
 @click.option("--head", "--heads", "heads", type=options.NAMES,
-              help="Head to tune; several, comma separated, get a study each with the same budget.")  # fmt: skip
-@click.option("--trials", type=int, default=50, show_default=True,
-              help="Finished trials of a study in all, whoever runs them; failed ones do not count.")  # fmt: skip
-@click.option("--search", type=options.NAMES, default="head,lr", show_default=True,
+              help="Heads to tune, comma separated; each gets a study with the same budget.")  # fmt: skip
+@click.option("--trials", type=int, default=50, help="Finished trials of a study in all; failed ones do not count.")
+@click.option("--search", type=options.NAMES, default="head,lr",
               help="What is searched: head, dropout, lr, weight_decay, batch, schedule, loss, sampling, or fields such "
               "as cnn.pool.")  # fmt: skip
 @options.settings("Change a field, and keep it out of the search; repeatable.")
 @click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
-@click.option("--objective", metavar="NAME", default="mean", show_default=True,
+@click.option("--objective", metavar="NAME", default="mean",
               help="On dev: mean (over tasks), a task's name, pareto (mean against parameters) or "
               "pareto-latency (against the head's milliseconds for one example).")  # fmt: skip
 @click.option("--match-params", metavar="SIZE", help="Only configs with so many parameters, ±5 %: 250k, 1.5M.")
-@click.option("--sampler", metavar="NAME", default="tpe", show_default=True, help="tpe, random, cmaes, qmc or grid.")
-@click.option("--sampler-seed", type=int, default=0, show_default=True, help="Trials train with seed 0, whatever this.")
+@click.option("--sampler", metavar="NAME", default="tpe", help="tpe, random, cmaes, qmc or grid.")
+@click.option("--sampler-seed", type=int, default=0, help="Trials train with seed 0, whatever this.")
 @click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, with pareto none.")
 @click.option("--storage", metavar="URL",
               help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip
 @click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
-@click.option("--final-seeds", type=int, default=3, show_default=True,
-              help="Fresh seeds for the best and the default config, compared on test at the end.")  # fmt: skip
+@click.option("--final-seeds", type=int, default=3,
+              help="Fresh seeds for the final comparison on test.")  # fmt: skip
 @options.preset()
 @options.protocol()
 @options.head_file()
@@ -69,14 +68,13 @@ def tune(show_space: bool, **given: Any) -> None:
     config. The same command goes on where it was stopped, and on another machine, with the same database, helps.
     Exit code 1: a study was given up, because its trials kept failing.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.core.plugins import load_plugins
     from benchkit.tuning.report import space_table
     from benchkit.tuning.search import TuneRequest, Tuning
 
     own = options.given({name: given.pop(name) for name in _OWN})
     request = TuneRequest(options.request(**given), **own)
     with shown() as progress:
-        tuning = Tuning.open(request, load_plugins(request.run.head_files), progress)
+        tuning = Tuning.open(request, options.load_plugins(request.run.head_files), progress)
         if show_space:
             for config in tuning.studies:
                 click.echo(space_table(config.head, config.space) + "\n")
@@ -89,16 +87,15 @@ def _tune(tuning: Tuning, progress: Progress) -> None:
     from benchkit.tuning.report import write_search, write_study
     from benchkit.tuning.search import describe
 
-    interrupt = Interrupt()
     tuning.start(progress)
     found: list[StudyResult] = []
     for config in tuning.studies:
         for line in describe(tuning, config):
             progress.say(line)
-        with interrupt.listening():
-            each = tuning.search(config, progress, interrupt)
+        with interruptible() as interrupted:
+            each = tuning.search(config, progress, interrupted)
         progress.close()
-        if interrupt():
+        if interrupted():
             finished = f"{sum(trial.finished for trial in each.trials)} of {config.trials} trials"
             stop(f"stopped with {finished} of study {config.name!r}; the same command goes on", 130)
         found.append(each)

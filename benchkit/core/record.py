@@ -239,16 +239,16 @@ def nearest(parts: Parts, records: Iterable[Record]) -> Record | None:
 def tell(change: Change, a: Parts, b: Parts) -> str:
     """One line: `protocol.pretrain.epochs: 10 → 5`, `source of head: my_head.py changed`."""
     if change.path[-1] == "source":
-        return f"source of {_whose(change.path)}: {_files(change, a, b)}"
+        whose = f"task {change.path[1]}" if change.path[0] == "tasks" else change.path[0]
+        return f"source of {whose}: {_files(change, a, b)}"
     if change.path == ("encoder",):
         return f"encoder: {_encoder(a)} → {_encoder(b)}"
     if change.path[0] == "data" and len(change.path) == 3:
         return f"{change.field}: {_data(change, a, b)}"
-    if (
-        change.path[0] == "tasks" and ABSENT in (change.a, change.b) and len(change.path) == 2
-    ):  # a whole task, whose fields say nothing here
-        return f"{change.field}: {' → '.join(ABSENT if each == ABSENT else 'there' for each in (change.a, change.b))}"
-    return f"{change.field}: {shown(change.a)} → {shown(change.b)}"
+    values = [change.a, change.b]
+    if change.path[0] == "tasks" and len(change.path) == 2:  # a whole task, whose fields say nothing here
+        values = [each if each == ABSENT or ABSENT not in values else "there" for each in values]
+    return f"{change.field}: {' → '.join(map(shown, values))}"
 
 
 def shown(value: Any) -> str:
@@ -290,25 +290,18 @@ def _tables(named: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {each["name"]: {key: value for key, value in each.items() if key != "name"} for each in named}
 
 
-def _whose(path: tuple[str, ...]) -> str:
-    return f"task {path[1]}" if path[0] == "tasks" else path[0]
-
-
 def _files(change: Change, a: Parts, b: Parts) -> str:
     """Which files changed, where both sides know theirs."""
     part = ".".join(change.path[:-1])
     old, new = a.sources.get(part), b.sources.get(part)
     if not old or not new:
         return "changed (an older record does not say which file)"
-    words = {name: _fate(old.get(name), new.get(name)) for name in dict.fromkeys((*old, *new))}
-    found = [f"{name} {fate}" for name, fate in words.items() if fate]
+    found = [
+        f"{name} {'is new' if name not in old else 'is gone' if name not in new else 'changed'}"
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name)
+    ]
     return ", ".join(found) or "the same files in another order"
-
-
-def _fate(old: str | None, new: str | None) -> str:
-    if old == new:
-        return ""
-    return "is new" if old is None else "is gone" if new is None else "changed"
 
 
 def _encoder(parts: Parts) -> str:
