@@ -4,8 +4,6 @@ Source: Lin et al. 2017, "A Structured Self-attentive Sentence Embedding", with 
 scorer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

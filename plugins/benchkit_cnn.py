@@ -3,8 +3,6 @@
 Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 3).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -30,14 +28,7 @@ class Cnn(nn.Module):
         super().__init__()
         self.score, self.shapes = config.score, {shape.name: shape for shape in tasks}
         self.trunk = nn.Sequential(_convolution(1, config.channels, config), nn.ReLU(), nn.Dropout(config.dropout))
-        self.branches = nn.ModuleDict(
-            {
-                shape.name: nn.Linear(config.channels * hidden * shape.segments, shape.out)
-                if self._is_linear(shape)
-                else _convolutions(shape, config, hidden)
-                for shape in tasks
-            }
-        )
+        self.branches = nn.ModuleDict({shape.name: self._branch(config, hidden, shape) for shape in tasks})
         pairs = [shape for shape in tasks if shape.segments == 2 and not shape.classes]
         scaled = pairs if config.score == "scaled-cosine" else []
         self.scaled = nn.ModuleDict({shape.name: ScaledCosine(shape) for shape in scaled})
@@ -52,6 +43,11 @@ class Cnn(nn.Module):
         if segment == 1:
             return finish(vectors.squeeze(1), shape)
         return self.scaled[task](vectors) if task in self.scaled else cosine_score(vectors, shape)
+
+    def _branch(self, config: CnnConfig, hidden: int, shape: TaskShape) -> nn.Module:
+        if self._is_linear(shape):
+            return nn.Linear(config.channels * hidden * shape.segments, shape.out)
+        return _convolutions(shape, config, hidden)
 
     def _is_linear(self, shape: TaskShape) -> bool:
         """A pair whose maps go to one linear: all that are to be classified."""

@@ -1,7 +1,5 @@
 """The three tasks of the CS224N default project: sentiment, paraphrase, similarity."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -10,10 +8,9 @@ from benchkit.nn import losses, metrics
 
 
 def _demo(task: str, seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo import sentences
+    from benchkit_demo.sentences import make
 
-    made: Mapping[str, Sequence[Example]] = getattr(sentences, f"make_{task}")(seed)
-    return made
+    return make(task, seed)
 
 
 def _files(name: str, course: str, *others: str) -> tuple[str, ...]:

@@ -4,8 +4,6 @@ Source: Peters et al. 2018, "Deep contextualized word representations" (ELMo), s
 scale, learned per task.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

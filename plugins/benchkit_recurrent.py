@@ -3,8 +3,6 @@
 Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 2).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

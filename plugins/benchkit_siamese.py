@@ -4,8 +4,6 @@ Sources: Conneau et al. 2017, "Supervised Learning of Universal Sentence Represe
 Reimers & Gurevych 2019, "Sentence-BERT".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

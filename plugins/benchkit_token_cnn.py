@@ -3,8 +3,6 @@
 Source: Kim 2014, "Convolutional Neural Networks for Sentence Classification".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

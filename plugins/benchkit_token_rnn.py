@@ -4,8 +4,6 @@ Source: Conneau et al. 2017, "Supervised Learning of Universal Sentence Represen
 future work asks for word embeddings and for other cells.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -64,14 +64,10 @@ def list_sets() -> None:
             state = "changed since it was fetched: benchkit data check hub says what"
         else:
             state = f"fetched {record.when[:10]}, in {data_root() / task}"
-        texts = {
-            "from": f"{source.repo} at {record.revision if record else source.revision}",
-            "splits": source.splits,
-            "licence": source.licence,
-            "cite": source.citation,
-            "state": state,
-        }
-        parts.append("\n".join([task, *(labelled(f"  {name:<9}", text) for name, text in texts.items())]))
+        origin = f"{source.repo} at {record.revision if record else source.revision}"
+        texts = {"from": origin, "splits": source.splits, "licence": source.licence, "cite": source.citation}
+        lines = [labelled(f"  {name:<9}", text) for name, text in (*texts.items(), ("state", state))]
+        parts.append("\n".join([task, *lines]))
     click.echo("\n\n".join(parts))
 
 

@@ -59,6 +59,7 @@ def show(head: str | None, head_files: tuple[Path, ...], svg: Path | None, merma
     The head is built and run once for each task, on made-up features of the encoder's size.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.inspect.heads import Setup, as_mermaid, as_svg, render_head
+    from benchkit.store.files import write_atomic
 
     if head and head.endswith(".py"):
         head_files, head = (*head_files, Path(head)), None
@@ -71,10 +72,7 @@ def show(head: str | None, head_files: tuple[Path, ...], svg: Path | None, merma
     setup = Setup.open(options.request(heads=names, device="cpu", **given), plugins)
     shown = [setup.shown(name) for name in names]
     if svg:
-        try:
-            svg.write_text(as_svg(shown[0]), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {svg}: {error.strerror}") from error
+        write_atomic(svg, as_svg(shown[0]).encode())
     click.echo("\n\n".join(as_mermaid(each) if mermaid else render_head(each) for each in shown))
 
 
@@ -124,8 +122,7 @@ def _passes(spec: HeadSpec) -> bool:
 
 @heads.command()
 @click.argument("name")
-@click.option("--dir", "folder", type=options.DIR, default=".",
-              help="Folder in which the package's own is made.")  # fmt: skip
+@click.option("--dir", "folder", type=options.DIR, default=".", help="Folder in which the package's own is made.")
 def new(name: str, folder: Path) -> None:
     """Write a package benchkit-NAME with a small working head: module, test, README, licence, CI.
 
@@ -187,17 +184,13 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--precision", type=options.NAMES, default="auto",
               help="Of the encoder: fp32, bf16, auto (bf16 where the hardware has it), or several.")  # fmt: skip
 @options.compiled("Use torch.compile.")
-@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False,
-              help="Capture a step as a CUDA graph and time its replays; needs a GPU.")  # fmt: skip
+@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, help="Time replays of a CUDA graph.")
 @options.device()
 @options.threads()
 @click.option("--warmup", type=options.POSITIVE, default=10, help="Steps before any is timed.")
-@click.option("--min-iterations", type=options.POSITIVE, default=10,
-              help="Time each head for at least so many steps,")  # fmt: skip
-@click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0,
-              help="and for at least so many seconds, at each point.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=2), default=8,
-              help="Parts of that time; everything is built anew for each.")  # fmt: skip
+@click.option("--min-iterations", type=options.POSITIVE, default=10, help="Time each head for at least so many steps,")
+@click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0, help="and so many seconds.")
+@click.option("--repeats", type=click.IntRange(min=2), default=8, help="Parts of that time, each built anew.")
 @options.out("Where the CSV, the JSON and the picture go.", default="results/speed")
 def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[str, ...], precision: tuple[str, ...],
           compiled: bool, graph: bool, warmup: int, min_iterations: int, min_time: float, repeats: int, out: Path,

@@ -152,17 +152,10 @@ def _seconds(age: str) -> float:
 
 
 def _as_data(cache: Cache) -> dict[str, object]:
-    return {
-        "name": cache.name,
-        "kind": cache.kind,
-        "path": str(cache.path),
-        "encoder": cache.encoder,
-        "fingerprint": cache.about.get("encoder", ""),
-        "settings": cache.about.get("settings", {}),
-        "files": cache.files,
-        "bytes": cache.size,
-        "last_used": cache.used,
-    }
+    fingerprint, settings = cache.about.get("encoder", ""), cache.about.get("settings", {})
+    return {"name": cache.name, "kind": cache.kind, "path": str(cache.path), "encoder": cache.encoder,
+            "fingerprint": fingerprint, "settings": settings, "files": cache.files, "bytes": cache.size,
+            "last_used": cache.used}  # fmt: skip
 
 
 def _table(found: list[Cache]) -> str:

@@ -59,8 +59,7 @@ protocol = _shared("--protocol", type=PATH, help="A protocol of your own, as TOM
 settings = _shared("--set", "settings", multiple=True, metavar="FIELD=VALUE",
                    help="Change a field: cnn.channels=16, pooling=cls …; repeatable.")  # fmt: skip
 data = _shared("--data", metavar="DIR", help="Folder with the tasks' data, `hub`, or `demo`; default: the preset's.")
-encoder = _shared("--encoder", metavar="NAME|DIR",
-                  help="An encoder's name, or a folder in the Hugging Face layout.")  # fmt: skip
+encoder = _shared("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
 phases = _shared("--phases", type=NAMES)
 device = _shared("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 precision = _shared("--precision", type=click.Choice(["auto", "fp32", "bf16"]),

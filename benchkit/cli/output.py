@@ -60,9 +60,8 @@ def size(count: int) -> str:
 def labelled(label: str, text: str, columns: int = 100) -> str:
     """A label, and beside it a text that is wrapped to so many columns."""
     indent = " " * len(click.unstyle(label))
-    filled = textwrap.fill(
-        text, columns, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    filled = textwrap.fill(text, columns, initial_indent=indent, subsequent_indent=indent, break_long_words=False,
+                           break_on_hyphens=False)  # fmt: skip
     return label + filled.removeprefix(indent)
 
 
@@ -85,13 +84,8 @@ def replace_characters() -> None:
 def _strict_ascii() -> codecs.CodecInfo:
     """ASCII under another name: click takes the usual one for a mistake, and writes UTF-8 in its place."""
     ascii_ = codecs.lookup("ascii")
-    return codecs.CodecInfo(
-        ascii_.encode,
-        ascii_.decode,
-        incrementalencoder=ascii_.incrementalencoder,
-        incrementaldecoder=ascii_.incrementaldecoder,
-        name="benchkit_ascii",
-    )
+    return codecs.CodecInfo(ascii_.encode, ascii_.decode, incrementalencoder=ascii_.incrementalencoder,
+                            incrementaldecoder=ascii_.incrementaldecoder, name="benchkit_ascii")  # fmt: skip
 
 
 def _in_ascii(error: UnicodeError) -> str:

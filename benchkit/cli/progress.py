@@ -88,7 +88,7 @@ class Progress:
         """The time left: of the cells of a run by their epochs, else by what was done since `start`."""
         from benchkit.experiment.estimate import clock
 
-        if self.eta is not None:
+        if self.eta is not None and self.name != "encode":
             seconds, known = self.eta.left()
             return f"{'about' if known else 'at least'} {clock(seconds)} left"
         new, rest = self.done - self.first, self.total - self.done
@@ -107,13 +107,11 @@ class Progress:
         self.say(event["line"])
 
     def _encode(self, event: Mapping[str, Any]) -> None:
-        eta, self.eta = self.eta, None
         if self.name != "encode":
             self.start("encode", event["done"], event["total"], "texts")
         self.advance(event["done"] - self.done)
         if event["done"] == event["total"]:
             self.stop()
-        self.eta = eta
 
     def _plan(self, event: Mapping[str, Any]) -> None:
         from benchkit.experiment.estimate import Eta

@@ -31,8 +31,7 @@ _task_file = options.head_file("A Python file with a task that is not installed;
 @click.option("--format", "format_", type=click.Choice(["terminal", "markdown", "csv", "json", "latex"]),
               default="terminal")  # fmt: skip
 @click.option("--out", type=options.FILE, help="Write it there instead of printing it.")
-@click.option("--html", type=options.FILE,
-              help="Also write one page: tables, charts, examples, provenance.")  # fmt: skip
+@click.option("--html", type=options.FILE, help="Also write one page: tables, charts, examples, provenance.")
 @click.option("--texts/--no-texts", default=True, help="Show the texts of examples on the page, or only their ids.")
 @click.option("--figures", type=options.DIR, help="Also write each plot as PNG and SVG.")
 @_task_file
@@ -82,8 +81,7 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
 
 @click.command(short_help="How many seeds a difference takes, and how long they run.")
 @_folders
-@click.option("--difference", type=float, default=0.01,
-              help="The difference to find, in the tasks' metrics.")  # fmt: skip
+@click.option("--difference", type=float, default=0.01, help="The difference to find, in the tasks' metrics.")
 @click.option("--power", type=float, default=0.8, help="How probably, between 0.05 and 1.")
 @options.against()
 @options.split()
@@ -289,7 +287,6 @@ def _echo_list(title: str, lines: Sequence[str]) -> None:
         click.echo("\n".join([*filter(None, [title]), *(f"  {line}" for line in lines)]))
 
 
-_DIGITS = 12
 # Explains a number and is in no key; the rest of the environment is in the key too.
 _ENVIRONMENT = ("git", "python", "platform", "processor", "device")
 
@@ -301,30 +298,26 @@ def _echo_part(label: str, lines: Iterable[str]) -> None:
 
 
 def _part(name: str, value: Any, record: Record) -> Iterator[str]:
-    """A part of a key, as lines."""
+    """A part of a key as lines: its plain fields, then its tables."""
     from benchkit.analysis.results import protocol_fields
 
+    known = parts_of(record)
     if name == "head":
-        files = ", ".join(record.sources.get("head", {}))
-        source = f"source {value['source'][:_DIGITS]}{f' ({files})' if files else ''}"
-        yield f"{value['name']}: {shown(value['config'])}; {source}"
+        value = {**value, "files": list(record.sources.get("head", {}))}
     elif name == "protocol":
-        fields = protocol_fields(record.identity)
-        yield shown({field: each for field, each in fields.items() if not isinstance(each, Mapping)})
-        yield from (f"{field}: {shown(each)}" for field, each in fields.items() if isinstance(each, Mapping))
-    elif name == "tasks":
-        yield from (f"{task['name']}: {task['loss']}, {task['metric']}" for task in value)
+        value = protocol_fields(record.identity)
     elif name == "data":
-        rows = record.data.get("splits", {})
-        for task, splits in value.items():
-            each = (f"{split} {rows[task][split]['rows']:,} rows" if task in rows else f"{split} {digest[:_DIGITS]}"
-                    for split, digest in splits.items())  # fmt: skip
-            yield f"{task}: {', '.join(each)}"
-        if "name" in record.data:
-            yield f"from {record.data['name']}"
+        splits = {task: {split: known.splits.get(f"{task}.{split}", digest) for split, digest in each.items()}
+                  for task, each in value.items()}  # fmt: skip
+        value = {"from": record.data.get("name", "?"), **splits}
     elif name == "encoder":
-        yield f"{record.encoder.get('name', '')} {value[:_DIGITS]}".strip()
-    elif name == "engine":
-        yield shown({**value, "source": value["source"][:_DIGITS]})
+        value = {"name": known.encoder, "fingerprint": value}
+    if isinstance(value, list):
+        yield from map(shown, value)
+    elif isinstance(value, Mapping):
+        plain = {field: each for field, each in value.items() if not isinstance(each, Mapping)}
+        if plain:
+            yield shown(plain)
+        yield from (f"{field}: {shown(each)}" for field, each in value.items() if isinstance(each, Mapping))
     else:
         yield shown(value)

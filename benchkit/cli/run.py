@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +15,6 @@ from benchkit.core.errors import UserError
 
 if TYPE_CHECKING:
     from benchkit.cli.progress import Progress
-    from benchkit.experiment.companions import Beside
     from benchkit.experiment.session import Outcome, Session
 
 _EPOCH = "from the last finished epoch"
@@ -36,8 +34,7 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.preset()
 @options.protocol()
 @options.settings("Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")
-@click.option("--from-study", "study", metavar="NAME",
-              help="Compare the best config of a benchkit tune study with the default.")  # fmt: skip
+@click.option("--from-study", "study", metavar="NAME", help="Compare a tuned config, of a study, with the default.")
 @click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
 @options.data("Folder with the tasks' data, `hub` for what was fetched, or `demo`; default: the preset's.")
 @options.encoder("An encoder's name, the id of a fetched one, or a folder in the Hugging Face layout.")
@@ -51,7 +48,7 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.cuda_graph()
 @options.compiled()
 @click.option("--feature-cache/--no-feature-cache", default=True,
-              help="Store the frozen encoder's features, or encode each batch anew.")  # fmt: skip
+              help="Store frozen features, or encode each batch anew.")  # fmt: skip
 @click.option("--keep-encoder", is_flag=True, help="Also store each fine-tuned encoder, to predict with it.")
 @click.option("--interference", is_flag=True, help="Also measure each epoch how the tasks' gradients agree.")
 @click.option("--controls", is_flag=True, help="Also train on shuffled labels, and on a random encoder.")
@@ -115,13 +112,10 @@ def _companions(session: Session, controls: bool, single_task: bool) -> tuple[di
     """
     from benchkit.experiment.companions import alone, trained_controls
 
-    def opened(runs: Iterable[Beside]) -> dict[str, Session]:
-        return {each.name: session.beside(each.plan) for each in runs}
-
-    return (
-        opened(trained_controls(session.plan)) if controls else {},
-        opened(alone(session.plan)) if single_task else {},
-    )
+    plan = session.plan
+    runs = (trained_controls(plan) if controls else (), alone(plan) if single_task else ())
+    of_controls, each_alone = ({each.name: session.beside(each.plan) for each in found} for found in runs)
+    return of_controls, each_alone
 
 
 def _run(session: Session, progress: Progress, controls: dict[str, Session], alone: dict[str, Session]) -> None:

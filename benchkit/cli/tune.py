@@ -39,8 +39,7 @@ _OWN = ("trials", "search", "sampler", "sampler_seed", "pruner", "objective", "m
 @click.option("--storage", metavar="URL",
               help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip
 @click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
-@click.option("--final-seeds", type=int, default=3,
-              help="Fresh seeds for the final comparison on test.")  # fmt: skip
+@click.option("--final-seeds", type=int, default=3, help="Fresh seeds for the final comparison on test.")
 @options.preset()
 @options.protocol()
 @options.head_file()

@@ -34,10 +34,8 @@ GROUP = "benchkit"
 _Spec = TypeVar("_Spec")
 _KINDS = ("head", "task", "encoder")
 # Methods and attributes of `nn.ModuleDict` that are also plausible names of a task.
-_MODULE_NAMES = (
-    *("type", "train", "eval", "keys", "values", "items", "pop", "clear", "update"),
-    *("training", "half", "float"),
-)
+_MODULE_NAMES = ("type", "train", "eval", "keys", "values", "items", "pop", "clear", "update", "training", "half",
+                 "float")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,10 @@ def _may_implement(module: str, hook: str) -> bool:
 
 def _wanted(installed: list[str]) -> set[str]:
     """The names of the entry points to load."""
-    setting = os.environ.get("BENCHKIT_PLUGINS")
-    if setting is None:
-        return set(installed)
+    setting = os.environ.get("BENCHKIT_PLUGINS", ",".join(installed))
     names = {name.strip() for name in setting.split(",")} - {""}
-    if names - set(installed):
-        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(names - set(installed)), installed)}")
+    if wrong := names - set(installed):
+        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(wrong), installed)}")
     return names
 
 
@@ -217,18 +213,11 @@ def _register(found: Plugins, name: str, distribution: str, module: str, load: C
         errors = [*_hook_mistakes(found.manager, plugin, owner), *_enter(found, specs, owner)]
         if errors and strict:
             raise UserError(errors[0])
-    found.plugins.append(
-        Plugin(
-            name=name,
-            distribution=distribution,
-            module=module,
-            path=str(getattr(plugin, "__file__", None) or _origin(module)),
-            hooks=tuple(sorted(caller.name for caller in found.manager.get_hookcallers(plugin) or ())),
-            **{f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS},
-            error="; ".join(errors),
-        )
-    )
-    return found.plugins[-1].error
+    path, error = str(getattr(plugin, "__file__", None) or _origin(module)), "; ".join(errors)
+    hooks = tuple(sorted(caller.name for caller in found.manager.get_hookcallers(plugin) or ()))
+    offers = {f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS}
+    found.plugins.append(Plugin(name, distribution, module, path, hooks, **offers, error=error))
+    return error
 
 
 def _origin(module: str) -> str:

@@ -6,6 +6,7 @@ And in what the identities of two cells differ, down to the field, in words.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -208,8 +209,8 @@ class Change:
 
 
 def parts_of(record: Record) -> Parts:
-    splits = {
-        f"{task}.{name}": f"{split['rows']:,} rows of {_file(split['source'])}"
+    splits = {  # `sst/train.tsv` of a source that also says how it was read and which rows were drawn
+        f"{task}.{name}": f"{split['rows']:,} rows of {re.split(r' [(]|;', split['source'])[0]}"
         for task, each in record.data.get("splits", {}).items()
         for name, split in each.items()
     }
@@ -252,17 +253,13 @@ def tell(change: Change, a: Parts, b: Parts) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of an identity as a user would write it."""
+    """A value of an identity as a user would write it, a sha256 as its beginning."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={shown(each)}" for name, each in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ",".join(map(shown, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _file(source: str) -> str:
-    """`sst/train.tsv` of a source that also says how it was read and which rows were drawn."""
-    return source.partition(" (")[0].partition(";")[0]
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text[:_DIGITS] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _walk(path: tuple[str, ...], a: Any, b: Any) -> Iterator[Change]:
@@ -305,16 +302,11 @@ def _files(change: Change, a: Parts, b: Parts) -> str:
 
 
 def _encoder(parts: Parts) -> str:
-    fingerprint = str(parts.identity["encoder"])[:_DIGITS]
+    fingerprint = shown(parts.identity["encoder"])
     return f"{parts.encoder} ({fingerprint})" if parts.encoder else fingerprint
 
 
 def _data(change: Change, a: Parts, b: Parts) -> str:
     name = ".".join(change.path[1:])
-    old, new = (
-        ABSENT if value == ABSENT else parts.splits.get(name, str(value)[:_DIGITS])
-        for value, parts in ((change.a, a), (change.b, b))
-    )
-    if old != new:
-        return f"{old} → {new}"
-    return f"other content ({str(change.a)[:_DIGITS]} → {str(change.b)[:_DIGITS]}) in {new}"
+    old, new = a.splits.get(name, shown(change.a)), b.splits.get(name, shown(change.b))
+    return f"{old} → {new}" if old != new else f"other content ({shown(change.a)} → {shown(change.b)}) in {new}"

@@ -20,6 +20,7 @@ T = TypeVar("T")
 LARGEST_JSON = 2**26
 """Bytes of the largest JSON file that is read, 64 MiB: multilingual tokenizers have 17 MB."""
 
+_hints = functools.cache(typing.get_type_hints)
 _TRUTH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
@@ -62,7 +63,7 @@ def apply(settings: T, values: Mapping[str, Any], where: str) -> T:
         UserError: unknown field (with the nearest), or a value that is not of the field's type.
         ValueError: the dataclass's own `__post_init__` refused the values.
     """
-    hints = typing.get_type_hints(type(settings))
+    hints = _hints(type(settings))
     known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     changes = {}
     for name, value in values.items():
@@ -162,8 +163,3 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where or 'it'} lacks {', '.join(sorted(missing))}")
     given = {name: each for name, each in value.items() if name in hints}  # a later benchkit may have written more
     return kind(**{name: parse(hints[name], each, f"{where}.{name}".lstrip(".")) for name, each in given.items()})
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)

@@ -33,17 +33,10 @@ def _load_demo() -> Encoder:
     from benchkit.encoder import BertConfig, random_encoder
 
     vocab = demo_vocabulary()
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=512,
-        max_position_embeddings=128,
-        # So small and so briefly trained, it gains nothing from dropout but slower steps.
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    # So small and so briefly trained, it gains nothing from dropout but slower steps.
+    config = BertConfig(vocab_size=len(vocab), hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=512, max_position_embeddings=128, hidden_dropout_prob=0.0,
+                        attention_probs_dropout_prob=0.0)  # fmt: skip
     encoder = random_encoder(name="demo", vocab=vocab, config=config, seed=0)
     # BERT's initial embeddings give word, position and segment an equal say, which suits training but not frozen
     # features: with louder words, the features of two sentences differ by their words.

@@ -17,7 +17,6 @@ from benchkit import Example
 from benchkit.core.rng import derive
 
 T = TypeVar("T")
-Plan = TypeVar("Plan")
 
 WORDS: dict[str, Any] = tomllib.loads((Path(__file__).parent / "words.toml").read_text("utf-8"))
 SIZES: Mapping[str, int] = {"train": 1500, "dev": 400, "test": 600}
@@ -64,13 +63,10 @@ Row = tuple[tuple[str, ...], float]
 """The texts of an example, and its label."""
 
 
-def _build(
-    task: str, seed: int, plan: Callable[[Dice], Plan], say: Callable[[Dice, Plan], Row]
-) -> dict[str, list[Example]]:
-    """Splits without a text in common and without a repeated example.
-
-    `plan` is drawn once an example, `say` until the text is new, so that refusals do not shift what was planned.
-    """
+def make(task: str, seed: int) -> dict[str, list[Example]]:
+    """Splits of `sst`, `quora` or `sts`, without a text in common and without a repeated example."""
+    # A plan is drawn once an example, texts until they are new, so that refusals do not shift what was planned.
+    plan, say = _GRAMMARS[task]
     splits: dict[str, list[Example]] = {}
     earlier: set[str] = set()
     for name, size in SIZES.items():
@@ -90,10 +86,8 @@ def _build(
     return splits
 
 
-PROPER = (
-    *("i", "english", "french", "python", "india", "canada", "france", "germany", "spain", "china", "japan"),
-    *("egypt", "kenya", "monday", "tuesday"),
-)
+PROPER = ("i", "english", "french", "python", "india", "canada", "france", "germany", "spain", "china", "japan",
+          "egypt", "kenya", "monday", "tuesday")  # fmt: skip
 
 
 def _sentence(words: str, end: str = ".") -> str:
@@ -123,12 +117,8 @@ SHARES = (0.14, 0.26, 0.19, 0.26, 0.15)
 NEGATED = -0.6  # "not good" is bad, but less so than "bad"; "not awful" is faint praise
 
 
-def make_sst(seed: int) -> dict[str, list[Example]]:
-    """Sentences with labels 0 to 4."""
-    return _build("sst", seed, lambda dice: dice.weighted(SHARES), _say_sst)
-
-
 def _say_sst(dice: Dice, wanted: int) -> Row:
+    """A sentence with a label from 0 to 4."""
     text, strength = _review(dice)
     while sum(strength > threshold for threshold in (-1.25, -0.35, 0.35, 1.25)) != wanted:
         text, strength = _review(dice)
@@ -176,17 +166,13 @@ QUORA_NOISE = 0.04
 """Share of labels that are turned round."""
 
 
-def make_quora(seed: int) -> dict[str, list[Example]]:
-    """Pairs with labels 0 (different) and 1 (duplicate)."""
-    return _build("quora", seed, _plan_quora, _say_quora)
-
-
 def _plan_quora(dice: Dice) -> tuple[str, bool]:
     kind = "popular" if dice.chance(POPULAR_SHARE) else "niche"
     return kind, dice.chance(DUPLICATES[kind])
 
 
 def _say_quora(dice: Dice, plan: tuple[str, bool]) -> Row:
+    """A pair with label 0 (different) or 1 (duplicate)."""
     kind, duplicate = plan
     topic = dice.pick(WORDS["quora"][kind])
     # What can be asked: the values of each slot, in the order in which they are drawn.
@@ -216,12 +202,8 @@ STS_NOISE = 0.35
 """Standard deviation of the raters, in points; scores are rounded to fifths."""
 
 
-def make_sts(seed: int) -> dict[str, list[Example]]:
-    """Pairs with scores from 0 to 5, in fifths."""
-    return _build("sts", seed, lambda dice: dice.pick(WORDS["sts"]), _say_sts)
-
-
 def _say_sts(dice: Dice, genre: Mapping[str, Any]) -> Row:
+    """A pair with a score from 0 to 5, in fifths."""
     scene, other, points = [], [], 0.0  # of each role the synonyms
     for role, weight in ROLES.items():
         concept, partner, credit = _concepts(dice, genre[role], genre["same"], genre["near"])
@@ -251,3 +233,11 @@ def _tell(dice: Dice, forms: list[str], scene: list[list[str]]) -> str:
     who, action, what, where, when = map(dice.pick, scene)
     does, done = action.split("/")
     return _sentence(dice.pick(forms).format(who=who, does=does, done=done, what=what, where=where, when=when))
+
+
+_GRAMMARS: Mapping[str, tuple[Callable[[Dice], Any], Callable[[Dice, Any], Row]]] = {
+    "sst": (lambda dice: dice.weighted(SHARES), _say_sst),
+    "quora": (_plan_quora, _say_quora),
+    "sts": (lambda dice: dice.pick(WORDS["sts"]), _say_sts),
+}
+"""By task: what is planned of an example, and how it is said."""
