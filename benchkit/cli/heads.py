@@ -134,9 +134,8 @@ def new(name: str, folder: Path) -> None:
     plugins = options.load_plugins()
     names = check_name(name, {*plugins.heads, *plugins.tasks, *(plugin.name for plugin in plugins.plugins)})
     place = write_package(names, folder)
-    click.echo(f"wrote {place}; your head goes into {names.module}.py. Next:\n")
-    for line in next_commands(name, place):
-        click.echo(f"    {line}")
+    commands = "".join(f"\n    {line}" for line in next_commands(name, place))
+    click.echo(f"wrote {place}; your head goes into {names.module}.py. Next:\n{commands}")
 
 
 def next_commands(name: str, place: Path) -> list[str]:
@@ -214,9 +213,8 @@ def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[
 
     torch.set_num_threads(given["threads"])
     setup = Setup.open(options.request(**given), options.load_plugins(given["head_files"]))
-    longest = setup.encoder.config.max_position_embeddings
     points = grid(modes, batch_sizes, seq_lens, precision, setup.device, compiled=compiled, graph=graph,
-                  longest=longest)  # fmt: skip
+                  longest=setup.encoder.config.max_position_embeddings)  # fmt: skip
     limits = Limits(warmup, min_iterations, min_time, repeats)
     encoder, plan = setup.encoder, setup.plan
     say(

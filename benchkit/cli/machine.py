@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchkit.cli import options
-from benchkit.cli.output import counted, echo_json, marked, say, size
+from benchkit.cli.output import counted, echo_json, fail, marked, size
 from benchkit.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -97,12 +97,9 @@ def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes:
         click.echo(_table(chosen))
         click.confirm("\nRemove?", abort=True)
     kept = [each for each in chosen if not remove(each)]
-    for each in kept:
-        say(f"left alone, a process is using it: {each.path}")
     removed = [each for each in chosen if each not in kept]
     click.echo(f"{counted(len(removed), 'cache')} removed, {size(sum(each.size for each in removed))} freed")
-    if kept:
-        sys.exit(1)
+    fail(f"{each.path} is left alone, a process is using it" for each in kept)
 
 
 @cache.command()

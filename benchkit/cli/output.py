@@ -12,11 +12,8 @@ from typing import Any, NoReturn
 
 import click
 
-_MARKS = {
-    "ok": ("✓", "green"),
-    **dict.fromkeys(("note", "skipped"), ("–", "yellow")),
-    **dict.fromkeys(("broken", "failed"), ("✗", "red")),
-}
+_MARKS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "skipped": ("–", "yellow"), "broken": ("✗", "red"),
+          "failed": ("✗", "red")}  # fmt: skip
 _ASCII = str.maketrans("─━│█▏·×±−–—→←↑↓≤≥✓✗…’‘“”", "--|#|.x~---><^v<>+x.''\"\"")  # noqa: RUF001
 
 

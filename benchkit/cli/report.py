@@ -175,39 +175,31 @@ def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
     Each number has what chance allows, and a verdict; below, in what encoder, data or protocol are not the report's.
     Exit code 0, whatever the verdicts; 1: some cells failed; 2: there is nothing to compare.
     """  # noqa: D301 - click reads \b as "do not rewrap"
+    from benchkit.analysis.reproduce import agreements, deviations, published, section
+    from benchkit.analysis.results import read_runs
+    from benchkit.analysis.tables import render
+    from benchkit.store.cells import RUNS
+
     if folder is not None and (without := options.flags(given)):
         raise UserError(f"a DIR is read and not run: leave out {without}, or DIR")
     code = 0
     if folder is None:
-        folder, code = _run_paper(context, given)
+        folder = given.pop("out") or RUNS / f"paper-{Path(given['encoder'] or '').name}"
+        if given["encoder"] and given["data"] and not given["dry_run"]:
+            say("Running the preset paper: long work. A run that is stopped goes on with the same command.")
+        try:
+            context.invoke(run, preset="paper", out=folder, **given)
+        except SystemExit as stop:
+            if stop.code != 1:
+                raise
+            code = 1  # some cells failed; the others are shown all the same
         if given["dry_run"]:
             return
         click.echo()
-
-    from benchkit.analysis.reproduce import agreements, deviations, published, section
-    from benchkit.analysis.results import read_runs
-    from benchkit.analysis.tables import render
-
     numbers, stored = published(), read_runs([folder], log=say)
     rows = agreements(stored, numbers)
     click.echo(render(section(rows, list(deviations(stored, numbers, options.load_plugins())), numbers)))
     sys.exit(code)
-
-
-def _run_paper(context: click.Context, given: dict[str, Any]) -> tuple[Path, int]:
-    """The folder and the exit code of the run; where some cells failed, the others are shown all the same."""
-    from benchkit.store.cells import RUNS
-
-    out = given.pop("out") or RUNS / f"paper-{Path(given['encoder'] or '').name}"
-    if given["encoder"] and given["data"] and not given["dry_run"]:
-        say("Running the preset paper: long work. A run that is stopped goes on with the same command.")
-    try:
-        context.invoke(run, preset="paper", out=out, **given)
-    except SystemExit as stop:
-        if stop.code != 1:
-            raise
-        return out, 1
-    return out, 0
 
 
 @click.command(short_help="Say what a cell's key is made of, and why it is reused or run again.")
@@ -234,17 +226,19 @@ def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Pa
         state = f"{record.status}: {record.error}" if record.error else record.status
         click.echo(f"cell {record.key}: {record.head} seed {record.seed}, {state}\nin {folder}")
     click.echo()
-    (_explain_pair if other else _explain_one)(records, folders, head_files)
+    if other is None:
+        _explain_one(records[0], folders[0], head_files)
+    else:
+        _explain_pair(records, folders)
 
 
-def _explain_one(records: list[Record], folders: list[Path], head_files: tuple[Path, ...]) -> None:
+def _explain_one(record: Record, folder: Path, head_files: tuple[Path, ...]) -> None:
     """The parts of a cell's key, what a rerun would change, and the nearest cell of the same head and seed."""
     from benchkit.experiment.explain import today
     from benchkit.experiment.workspace import Workspace
     from benchkit.store.cells import CellStore
     from benchkit.store.files import cache_root
 
-    (record,), (folder,) = records, folders
     for name, value in record.identity.items():
         _echo_part(name, _part(name, value, record))
     _echo_part("made by", [shown({name: each for name in _ENVIRONMENT if (each := record.environment.get(name))})])
@@ -269,7 +263,7 @@ def _explain_one(records: list[Record], folders: list[Path], head_files: tuple[P
         _echo_list(title, differences(parts_of(record), parts_of(near)))
 
 
-def _explain_pair(records: list[Record], folders: list[Path], head_files: tuple[Path, ...]) -> None:
+def _explain_pair(records: list[Record], folders: list[Path]) -> None:
     a, b = records
     found = differences(parts_of(a), parts_of(b))
     if not found and folders[0] == folders[1]:
@@ -316,8 +310,7 @@ def _part(name: str, value: Any, record: Record) -> Iterator[str]:
         yield from map(shown, value)
     elif isinstance(value, Mapping):
         plain = {field: each for field, each in value.items() if not isinstance(each, Mapping)}
-        if plain:
-            yield shown(plain)
+        yield shown(plain)
         yield from (f"{field}: {shown(each)}" for field, each in value.items() if isinstance(each, Mapping))
     else:
         yield shown(value)

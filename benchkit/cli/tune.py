@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,10 +15,6 @@ from benchkit.cli.progress import interruptible, shown
 if TYPE_CHECKING:
     from benchkit.cli.progress import Progress
     from benchkit.tuning.search import StudyResult, Tuning
-
-# Of benchkit tune alone; the others are of benchkit run too.
-_OWN = ("trials", "search", "sampler", "sampler_seed", "pruner", "objective", "match_params", "study", "storage",
-        "final_seeds")  # fmt: skip
 
 
 @click.command(short_help="Search for a head's best config and rates.")
@@ -70,7 +67,7 @@ def tune(show_space: bool, **given: Any) -> None:
     from benchkit.tuning.report import space_table
     from benchkit.tuning.search import TuneRequest, Tuning
 
-    own = options.given({name: given.pop(name) for name in _OWN})
+    own = options.given({each.name: given.pop(each.name) for each in fields(TuneRequest) if each.name != "run"})
     request = TuneRequest(options.request(**given), **own)
     with shown() as progress:
         tuning = Tuning.open(request, options.load_plugins(request.run.head_files), progress)

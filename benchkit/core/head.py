@@ -37,15 +37,8 @@ class Choice:
     values: tuple[Any, ...]
 
 
-def option(
-    default: Any,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    log: bool = False,
-    choices: Sequence[Any] = (),
-    help: str = "",
-) -> Any:
+def option(default: Any, *, low: float | None = None, high: float | None = None, log: bool = False,
+           choices: Sequence[Any] = (), help: str = "") -> Any:  # fmt: skip
     """A config field with its search range: `dropout: float = option(0.3, low=0.0, high=0.6)`.
 
     Raises:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -224,10 +225,9 @@ def _origin(module: str) -> str:
     """Where the source of a module that does not load is, as far as that can be told without loading it."""
     if module.endswith(".py"):
         return str(Path(module).resolve())
-    try:
+    spec = None
+    with suppress(ImportError, ValueError):
         spec = find_spec(module.partition(":")[0].partition(".")[0])
-    except (ImportError, ValueError):
-        return ""
     return spec.origin or "" if spec else ""
 
 

@@ -276,9 +276,9 @@ def _by_name(identity: Mapping[str, Any]) -> dict[str, Any]:
     tasks = identity.get("tasks")
     if isinstance(tasks, list):
         result["tasks"] = {"order": [task["name"] for task in tasks], **_tables(tasks)}
-    protocol = identity.get("protocol")
-    phases = protocol.get("phases") if isinstance(protocol, Mapping) else None
-    if isinstance(protocol, Mapping) and phases and all(isinstance(each, Mapping) for each in phases):
+    protocol = identity.get("protocol", {})
+    phases = protocol.get("phases", ())
+    if phases and all(isinstance(each, Mapping) for each in phases):
         result["protocol"] = {**protocol, "phases": [each["name"] for each in phases], **_tables(phases)}
     return result
 

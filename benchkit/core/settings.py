@@ -63,7 +63,7 @@ def apply(settings: T, values: Mapping[str, Any], where: str) -> T:
         UserError: unknown field (with the nearest), or a value that is not of the field's type.
         ValueError: the dataclass's own `__post_init__` refused the values.
     """
-    hints = _hints(type(settings))
+    hints = typing.get_type_hints(type(settings))
     known = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
     changes = {}
     for name, value in values.items():

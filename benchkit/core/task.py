@@ -127,17 +127,22 @@ class TaskSpec:
 
 
 def _flaw(task: TaskSpec) -> str:
-    """The first thing wrong with a spec, or "". Commonest is `("text")` for `("text",)` in an author's untyped file."""
-    if isinstance(task.texts, str) or len(task.texts) not in (1, 2):
+    """The first thing wrong with a spec, or ""."""
+    if _is_text(task.texts) or len(task.texts) not in (1, 2):
         return f"reads one text column or two, as a tuple, not {task.texts!r}"
-    if isinstance(task.classes, str) or len(task.classes) == 1:
+    if _is_text(task.classes) or len(task.classes) == 1:
         return f"has at least two classes, as a tuple, or none for a regression, not {task.classes!r}"
     if not task.classes and not task.low < task.high:
         return f"is a regression from a low to a higher high, not from {task.low} to {task.high}"
     if not task.losses:
         return "has no loss: benchkit.nn.losses has some"
-    if isinstance(task.files, str) or not all("{split}" in pattern for pattern in task.files):
+    if _is_text(task.files) or not all("{split}" in pattern for pattern in task.files):
         return f"has file patterns, as a tuple, each with {{split}} in it, not {task.files!r}"
     if not (task.files or task.data or task.demo):
         return "has no rows: give it files, data or demo"
     return ""
+
+
+def _is_text(value: object) -> bool:
+    """`("text")` for `("text",)`: the commonest slip, which no type checker sees in an author's untyped file."""
+    return isinstance(value, str)
