@@ -183,12 +183,13 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--precision", type=options.NAMES, default="auto",
               help="Of the encoder: fp32, bf16, auto (bf16 where the hardware has it), or several.")  # fmt: skip
 @options.compiled("Use torch.compile.")
-@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, help="Time replays of a CUDA graph.")
+@click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, help="Time replays of a CUDA graph; needs a GPU.")
 @options.device()
 @options.threads()
 @click.option("--warmup", type=options.POSITIVE, default=10, help="Steps before any is timed.")
 @click.option("--min-iterations", type=options.POSITIVE, default=10, help="Time each head for at least so many steps,")
-@click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0, help="and so many seconds.")
+@click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0,
+              help="and for at least so many seconds, at each point.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=2), default=8, help="Parts of that time, each built anew.")
 @options.out("Where the CSV, the JSON and the picture go.", default="results/speed")
 def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[str, ...], precision: tuple[str, ...],

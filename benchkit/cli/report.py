@@ -303,7 +303,7 @@ def _part(name: str, value: Any, record: Record) -> Iterator[str]:
     elif name == "data":
         splits = {task: {split: known.splits.get(f"{task}.{split}", digest) for split, digest in each.items()}
                   for task, each in value.items()}  # fmt: skip
-        value = {"from": record.data.get("name", "?"), **splits}
+        value = {"from": record.data.get("name", "unknown"), **splits}
     elif name == "encoder":
         value = {"name": known.encoder, "fingerprint": value}
     if isinstance(value, list):

@@ -34,7 +34,7 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.preset()
 @options.protocol()
 @options.settings("Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")
-@click.option("--from-study", "study", metavar="NAME", help="Compare a tuned config, of a study, with the default.")
+@click.option("--from-study", "study", metavar="NAME", help="Train a study's best config and the default, and compare.")
 @click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
 @options.data("Folder with the tasks' data, `hub` for what was fetched, or `demo`; default: the preset's.")
 @options.encoder("An encoder's name, the id of a fetched one, or a folder in the Hugging Face layout.")
@@ -48,7 +48,7 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.cuda_graph()
 @options.compiled()
 @click.option("--feature-cache/--no-feature-cache", default=True,
-              help="Store frozen features, or encode each batch anew.")  # fmt: skip
+              help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
 @click.option("--keep-encoder", is_flag=True, help="Also store each fine-tuned encoder, to predict with it.")
 @click.option("--interference", is_flag=True, help="Also measure each epoch how the tasks' gradients agree.")
 @click.option("--controls", is_flag=True, help="Also train on shuffled labels, and on a random encoder.")

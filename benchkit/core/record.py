@@ -227,7 +227,7 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
 
 def differences(a: Parts, b: Parts) -> list[str]:
     """In what B differs from A, a line each."""
-    return [tell(change, a, b) for change in changes(a.identity, b.identity)]
+    return [describe(change, a, b) for change in changes(a.identity, b.identity)]
 
 
 def nearest(parts: Parts, records: Iterable[Record]) -> Record | None:
@@ -237,7 +237,7 @@ def nearest(parts: Parts, records: Iterable[Record]) -> Record | None:
     return min(alike, key=lambda record: len(changes(record.identity, parts.identity)), default=None)
 
 
-def tell(change: Change, a: Parts, b: Parts) -> str:
+def describe(change: Change, a: Parts, b: Parts) -> str:
     """One line: `protocol.pretrain.epochs: 10 → 5`, `source of head: my_head.py changed`."""
     if change.path[-1] == "source":
         whose = f"task {change.path[1]}" if change.path[0] == "tasks" else change.path[0]

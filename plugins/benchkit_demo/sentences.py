@@ -210,9 +210,9 @@ def _say_sts(dice: Dice, genre: Mapping[str, Any]) -> Row:
         scene.append(concept)
         other.append(partner)
         points += 5 * weight * credit
-    a, b = _tell(dice, genre["forms"], scene), _tell(dice, genre["forms"], other)
+    a, b = _say_scene(dice, genre["forms"], scene), _say_scene(dice, genre["forms"], other)
     while a == b:
-        b = _tell(dice, genre["forms"], other)
+        b = _say_scene(dice, genre["forms"], other)
     score = min(max(points + STS_NOISE * dice.normal(), 0.0), 5.0)
     return (a, b), round(score * 5) / 5
 
@@ -229,7 +229,7 @@ def _concepts(dice: Dice, kinds: list[Any], same: float, near: float) -> tuple[l
     return concept, dice.pick(dice.other(kinds, kind)), 0.0
 
 
-def _tell(dice: Dice, forms: list[str], scene: list[list[str]]) -> str:
+def _say_scene(dice: Dice, forms: list[str], scene: list[list[str]]) -> str:
     who, action, what, where, when = map(dice.pick, scene)
     does, done = action.split("/")
     return _sentence(dice.pick(forms).format(who=who, does=does, done=done, what=what, where=where, when=when))
