@@ -94,42 +94,21 @@ def run(
         UserError: the request cannot be carried out, in one line.
     """
     request = Request(
-        heads=split_names(heads),
-        head_files=tuple(map(Path, head_files)),
-        tasks=split_names(tasks),
-        seeds=_seeds(seeds),
-        phases=split_names(phases),
-        preset=preset,
-        protocol=Path(protocol) if protocol else None,
+        heads=split_names(heads), tasks=split_names(tasks), phases=split_names(phases), seeds=_seeds(seeds),
+        head_files=tuple(map(Path, head_files)), preset=preset, protocol=Path(protocol) if protocol else None,
         settings=tuple(f"{name}={_written(value)}" for name, value in (settings or {}).items()),
-        data=str(data),
-        encoder=str(encoder),
-        device=device,
-        precision=precision,
-        out=Path(out) if out else None,
-        jobs=jobs,
-        executor=executor,
-        threads=threads,
-        feature_cache=feature_cache,
-        keep_encoder=keep_encoder,
+        data=str(data), encoder=str(encoder), device=device, precision=precision, out=Path(out) if out else None,
+        jobs=jobs, executor=executor, threads=threads, feature_cache=feature_cache, keep_encoder=keep_encoder,
         encoder_dtype=encoder_dtype,
-        interference=interference,
-        cuda_graph=cuda_graph,
-        compiled=compiled,
-    )
+        interference=interference, cuda_graph=cuda_graph, compiled=compiled,
+    )  # fmt: skip
     emit = on_event or (lambda event: None)
     session = Session.open(request, load_plugins(request.head_files), emit)
     outcome = session.run(emit)
-    write_report(
-        session.plan.out,
-        outcome.records,
-        outcome.controls,
-        outcome.tasks,
-        phases=session.plan.protocol.phases,
-        log=lambda line: emit({"event": "log", "line": line}),
-    )
-    plan = session.plan
-    return Result(outcome.records, outcome.controls, outcome.tasks, plan.out, plan.protocol.phases)
+    plan, phases = session.plan, session.plan.protocol.phases
+    write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases,
+                 log=lambda line: emit({"event": "log", "line": line}))  # fmt: skip
+    return Result(outcome.records, outcome.controls, outcome.tasks, plan.out, phases)
 
 
 def load_encoder(name_or_dir: str | Path) -> Encoder:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.hub import COMMIT, Fault, Hub, serving, use
 from helpers.hub_sets import CONTENT, QUORA, ROWS, SMALL, SST, pairs, parquet, sst
+from helpers.progress import Silent
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
-from benchkit.core.progress import Silent
 from benchkit.data import load_data
 from benchkit.hub.datasets import data_root, fetch_set, split_pairs
 from benchkit.hub.download import RETRIES, git_blob, read_record, sha256_of

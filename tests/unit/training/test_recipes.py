@@ -249,7 +249,7 @@ def test_patience_starts_with_the_first_epoch() -> None:
         ({"pretrain": {"ranking": 1}}, "pretrain.ranking needs an encoder to train"),
         ({"finetune": {"ranking_only": True}}, "finetune.ranking_only needs the weight of it"),
         ({"finetune": {"ranking_only": True, "ranking": 1, "r_drop": 1}}, "finetune.ranking_only trains no head"),
-        ({"finetune": {"losses": "cosent"}}, "finetune.losses takes a table of names and values, not 'cosent'"),
+        ({"finetune": {"losses": "cosent"}}, "finetune.losses takes a list or object, not 'cosent'"),
         ({"finetune": {"encoder_learning_rate": 1e-5, "learning_rate": 0}}, "needs a learning_rate above 0"),
     ],
 )
