@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -91,11 +91,9 @@ def sha256_of(path: Path) -> str:
 
 def git_blob(path: Path) -> str:
     """As `git hash-object` prints it."""
-    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    header = f"blob {path.stat().st_size}\0".encode()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -139,33 +137,41 @@ def look_up(repo: str, kind: Kind, revision: str, advice: str) -> Repository:
     from urllib.parse import quote
 
     from huggingface_hub import constants
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        build_hf_headers,
-        hf_raise_for_status,
-        http_backoff,
-    )
 
     check_name(repo)
     endpoint = constants.ENDPOINT.rstrip("/")
     page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"
-    url = f"{endpoint}/api/{kind}s/{repo}/revision/{quote(revision, safe='')}"
-    with asking(page, advice):
-        response = http_backoff(
-            "GET",
-            url,
-            params={"blobs": "true"},
-            headers=build_hf_headers(library_name="benchkit", library_version=__version__),
-            timeout=constants.HF_HUB_ETAG_TIMEOUT,
-            follow_redirects=True,
-            max_retries=RETRIES,
-        )
-        hf_raise_for_status(response)
+    url = f"{endpoint}/api/{kind}s/{repo}/revision/{quote(revision, safe='')}?blobs=true"
+    with asking(page, advice), _get(url, {}, timeout=constants.HF_HUB_ETAG_TIMEOUT) as response:
+        answer = response.read()
     try:
-        return _listed(repo, kind, response.json(), advice)
+        return _listed(repo, kind, json.loads(answer), advice)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"cannot fetch {page}: the answer lists no files ({error!r:.120}); is HF_ENDPOINT a hub? {advice}"
         ) from error
+
+
+@contextmanager
+def _get(url: str, headers: Mapping[str, str], **options: Any) -> Iterator[Any]:
+    """The answer to a request, to be read; a busy server is asked again.
+
+    Raises:
+        HfHubHTTPError, HTTPError: of the hub's library, if there is none; see `asking`.
+    """
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+        http_stream_backoff,
+    )
+
+    own = build_hf_headers(library_name="benchkit", library_version=__version__) | headers
+    options = {"headers": own, "follow_redirects": True, "max_retries": RETRIES, **options}
+    with http_stream_backoff("GET", url, **options) as response:
+        if response.status_code >= 400:
+            response.read()
+        hf_raise_for_status(response)
+        yield response
 
 
 def _listed(repo: str, kind: Kind, answer: Any, advice: str) -> Repository:
@@ -263,6 +269,7 @@ def download(repository: Repository, file: RemoteFile, folder: Path, progress: P
     flaw = ""
     with writing(part):
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_links([part])
         for _ in range(2):
             if flaw:
                 progress.say(f"{file.name}: {flaw}; fetching it once more")
@@ -316,35 +323,29 @@ def _complete(part: Path, url: str, advice: str, progress: Progress) -> None:
 def _append(part: Path, url: str, progress: Progress) -> None:
     """One request; what arrives before it breaks stays in `part`."""
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        build_hf_headers,
-        hf_raise_for_status,
-        http_stream_backoff,
-    )
 
     have = _size(part)
-    headers = build_hf_headers(library_name="benchkit", library_version=__version__) | {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with http_stream_backoff(
-        "GET",
-        url,
-        headers=headers,
-        follow_redirects=True,
-        timeout=HF_HUB_DOWNLOAD_TIMEOUT,
-        max_retries=RETRIES,
-        retry_on_exceptions=(),
-    ) as response:
-        if response.status_code >= 400:
-            response.read()
-        hf_raise_for_status(response)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with _get(url, headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT, retry_on_exceptions=()) as response:
         resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if have and not resumed:
             progress.advance(-have)  # the server sends the file from its beginning
-        with part.open("ab" if resumed else "wb") as target:
+        with open(part, "ab" if resumed else "wb", opener=_no_link) as target:
             for block in response.iter_bytes():
                 target.write(block)
                 progress.advance(len(block))
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, but not through a symbolic link that somebody has put in its place."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _refuse_links(paths: Iterable[Path]) -> None:
+    """Raise UserError if a path is a symbolic link: benchkit makes none, and would write where it leads."""
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, and benchkit did not make it: remove it")
 
 
 @dataclass(frozen=True)
@@ -390,6 +391,7 @@ def staged(name: str, progress: Progress) -> Iterator[Stage]:
     """A stage under a name, for one process at a time; what an earlier one left in `raw` is still there."""
     base = hub_root() / "downloads" / name.replace("/", "--")
     with locked(base.with_name(f"{base.name}.lock"), wait=True), writing(base):
+        _refuse_links([base, *base.rglob("*")])
         stage = Stage(base / "raw", base / "new", progress)
         for leftover in (stage.new, base / "old"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -411,7 +413,7 @@ def _given(folder: Path, file: RemoteFile) -> Path:
         raise UserError(f"no {file.name} in {folder}: put it there, as the repository has it")
     if flaw := file.flaw(path):
         raise UserError(f"{path} is not what was expected: {flaw}; download it again")
-    return path
+    return path.resolve()  # a second name for a link would be a link
 
 
 def _cached(repository: Repository, file: RemoteFile) -> Path | None:
@@ -427,12 +429,11 @@ def _cached(repository: Repository, file: RemoteFile) -> Path | None:
 
 def _link(source: Path, target: Path) -> None:
     """A second name for a file where the disk can, else a copy."""
-    with suppress(OSError):
+    try:
         os.link(source, target)
-        return
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)
+    except OSError:
+        with source.open("rb") as file:
+            write_atomic(target, lambda copy: shutil.copyfileobj(file, copy), durable=False)
 
 
 NAME = "fetched.json"

@@ -120,8 +120,11 @@ def test_by_hand(hub: Hub, tmp_path: Path) -> None:
     (folder / "test.jsonl").write_bytes(b"{}")
     with pytest.raises(UserError, match=r"test.jsonl is not what was expected: it has 2 bytes"):
         fetch("sst", by_hand=folder)
-    (folder / "test.jsonl").write_bytes(CONTENT[SST.repo]["test.jsonl"])
+    (tmp_path / "elsewhere").write_bytes(CONTENT[SST.repo]["test.jsonl"])
+    (folder / "test.jsonl").unlink()
+    (folder / "test.jsonl").symlink_to("../elsewhere")  # as in the hub's own cache
     assert fetch("sst", by_hand=folder) == ROWS["sst"]
+    assert not any(path.is_symlink() for path in (data_root() / "sst").iterdir())
     assert hub.requests == []
 
 
