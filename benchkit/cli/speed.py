@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from benchkit.inspect.heads import Setup
-    from benchkit.speed.measure import Result
+    from benchkit.speed import Result
 
 
 @click.command(short_help="Time heads on an encoder: throughput, latency, memory, FLOPs.")
@@ -58,8 +58,8 @@ def speed(**options: Any) -> None:
     from benchkit.experiment.config import Request, split_names
     from benchkit.experiment.estimate import clock
     from benchkit.inspect.heads import Setup
-    from benchkit.speed.measure import Limits, estimate, measure
-    from benchkit.speed.results import render, write
+    from benchkit.speed import Limits, render, write
+    from benchkit.speed.measure import least_seconds, measure
     from benchkit.speed.setup import grid
 
     request = Request(
@@ -85,7 +85,7 @@ def speed(**options: Any) -> None:
         longest=setup.encoder.config.max_position_embeddings,
     )
     limits = Limits(options["warmup"], options["min_iterations"], options["min_time"], options["repeats"])
-    click.echo(_headline(setup, len(points), clock(estimate(setup, points, limits))), err=True)
+    click.echo(_headline(setup, len(points), clock(least_seconds(setup, points, limits))), err=True)
     result = measure(setup, points, limits, lambda line: click.echo(line, err=True))
     files = write(result, setup, limits, options["out"])
     click.echo(render(result, [shape.name for shape in setup.shapes]))
@@ -104,7 +104,7 @@ def _headline(setup: Setup, points: int, left: str) -> str:
     heads, several = len(plan.heads), "s" * (points != 1)
     return (
         f"{heads} head{'s' * (heads != 1)} on {encoder.name} ({encoder.parameters / 1e6:.1f} M parameters, "
-        f"{plan.execution.device}), {points} point{several}: about {left}"
+        f"{plan.execution.device}), {points} point{several}: at least {left}"
     )
 
 

@@ -221,7 +221,7 @@ class PreparedBenchmark:
         if point.mode == "train":
             encoder.train()
         found = (setup.assembly(head, point.precision).features for head in setup.plan.heads)
-        kinds = {settings.reads: settings for settings in found}
+        kinds: dict[str, FeatureSettings] = {settings.reads: settings for settings in found}
         return PreparedBenchmark(setup, point, make_inputs(setup.encoder, setup.shapes, point), encoder, kinds)
 
     def names(self) -> tuple[str, ...]:
