@@ -28,8 +28,8 @@ def run_study(study: str | None, storage: str | None, options: dict[str, Any]) -
     from benchkit.cli.progress import Progress
     from benchkit.core.errors import UserError
     from benchkit.experiment.config import parse_seeds
-    from benchkit.tuning.final import run_again
     from benchkit.tuning.report import final_note, final_table
+    from benchkit.tuning.search import run_again
 
     if study is None:
         raise UserError("--storage says where a study is: name it with --from-study")
