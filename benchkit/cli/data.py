@@ -46,8 +46,8 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
 def list_sets() -> None:
     """List the data sets that can be fetched, and what of them is here."""
     from benchkit.cli.progress import size
+    from benchkit.hub import damage
     from benchkit.hub.datasets import data_root, fetched_sets, sources
-    from benchkit.hub.download import damage
 
     here, parts = fetched_sets(), []
     for task, source in sources().items():

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchkit.experiment.environment import PeakMemory
 from benchkit.inspect.heads import Setup
@@ -49,7 +48,6 @@ class Clock:
         return [before.elapsed_time(after) / 1000 for before, after in pairs]
 
 
-_T = TypeVar("_T")
 _BLOCK = 0.1  # seconds of one head before the next has its turn
 
 
@@ -73,60 +71,46 @@ class Timed:
 
 
 def take_turns(makers: Mapping[str, Callable[[], Run]], limits: Limits, clock: Clock) -> dict[str, Timed]:
-    """Time what each maker makes. Everything is made anew in each repetition: where in memory it lies matters too.
+    """Time what each maker makes, forth and back: A B C C B A.
 
-    One that raises is given up, with its error; the others go on.
+    Everything is made anew in each repetition: where in memory it lies matters too. One that raises is given up, with
+    its error, and the cycle in which it did is left out; the others go on.
     """
     timed = {name: Timed() for name in makers}
+    block = min(_BLOCK, limits.seconds / limits.repeats / 4)
     for repeat in range(limits.repeats):
         runs: dict[str, Run] = {}
-        for name, make in makers.items():
-            run = None if timed[name].error else _attempt(timed[name], make)
-            if run is not None:
-                runs[name] = run
-        sizes = _warm_up(runs, timed, limits.warmup if repeat == 0 else 2, limits, clock)
-        for name in runs:
+        sizes: dict[str, int] = {}  # steps that fill a block
+        for name in [name for name in makers if not timed[name].error]:
+            with _giving_up(timed[name]):
+                runs[name] = makers[name]()
+        for name, run in runs.items():
+            with _giving_up(timed[name]):
+                seconds = _steps(run, 2 if repeat else limits.warmup, clock)
+                sizes[name] = max(1, round(block / max(1e-9, median(seconds[-3:]))))
             timed[name].steps.append([])
             timed[name].cycles.append([])
         share = (repeat + 1) / limits.repeats
-        while any(not _is_enough(timed[name], limits, share) for name in runs):
-            _cycle(runs, timed, sizes, clock)
+        while runs := {name: run for name, run in runs.items() if not timed[name].error}:
+            if all(_is_enough(timed[name], limits, share) for name in runs):
+                break
+            cycle: dict[str, list[float]] = {name: [] for name in runs}
+            for name in [*runs, *reversed(runs)]:
+                with _giving_up(timed[name]):
+                    cycle[name] += _steps(runs[name], sizes[name], clock)
+                if timed[name].error:
+                    break
+            else:
+                for name, seconds in cycle.items():
+                    timed[name].steps[-1] += seconds
+                    timed[name].cycles[-1].append(mean(seconds))
     return timed
 
 
 def _is_enough(seen: Timed, limits: Limits, share: float) -> bool:
     steps = seen.all_steps
     enough = len(steps) >= share * limits.iterations and sum(steps) >= share * limits.seconds
-    return bool(seen.error) or (enough and bool(seen.steps[-1]))
-
-
-def _warm_up(
-    runs: dict[str, Run], timed: dict[str, Timed], iterations: int, limits: Limits, clock: Clock
-) -> dict[str, int]:
-    """Run each, and find how many steps fill a block; those that fail leave `runs`."""
-    block = min(_BLOCK, limits.seconds / limits.repeats / 4)
-    sizes = {}
-    for name, run in list(runs.items()):
-        seconds = _attempt(timed[name], partial(_steps, run, iterations, clock))
-        if seconds is None:
-            del runs[name]
-        else:
-            sizes[name] = max(1, round(block / max(1e-9, median(seconds[-3:]))))
-    return sizes
-
-
-def _cycle(runs: dict[str, Run], timed: dict[str, Timed], sizes: dict[str, int], clock: Clock) -> None:
-    """Forth and back: A B C C B A. A cycle in which one fails is left out, and so is that one from then on."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for name in [*runs, *reversed(runs)]:
-        block = _attempt(timed[name], partial(_steps, runs[name], sizes[name], clock))
-        if block is None:
-            del runs[name]
-            return
-        seconds[name] += block
-    for name, each in seconds.items():
-        timed[name].steps[-1] += each
-        timed[name].cycles[-1].append(mean(each))
+    return enough and bool(seen.steps[-1])
 
 
 def _steps(run: Run, count: int, clock: Clock) -> list[float]:
@@ -137,12 +121,12 @@ def _steps(run: Run, count: int, clock: Clock) -> list[float]:
     return clock.between(moments)
 
 
-def _attempt(seen: Timed, work: Callable[[], _T]) -> _T | None:
+@contextmanager
+def _giving_up(seen: Timed) -> Iterator[None]:
     try:
-        return work()
+        yield
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         seen.error = describe_error(error)
-        return None
 
 
 def describe_error(error: BaseException) -> str:
@@ -157,11 +141,6 @@ def describe_error(error: BaseException) -> str:
 _BUSY = 0.1  # cores that others may use before it is worth a note
 _LOOK = 5  # steps that are run for memory and for the head's share
 _ENERGY = 2.0  # seconds for which energy is watched: drivers count in steps of up to a tenth
-
-
-def least_seconds(setup: Setup, points: Sequence[BenchmarkPoint], limits: Limits) -> float:
-    """Seconds that `measure` takes at least."""
-    return len(points) * len(setup.plan.heads) * limits.seconds
 
 
 def measure(
@@ -187,7 +166,7 @@ def measure(
         notes.append(f"other processes used {cores:.1f} cores meanwhile: times are longer than on an idle machine")
     if unknown := sorted({name for row in rows if row.work for name in row.work.unknown}):
         notes.append(f"not in the FLOPs, since no count is known: {', '.join(unknown)}")
-    if setup.device.type == "cuda" and driver.reason:
+    if setup.device.type == "cuda" and driver.reason and all(row.joules is None for row in rows):
         notes.append(f"no energy: {driver.reason}")
     return Result(tuple(rows), peaks, cores, tuple(notes))
 
@@ -278,7 +257,7 @@ def multiply_rate(device: torch.device, precision: str, seconds: float) -> float
     size, largest, best, begun = 128, 8192 if device.type == "cuda" else 1024, 0.0, time.perf_counter()
     while True:
         a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
-        taken = min(_product_seconds(a, b) for _ in range(3))
+        taken = min(_seconds(partial(torch.matmul, a, b), device) for _ in range(3))
         best = max(best, 2 * size**3 / taken)
         if size < largest and 8 * 3 * taken < seconds:
             size *= 2
@@ -286,11 +265,11 @@ def multiply_rate(device: torch.device, precision: str, seconds: float) -> float
             return best
 
 
-def _product_seconds(a: Tensor, b: Tensor) -> float:
-    synchronize(a.device)
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    synchronize(device)
     start = time.perf_counter()
-    a @ b
-    synchronize(a.device)
+    work()
+    synchronize(device)
     return time.perf_counter() - start
 
 
@@ -363,19 +342,19 @@ class Driver:
 
     def joules(self) -> float | None:
         """Since the driver was loaded, of the whole GPU."""
-        if self._handle is None:
-            return None
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
-        except self._nvml.NVMLError as error:
-            self.reason = f"NVML: {error}"
-            return None
+        energy = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if energy is None else energy / 1000
 
     def other_processes(self) -> int:
         """How many others compute on the GPU now."""
+        running = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
+        return sum(process.pid != os.getpid() for process in running)
+
+    def _ask(self, question: str) -> Any:
         if self._handle is None:
-            return 0
-        with suppress(self._nvml.NVMLError):
-            running = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
-            return sum(process.pid != os.getpid() for process in running)
-        return 0
+            return None
+        try:
+            return getattr(self._nvml, question)(self._handle)
+        except self._nvml.NVMLError as error:
+            self.reason = f"NVML: {error}"
+            return None

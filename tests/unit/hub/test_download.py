@@ -13,7 +13,7 @@ import pytest
 from helpers.hub import COMMIT, Fault, Hub, etag, serving, use
 
 from benchkit.core.errors import UserError
-from benchkit.hub.download import (
+from benchkit.hub import (
     RETRIES,
     RemoteFile,
     Repository,
@@ -208,7 +208,6 @@ def test_large_files_come_from_elsewhere_and_the_token_does_not_go_there(
         ("a/b", "gone", "the repository has no such revision"),
         ("a/nothing", "main", "no such repository, or a private one and no HF_TOKEN that may read it"),
         ("a/closed", "main", "its owner asks for a request"),
-        ("a//b", "main", "cannot be on the hub"),
     ],
 )
 def test_looking_up_what_is_not_there(hub: Hub, repo: str, revision: str, reason: str) -> None:
