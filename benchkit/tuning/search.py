@@ -317,20 +317,20 @@ def _config(request: TuneRequest, session: Session, cell: Cell, url: str) -> Stu
             f"a grid of {space.grid_size():,} points is too large (at most {_GRID_LIMIT:,}): narrow --search"
         )
     several = len(session.plan.heads) > 1
+    shared: dict[str, Any] = {
+        name: getattr(request, name) for name in ("objective", "trials", "sampler", "sampler_seed")
+    }
     return StudyConfig(
         name=check_name(f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head),
         storage=url,
         cell=cell,
         space=space,
-        objective=request.objective,
-        trials=request.trials,
-        sampler=request.sampler,
-        sampler_seed=request.sampler_seed,
         pruner=_pruner(request),
         size=size,
         widths=widths,
         encoder=request.run.encoder or protocol.encoder,
         data=request.run.data or protocol.data,
+        **shared,
     )
 
 
@@ -360,52 +360,38 @@ def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> Fin
     Raises:
         UserError: a protocol is missing, or what it names cannot be used.
     """
-    records, session = {}, None
+    records = {}
     for name in (DEFAULT, BEST):
         session = Session.open(replace(request, protocol=folder / f"{name}.toml"), plugins, emit)
-        executor = LocalProcesses(session.workspace, session.plan.jobs)
-        records[name] = session.run(emit, executor).records
-    assert session is not None
-    tasks = session.workspace.tasks(session.plan.protocol)
-    return compare(records, session.store, tasks)
+        outcome = session.run(emit, LocalProcesses(session.workspace, session.plan.jobs))
+        records[name] = outcome.records
+    return compare(records, session.store, list(outcome.tasks.values()))
 
 
 def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Sequence[TaskSpec]) -> FinalComparison:
     """The paired test on the last phase's predictions, over the tasks that have labels on test."""
-    start, best = records[DEFAULT], records[BEST]
-    usable = all(record.status in ("ok", "collapsed") for record in (*start, *best))
-    split, pairs = "test", {}
-    if usable:
-        a, b = ([store.predictions(record.key) for record in side] for side in (start, best))
-        pairs = {task.name: pair for task in tasks if (pair := _pair(a, b, task, "test"))}
-        if not pairs:
-            split, pairs = "dev", {task.name: pair for task in tasks if (pair := _pair(a, b, task, "dev"))}
-    return FinalComparison(
-        head=start[0].head,
-        split=split,
-        seeds=tuple(record.seed for record in start),
-        metrics={task.name: task.metric.name for task in tasks},
-        differences=paired_differences(pairs) if pairs else {},
-        records=records,
-    )
+    split, pairs, first = "test", dict[str, Paired](), records[DEFAULT]
+    if all(record.status in ("ok", "collapsed") for side in records.values() for record in side):
+        a, b = ([store.predictions(record.key) for record in records[side]] for side in (DEFAULT, BEST))
+        for split in ("test", "dev"):
+            pairs = {task.name: pair for task in tasks if (pair := _pair(a, b, task, split))}
+            if pairs:
+                break
+    seeds = tuple(record.seed for record in first)
+    metrics = {task.name: task.metric.name for task in tasks}
+    return FinalComparison(first[0].head, split, seeds, metrics, paired_differences(pairs) if pairs else {}, records)
 
 
 def _pair(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame], task: TaskSpec, split: str) -> Paired | None:
     """A task's predictions side by side; None if the split is unlabelled."""
-
-    def rows(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame[(frame["task"] == task.name) & (frame["split"] == split)]
-
-    first = rows(a[0])
+    sides = [[frame[(frame["task"] == task.name) & (frame["split"] == split)] for frame in frames] for frames in (a, b)]
+    first = sides[0][0]
     if not len(first) or first["label"].isna().any():
         return None
-    sides = []
-    for side in (a, b):
-        found = [rows(frame) for frame in side]
-        if any(list(each["id"]) != list(first["id"]) for each in found):
-            raise UserError(f"predictions of {task.name} {split} are not for the same examples: run it again")
-        sides.append(np.stack([each["prediction"].to_numpy(float) for each in found]))
-    return Paired(first["label"].to_numpy(float), sides[0], sides[1], task.metric.score)
+    if any(list(frame["id"]) != list(first["id"]) for side in sides for frame in side):
+        raise UserError(f"predictions of {task.name} {split} are not for the same examples: run it again")
+    before, after = (np.stack([frame["prediction"].to_numpy(float) for frame in side]) for side in sides)
+    return Paired(first["label"].to_numpy(float), before, after, task.metric.score)
 
 
 def run_again(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import typing
 import warnings
@@ -99,11 +97,6 @@ class Space:
 
     def grid_size(self) -> int:
         return math.prod(len(each.points()) for each in self.dimensions)
-
-
-def digest(data: Any) -> str:
-    """16 hex digits of JSON-ready data."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def empty(head: str, reason: str) -> UserError:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.settings import parse, plain
 from benchkit.experiment.cell import Cell
-from benchkit.tuning.space import COSTS, Space, digest, make_pruner, make_sampler
+from benchkit.tuning.space import COSTS, Space, make_pruner, make_sampler
 from benchkit.tuning.storage import Storage, damage_is_one_line, quiet, shown
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class StudyConfig:
         space = parse(Space, {"dimensions": data["space"]})
         return StudyConfig(**{**data, "cell": cell, "space": space, "widths": tuple(data["widths"])})
 
-    def parts(self) -> dict[str, str]:
-        """Digests of what two commands must agree on to work on one study, by what a user calls it. The number of
+    def parts(self) -> dict[str, Any]:
+        """What two commands must agree on to work on one study, by what a user calls it. The number of
         trials is not of it, nor are paths.
         """
         names = {"head": "head", "protocol": "protocol", "tasks": "tasks", "data": "data", "encoder": "encoder"}
@@ -114,7 +114,7 @@ class StudyConfig:
             "pruner": self.pruner,
             "size": [self.size, list(self.widths)],
         }
-        return {label: digest(value) for label, value in found.items()}
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as what was stored is read
 
 
 FINISHED = ("COMPLETE", "PRUNED")
