@@ -19,9 +19,9 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 
 from benchkit.analysis.plots import COLOURS
-from benchkit.core.errors import UserError
 from benchkit.core.settings import plain
 from benchkit.experiment.environment import environment
 from benchkit.inspect.heads import Setup, columns, paragraph
@@ -65,8 +65,6 @@ def repeatable(values: Sequence[float], family: int = 1) -> Interval:
     Args:
         family: so many intervals are shown beside each other, and are to hold together (Bonferroni).
     """
-    from scipy.special import stdtrit
-
     logs, count = [math.log(value) for value in values], len(values)
     middle = mean(logs)
     quantile = float(stdtrit(count - 1, 1 - (1 - LEVEL) / 2 / family))
@@ -282,11 +280,8 @@ def write(result: Result, setup: Setup, limits: Limits, folder: Path) -> list[Pa
     picture = draw(result, title=f"{setup.encoder.name} on {on}")
     if picture is not None:
         files[f"{stem}.png"] = picture
-    try:
-        for name, content in files.items():
-            write_atomic(folder / name, content)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    for name, content in files.items():
+        write_atomic(folder / name, content)
     return [folder / name for name in files]
 
 

@@ -294,14 +294,14 @@ class Others:
     """How many cores' worth of time went to anything but this process, from when it was made."""
 
     def __init__(self) -> None:
-        self.busy, self.own, self.begun = _busy_seconds(), _own_seconds(), time.monotonic()
+        self.busy, self.own, self.begun = _busy_seconds(), sum(os.times()[:2]), time.monotonic()
 
     def cores(self) -> float | None:
         """None where the system does not tell."""
         busy, spent = _busy_seconds(), time.monotonic() - self.begun
         if self.busy is None or busy is None or spent <= 0:
             return None
-        return max(0.0, (busy - self.busy - (_own_seconds() - self.own)) / spent)
+        return max(0.0, (busy - self.busy - (sum(os.times()[:2]) - self.own)) / spent)
 
 
 def _busy_seconds() -> float | None:
@@ -311,10 +311,6 @@ def _busy_seconds() -> float | None:
     except (OSError, ValueError, IndexError):
         return None
     return float(sum(times) - sum(times[3:5])) / os.sysconf("SC_CLK_TCK")
-
-
-def _own_seconds() -> float:
-    return sum(os.times()[:2])
 
 
 class Driver:

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import optuna
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from benchkit.analysis.plots import COLOURS
 from benchkit.analysis.tables import Block, Row, interval, number, table
@@ -23,8 +27,6 @@ from benchkit.tuning.storage import Storage
 from benchkit.tuning.study import load
 
 if TYPE_CHECKING:
-    import optuna
-    import pandas as pd
     from matplotlib.figure import Figure
 
 _SEED = 0  # of the forest that fANOVA grows
@@ -152,7 +154,6 @@ def draw_all(found: StudyResult, study: optuna.Study, importances: Mapping[str, 
         importances: without any, there is no picture of them.
     """
     from matplotlib import pyplot, rc_context
-    from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as plots
 
     config = found.config
@@ -208,8 +209,6 @@ def _png(figure: Figure) -> bytes:
 
 def write_study(folder: Path, found: StudyResult, storage: Storage, log: Callable[[str], None]) -> dict[str, bytes]:
     """`trials.csv`, `importances.csv`, `comparison.csv` and the pictures of one study; returns the pictures."""
-    import pandas as pd
-
     write_csv(folder / "trials.csv", pd.DataFrame(list(_trial_rows(found))))
     if found.final and found.final.differences:
         write_csv(folder / "comparison.csv", _final_frame(found.final))
@@ -227,9 +226,6 @@ def write_study(folder: Path, found: StudyResult, storage: Storage, log: Callabl
 
 def write_search(out: Path, found: Sequence[StudyResult], pictures: Mapping[str, Mapping[str, bytes]]) -> None:
     """What is about all heads: `best-of-k.csv`, `best-of-k.png`, and `tune.html` with everything in it."""
-    import pandas as pd
-    from jinja2 import Environment, PackageLoader
-
     usable = [each for each in found if each.best]
     rows = [(each.head, point.k, point.mean, point.std) for each in usable for point in curve(each)]
     write_csv(out / "best-of-k.csv", pd.DataFrame(rows, columns=["head", "k", "expected_best", "std"]))
@@ -280,8 +276,6 @@ def _trial_rows(found: StudyResult) -> Iterator[dict[str, Any]]:
 
 
 def _final_frame(final: FinalComparison) -> pd.DataFrame:
-    import pandas as pd
-
     header = ["head", "split", "task", "metric", "default", "tuned", "difference", "ci_low", "ci_high", "p", "n_seeds"]
     rows = []
     for name, each in final.differences.items():
@@ -298,8 +292,6 @@ def importances(found: StudyResult, storage: Storage, log: Callable[[str], None]
     if find_spec("sklearn") is None:
         log("importances left out: they take scikit-learn, pip install 'benchkit[tune]'")
         return {}
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-
     study = load(found.config.name, storage)
     target = (lambda trial: trial.values[0]) if found.config.cost else None
     with warnings.catch_warnings():

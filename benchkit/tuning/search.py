@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import optuna
+import pandas as pd
 
 from benchkit.analysis.statistics import Difference, Paired, paired_differences
 from benchkit.core.errors import UserError, unknown
@@ -57,9 +59,6 @@ from benchkit.tuning.study import (
     read_config,
 )
 from benchkit.tuning.trial import BEST, DEFAULT, run_next, storage_of, write_protocols, write_trial
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _TUNED = Path("results/tune")
 _AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "cuda_graph", "compiled")
@@ -435,8 +434,6 @@ def run_again(
 
 def _find(name: str, url: str) -> tuple[Storage, Path]:
     """The storage of a study, and the folder that its results belong in."""
-    import optuna
-
     if url:
         return open_storage(absolute(url), create=False), _TUNED / "from-study"
     found = []

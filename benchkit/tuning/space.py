@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from optuna import pruners, samplers
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.head import Choice, HeadSpec, Range, count
@@ -23,11 +25,6 @@ from benchkit.core.task import TaskSpec
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.workspace import Workspace
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,6 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
         if self.kind == "choice":
             return CategoricalDistribution(self.choices)
         if self.kind == "int":
@@ -298,15 +293,13 @@ def check_methods(sampler: str, pruner: str, objective: str) -> None:
         raise UserError(f"--pruner {pruner} has one objective; with --objective pareto use --pruner none")
 
 
-def make_sampler(name: str, seed: int, trial: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, trial: int) -> samplers.BaseSampler:
     """A sampler for one trial.
 
     What it draws depends on `seed`, on how many trials were begun before, and on what these found, not on which
     process asks: workers never draw the same, and a search that was resumed goes on as if it had not been stopped.
     A grid has no sampler of its own: its points are queued.
     """
-    from optuna import samplers
-
     own = derive(seed, "sampler", trial) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental": their interface may change, their results are checked
@@ -326,10 +319,8 @@ def make_sampler(name: str, seed: int, trial: int) -> BaseSampler:
         return samplers.RandomSampler(seed=own)
 
 
-def make_pruner(name: str, epochs: int) -> BasePruner:
+def make_pruner(name: str, epochs: int) -> pruners.BasePruner:
     """A pruner for trials of so many epochs, over all phases."""
-    from optuna import pruners
-
     if name == "median":
         return pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=max(1, epochs // 4))
     if name == "hyperband":

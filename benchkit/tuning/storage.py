@@ -13,13 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from benchkit.core.errors import UserError
 from benchkit.store.files import locked, writing
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from sqlalchemy import URL, Connection
 
 
@@ -141,7 +143,7 @@ def open_storage(url: str, *, create: bool = True) -> Storage:
     Raises:
         UserError: unknown scheme, a file that is not there or is none of Optuna's, a database that does not answer.
     """
-    quiet()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # benchkit has its own lines
     scheme, _, rest = url.partition(":")
     if scheme in ("postgresql", "postgresql+psycopg"):
         return _postgres(url)
@@ -204,17 +206,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", error)).split())
 
 
-def quiet() -> None:
-    """Keep Optuna's own log to what went wrong; benchkit has its own lines."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
 def _journal(path: Path) -> BaseStorage:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     with writing(path):
         backend = JournalFileBackend(str(path), lock_obj=_JournalLock(path))  # type: ignore[arg-type]
     try:
@@ -260,12 +252,12 @@ def _postgres(url: str) -> Storage:
     locks = PostgresLocks(full.update_query_dict({"connect_timeout": str(_CONNECT_SECONDS)}))
     try:
         with locks.hold("benchkit/open"):
-            optuna = _rdb(full.render_as_string(hide_password=False), {"connect_timeout": _CONNECT_SECONDS})
+            found = _rdb(full.render_as_string(hide_password=False), {"connect_timeout": _CONNECT_SECONDS})
     except UserError as error:
         locks.close()
         reason = str(error).partition(" is lost: ")[2] or str(error)
         raise UserError(f"cannot reach the database {shown(url)}: {reason}") from error
-    return Storage(url, optuna, locks)
+    return Storage(url, found, locks)
 
 
 def _rdb(url: str, connect: dict[str, Any]) -> BaseStorage:

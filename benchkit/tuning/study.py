@@ -10,18 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.settings import parse, plain
 from benchkit.experiment.cell import Cell
 from benchkit.tuning.space import COSTS, Space, make_pruner, make_sampler
-from benchkit.tuning.storage import Storage, damage_is_one_line, quiet, shown
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
-
+from benchkit.tuning.storage import Storage, damage_is_one_line, shown
 
 _NAME = re.compile(r"\w[\w.-]{0,99}")
 
@@ -266,9 +265,6 @@ class Study:
 
     def finish(self, trial: optuna.Trial, found: Trial) -> bool:
         """Store how a trial ended; False if it was taken from this worker meanwhile, and its result is dropped."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         notes = {name: getattr(found, name) for name in _KEPT if getattr(found, name)}
         if found.state == "PRUNED":
             notes["best"] = found.values[0]
@@ -321,9 +317,6 @@ class Study:
 
     def _requeue(self, study: optuna.Study, frozen: FrozenTrial, reason: str) -> bool:
         """Fail a running trial and queue its parameters again, so often; False if it has ended meanwhile."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         trial = read(frozen)
         with suppress(UpdateFinishedTrialError):
             self.storage.optuna.set_trial_user_attr(frozen._trial_id, "reason", reason)
@@ -359,9 +352,6 @@ def given_up(trials: Sequence[Trial], wanted: int) -> str:
 
 
 def load(name: str, storage: Storage) -> optuna.Study:
-    import optuna
-
-    quiet()
     return optuna.load_study(study_name=name, storage=storage.optuna)
 
 
@@ -381,17 +371,26 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
     Raises:
         UserError: the name is that of another head's study, or of one that is not benchkit's.
     """
-    import optuna
-
     wanted, note = config.name, ""
     with storage.locks.hold("names"):
         known = set(optuna.get_all_study_names(storage.optuna))
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
             if named.name not in known:
-                _create(storage, named)
+                directions = ["maximize", "minimize"] if config.cost else ["maximize"]
+                study = optuna.create_study(study_name=named.name, storage=storage.optuna, directions=directions)
+                study.set_user_attr(_ATTRIBUTE, replace(named, storage="").to_data())
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
+                    study.set_metric_names([config.quality, *[config.cost] * bool(config.cost)])
                 return named, note + f": starting study {named.name!r}" if note else ""
-            changed = _changed(named, read_config(storage, named.name))
+            stored = read_config(storage, named.name)
+            if config.head != stored.head:
+                raise UserError(
+                    f"study {named.name!r} is one of head {stored.head!r}, not of {config.head!r}: use another --study"
+                )
+            theirs = stored.parts()
+            changed = [label for label, value in named.parts().items() if theirs.get(label) != value]
             if not changed:
                 return named, note + f": going on with study {named.name!r}" if note else ""
             note = note or f"study {wanted!r} was made with another {', '.join(changed)}"
@@ -404,8 +403,6 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
     Raises:
         UserError: there is no such study, it is not one of benchkit's, or it is damaged.
     """
-    import optuna
-
     names = optuna.get_all_study_names(storage.optuna)
     if name not in names:
         raise unknown(f"study in {shown(storage.url)},", name, names)
@@ -416,23 +413,3 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
                 f"study {name!r} in {shown(storage.url)} was not made by benchkit tune: use another --study"
             )
         return StudyConfig.from_data(attrs[_ATTRIBUTE])
-
-
-def _create(storage: Storage, config: StudyConfig) -> None:
-    import optuna
-
-    directions = ["maximize", "minimize"] if config.cost else ["maximize"]
-    study = optuna.create_study(study_name=config.name, storage=storage.optuna, directions=directions)
-    study.set_user_attr(_ATTRIBUTE, replace(config, storage="").to_data())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
-        study.set_metric_names([config.quality, config.cost] if config.cost else [config.quality])
-
-
-def _changed(mine: StudyConfig, stored: StudyConfig) -> list[str]:
-    if mine.head != stored.head:
-        raise UserError(
-            f"study {stored.name!r} is one of head {stored.head!r}, not of {mine.head!r}: use another --study"
-        )
-    theirs = stored.parts()
-    return [label for label, value in mine.parts().items() if theirs.get(label) != value]

@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 import torch
 
 from benchkit.core.features import Layers
@@ -28,9 +29,6 @@ from benchkit.training.loop import State
 from benchkit.tuning.space import COSTS, fit_size
 from benchkit.tuning.storage import Storage, open_storage
 from benchkit.tuning.study import Study, StudyConfig, Trial
-
-if TYPE_CHECKING:
-    import optuna
 
 
 def run_next(payload: Mapping[str, Any], workspace: Workspace, emit: Emit) -> Result:
@@ -63,8 +61,6 @@ def storage_of(url: str, workspace: Workspace) -> Storage:
 
 def run_trial(config: StudyConfig, trial: optuna.Trial, workspace: Workspace, emit: Emit) -> Trial:
     """Train a trial's cell. Whatever goes wrong is a failed trial with its reason; a collapsed head is a result."""
-    from optuna import TrialPruned
-
     started, epochs, curve = time.perf_counter(), config.epochs(), list[float]()
     found, cell = Trial(trial.number, "FAIL", params=trial.params), config.cell
 
@@ -79,13 +75,13 @@ def run_trial(config: StudyConfig, trial: optuna.Trial, workspace: Workspace, em
             return
         trial.report(value, len(curve))
         if trial.should_prune() and len(curve) < epochs:
-            raise TrialPruned
+            raise optuna.TrialPruned
 
     try:
         cell = configure(config, trial.params, workspace)
         found = replace(found, config=dict(cell.config))
         result = explore(cell, workspace, watch)
-    except TrialPruned:
+    except optuna.TrialPruned:
         found = replace(found, state="PRUNED", values=(max(curve),))
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         found = replace(found, reason=failed(cell, error).error)
