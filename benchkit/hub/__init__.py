@@ -24,6 +24,7 @@ from benchkit.store.files import hub_root, locked, write_atomic, writing
 
 Kind = Literal["model", "dataset"]
 
+NAME = "fetched.json"
 RETRIES = 3
 """How often a request is repeated before it is given up; progress resets the count."""
 _LONGEST, _NOTICED = 8.0, 3.0  # seconds between two tries: at most, and after which a user wonders
@@ -34,7 +35,6 @@ class RemoteFile:
     """A file of a repository at one revision. A server may have chosen the values, and they become local paths.
 
     Attributes:
-        path: in the repository, with `/`.
         size: bytes; None where it is not known.
         sha256: of the content, or "". The hub knows it of large files (git-lfs).
         blob: git's id of the content, or "": what the hub knows of small files.
@@ -137,7 +137,7 @@ def look_up(repo: str, kind: Kind, revision: str, advice: str) -> Repository:
 
 
 @contextmanager
-def _get(url: str, headers: Mapping[str, str], **options: Any) -> Iterator[Any]:
+def _get(url: str, headers: dict[str, str], **options: Any) -> Iterator[Any]:
     """The answer to a request, to be read; a busy server is asked again. Raises what `asking` takes."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,
@@ -227,6 +227,7 @@ def download(repository: Repository, file: RemoteFile, folder: Path, progress: P
     url = hf_hub_url(repository.name, file.path, repo_type=repository.kind, revision=repository.revision)
     place = f"{repository.kind} {repository.name} {repository.revision} {file.path}"
     part = folder / f"{file.identity or hashlib.sha256(place.encode()).hexdigest()}.part"
+    flaw = ""
     with writing(part):
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_links([part])
@@ -334,14 +335,17 @@ class Stage:
             else:
                 download(repository, file, self.raw.parent, self.progress).replace(target)
 
-    def place(self, where: Path, record: Fetched) -> None:
+    def place(self, where: Path, repository: Repository, paths: Iterable[str], **about: Any) -> Fetched:
         """Put `new` with its record where it belongs, in the place of what was there."""
+        source = {path: repository.files[path].source for path in paths}
+        record = Fetched(repository.name, repository.revision, source=source, files=sums(self.new), **about)
         write_atomic(self.new / NAME, (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode())
         where.parent.mkdir(parents=True, exist_ok=True)
         if where.exists():
             where.replace(self.raw.parent / "old")
         self.new.replace(where)
         shutil.rmtree(self.raw.parent)
+        return record
 
 
 @contextmanager
@@ -386,9 +390,6 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         with source.open("rb") as file:
             write_atomic(target, lambda copy: shutil.copyfileobj(file, copy), durable=False)
-
-
-NAME = "fetched.json"
 
 
 @dataclass(frozen=True)

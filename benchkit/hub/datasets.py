@@ -86,18 +86,14 @@ def split_pairs(path: Path) -> dict[str, list[Row]]:
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise UserError(f"{path.name} has no column {missing[0]!r}, only {', '.join(table.columns)}: another layout?")
-    places = [table.columns.index(name) for name in columns]
     rows: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
     for line, cells in table.rows:
-        row = {"id": f"q{line}", **{name: cells[at] for name, at in zip(columns, places, strict=True)}}
-        rows[_draw(str(row["sentence1"]), str(row["sentence2"]))].append(row)
+        values = dict(zip(table.columns, cells, strict=False))
+        row = {"id": f"q{line}", **{name: values[name] for name in columns}}
+        pair = sorted((str(row["sentence1"]), str(row["sentence2"])))
+        place = int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:8], "big") / 2**64
+        rows["dev" if place < DEV else "test" if place < DEV + TEST else "train"].append(row)
     return rows
-
-
-def _draw(first: str, second: str) -> str:
-    digest = hashlib.sha256("\n".join(sorted((first, second))).encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    return "dev" if place < DEV else "test" if place < DEV + TEST else "train"
 
 
 def data_root() -> Path:
@@ -123,11 +119,15 @@ def fetch_set(source: Source, progress: Progress, revision: str = "", by_hand: P
             progress.say(f"{source.task} is there already, complete")
             return record
         repository = _find(source, wanted)
-        stage.take(repository, [file.path for file in source.files], by_hand)
+        paths = [file.path for file in source.files]
+        stage.take(repository, paths, by_hand)
         _split(source, stage)
-        record = _describe(source, repository, stage)
-        stage.place(place, record)
-    return record
+        pinned, rows = repository.revision == source.revision, _count_rows(stage.new)
+        total = sum(rows.values()) if source.one_file else rows
+        if pinned and total != (sum(source.rows.values()) if source.one_file else source.rows):
+            raise UserError(f"{source.repo} has {rows} rows, not {dict(source.rows)}: its files cannot be used")
+        about = {name: getattr(source, name) for name in ("licence", "citation", "splits")}
+        return stage.place(place, repository, paths, pinned="benchkit" if pinned else "hub", rows=rows, **about)
 
 
 def _find(source: Source, revision: str) -> hub.Repository:
@@ -156,28 +156,9 @@ def _split(source: Source, stage: hub.Stage) -> None:
         shutil.copyfile(stage.raw / file.path, stage.new / f"{'dev' if split == 'validation' else split}.{suffix}")
 
 
-def _describe(source: Source, repository: hub.Repository, stage: hub.Stage) -> hub.Fetched:
-    """The record.
-
-    Raises:
-        UserError: the pinned commit has another number of rows than is known.
-    """
-    found = {path.name.partition(".")[0]: len(read_table(path).rows) for path in stage.new.iterdir()}
-    rows = {split: found[split] for split in SPLITS if split in found}
-    pinned = repository.revision == source.revision
-    if pinned and (rows != source.rows if not source.one_file else sum(rows.values()) != sum(source.rows.values())):
-        raise UserError(f"{source.repo} has {rows} rows, not {dict(source.rows)}: its files cannot be used")
-    return hub.Fetched(
-        repo=source.repo,
-        revision=repository.revision,
-        pinned="benchkit" if pinned else "hub",
-        source={file.path: repository.files[file.path].source for file in source.files},
-        files=hub.sums(stage.new),
-        licence=source.licence,
-        citation=source.citation,
-        splits=source.splits,
-        rows=rows,
-    )
+def _count_rows(folder: Path) -> dict[str, int]:
+    found = {path.name.partition(".")[0]: len(read_table(path).rows) for path in folder.iterdir()}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def fetched_sets() -> dict[str, hub.Fetched]:

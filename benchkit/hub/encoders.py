@@ -69,19 +69,8 @@ def fetch_encoder(repo: str, revision: str, progress: Progress) -> hub.Fetched:
             target = stage.new / path
             target.parent.mkdir(parents=True, exist_ok=True)
             (stage.raw / path).replace(target)
-        record = hub.Fetched(
-            repo=repo,
-            revision=repository.revision,
-            pinned="hub",
-            source={path: repository.files[path].source for path in paths},
-            files=hub.sums(stage.new),
-            licence=repository.licence,
-            fingerprint=encoder.fingerprint,
-            parameters=encoder.parameters,
-            notes=encoder.notes,
-        )
-        stage.place(place, record)
-    return record
+        about = {"fingerprint": encoder.fingerprint, "parameters": encoder.parameters, "notes": encoder.notes}
+        return stage.place(place, repository, paths, pinned="hub", licence=repository.licence, **about)
 
 
 def _find(repo: str, revision: str) -> hub.Repository:

@@ -25,7 +25,7 @@ from benchkit.analysis.plots import COLOURS
 from benchkit.core.settings import plain
 from benchkit.experiment.environment import environment
 from benchkit.inspect.heads import Setup, columns, paragraph
-from benchkit.speed.setup import MODES, BenchmarkPoint, Work
+from benchkit.speed.setup import BenchmarkPoint, Work
 from benchkit.store.files import write_atomic
 
 
@@ -229,33 +229,24 @@ def _legend(result: Result, tasks: Sequence[str]) -> Iterator[str]:
 
 
 def draw(result: Result, title: str) -> bytes | None:
-    """A PNG with a panel a mode, or None where matplotlib is not installed or nothing was timed."""
-    timed = [row for row in result.rows if row.latency]
+    """A PNG with a bar a row, or None where matplotlib is not installed or nothing was timed."""
+    timed = [(row, row.work, row.latency.step) for row in result.rows if row.work and row.latency]
     if not timed or find_spec("matplotlib") is None:
         return None
     from matplotlib.figure import Figure
 
-    panels = {mode: [row for row in timed if row.point.mode == mode] for mode in MODES}
-    panels = {mode: rows for mode, rows in panels.items() if rows}
-    heights = [len(rows) + 1 for rows in panels.values()]
-    figure = Figure(figsize=(8, 1.0 + 0.3 * sum(heights)), layout="constrained")
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-    heads = list(dict.fromkeys(row.name for row in timed))
-    for axes, (mode, rows) in zip(grid, panels.items(), strict=True):
-        for row in rows:
-            assert row.latency and row.work  # noqa: PT018
-            step, label = row.latency.step, f"{row.name}, {str(row.point).partition(', ')[2]}"
-            value, low, high = (row.work.sentences / seconds for seconds in (step.value, step.high, step.low))
-            colour = COLOURS[heads.index(row.name) % len(COLOURS)]
-            bars = axes.barh([label], [value], xerr=[[value - low], [high - value]], color=colour, alpha=0.7)
-            axes.bar_label(bars, [f"{value:,.0f}"], fontsize=7, padding=3)
-        axes.set_xlim(0, 1.5 * max(row.rate("sentences") or 0 for row in rows))  # few repeats make for wide ranges
-        axes.invert_yaxis()
-        axes.set_title(mode, fontsize=10, fontweight="bold", loc="left")
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[-1].set_xlabel("sentences a second, with the range of another run (95 %)")
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure = Figure(figsize=(8, 1.0 + 0.3 * len(timed)), layout="constrained")
+    axes, heads = figure.subplots(), list(dict.fromkeys(row.name for row, _, _ in timed))
+    for row, work, step in timed:
+        value, low, high = (work.sentences / seconds for seconds in (step.value, step.high, step.low))
+        colour = COLOURS[heads.index(row.name) % len(COLOURS)]
+        bars = axes.barh(
+            [f"{row.name}: {row.point}"], [value], xerr=[[value - low], [high - value]], color=colour, alpha=0.7
+        )
+        axes.bar_label(bars, [f"{value:,.0f}"], fontsize=7, label_type="center")
+    axes.set(xscale="log", xlabel="sentences a second, with the range of another run (95 %)", title=title)
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
@@ -278,8 +269,7 @@ def write(result: Result, setup: Setup, limits: Limits, folder: Path) -> list[Pa
     threads = setup.plan.execution.threads
     on = f"{_device(found)}, {threads} thread{'s' * (threads != 1)}" if setup.device.type == "cpu" else _device(found)
     picture = draw(result, title=f"{setup.encoder.name} on {on}")
-    if picture is not None:
-        files[f"{stem}.png"] = picture
+    files |= {f"{stem}.png": picture} if picture else {}
     for name, content in files.items():
         write_atomic(folder / name, content)
     return [folder / name for name in files]

@@ -196,7 +196,7 @@ def _latency(timed: Timed) -> Latency:
     steps = timed.all_steps
     p50, p90, p95, p99 = map(float, np.percentile(steps, [50, 90, 95, 99]))
     step = replace(repeatable([mean(repeat) for repeat in timed.steps]), value=mean(steps))
-    return Latency(step, p50, p90, p95, p99, stdev(steps) if len(steps) > 1 else 0.0, len(steps))
+    return Latency(step, p50, p90, p95, p99, stdev(steps), len(steps))
 
 
 def _look(prepared: PreparedBenchmark, row: Row, peak: float, driver: Driver, clock: Clock) -> Row:
@@ -210,14 +210,8 @@ def _look(prepared: PreparedBenchmark, row: Row, peak: float, driver: Driver, cl
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         return replace(row, latency=None, error=describe_error(error))
     share = sum(each.get("head", 0.0) for each in parts) / sum(sum(each.values()) for each in parts)
-    return replace(
-        row,
-        work=work,
-        memory=memory,
-        peak_share=work.flops / row.latency.step.value / peak,
-        head_share=share if "head" in parts[0] else None,
-        joules=joules,
-    )
+    head_share, peak_share = share if "head" in parts[0] else None, work.flops / row.latency.step.value / peak
+    return replace(row, work=work, memory=memory, peak_share=peak_share, head_share=head_share, joules=joules)
 
 
 def _parts(run: Run, clock: Clock) -> dict[str, float]:

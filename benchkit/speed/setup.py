@@ -126,19 +126,6 @@ class Inputs:
     rows: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
 
-    @property
-    def examples(self) -> int:
-        return sum(len(rows) for rows in self.rows.values())
-
-    @property
-    def sentences(self) -> int:
-        return len(self.tokenized)
-
-    @property
-    def tokens(self) -> int:
-        """Word pieces, nothing padded."""
-        return int(self.tokenized.offsets[-1])
-
     def lengths(self, task: str) -> Tensor:
         """(batch, segment) int64, in word pieces."""
         return self.tokenized.lengths[self.rows[task]]
@@ -231,10 +218,6 @@ class PreparedBenchmark:
     def assembly(self, head: str) -> Assembly:
         return self.setup.assembly(head, self.point.precision)
 
-    def settings(self, name: str) -> FeatureSettings:
-        """How the inputs of one of `names` are encoded."""
-        return self.kinds[name] if self.point.mode == "encode" else self.assembly(name).features
-
     def make(self, name: str) -> Run:
         """The step of one of `names`, built anew."""
         if self.point.mode == "encode":
@@ -263,12 +246,13 @@ class PreparedBenchmark:
         """
         mode, device, batch = self.point.mode, self.setup.device, self.point.batch
         trains, tuned = mode != "infer", mode == "train"
-        losses, labels = self.assembly(name).losses(), {task: y.to(device) for task, y in self.inputs.labels.items()}
+        assembly = self.assembly(name)
+        losses, labels = assembly.losses(), {task: y.to(device) for task, y in self.inputs.labels.items()}
         own = list(self.encoder.model.parameters()) if tuned else []
         optimizer = AdamW([*own, *head.parameters()], weight_decay=0.01)
         optimizer.state.update(self.moments)
         head.train(trains)
-        read = self._stored(name) if mode == "head" else partial(self._live, name)
+        read = self._stored(assembly.features) if mode == "head" else partial(self._live, assembly)
 
         @torch.inference_mode(not trains)
         def run(mark: Mark) -> None:
@@ -292,13 +276,13 @@ class PreparedBenchmark:
 
         return run
 
-    def _live(self, name: str, shape: TaskShape) -> Pooled:
-        spec, settings = self.setup.plugins.head(name), self.settings(name)
+    def _live(self, assembly: Assembly, shape: TaskShape) -> Pooled:
+        reads, settings = assembly.spec.reads, assembly.features
         rows = self.inputs.rows[shape.name]
         if self.point.graph:
-            features = self.encoder.features_of(self._fixed(shape), spec.reads, settings.pooling, settings.layers)
+            features = self.encoder.features_of(self._fixed(shape), reads, settings.pooling, settings.layers)
             return part_of(features, 0, rows.shape)
-        return self.encoder.features(self.inputs.tokenized, rows, spec.reads, settings.pooling, settings.layers)
+        return self.encoder.features(self.inputs.tokenized, rows, reads, settings.pooling, settings.layers)
 
     def _fixed(self, shape: TaskShape) -> Batch:
         """A task's inputs in tensors of fixed shape, on the device, as steps that are captured have them."""
@@ -310,9 +294,9 @@ class PreparedBenchmark:
             self.batches[shape.name] = batch_of(there, size)
         return self.batches[shape.name]
 
-    def _stored(self, name: str) -> Callable[[TaskShape], Pooled]:
+    def _stored(self, settings: FeatureSettings) -> Callable[[TaskShape], Pooled]:
         """Reads a task's features from a table in memory, which heads that read the same kind share."""
-        settings, device = self.settings(name), self.setup.device
+        device = self.setup.device
         if settings not in self.tables:
             table = encode_table(self.encoder, self.inputs.tokenized, settings)
             if isinstance(held := table.tokens, ResidentTokens):
@@ -388,23 +372,19 @@ def count_work(prepared: PreparedBenchmark, name: str) -> Work:
     encoder = forth = whole = parameters = 0
     unknown: tuple[str, ...] = ()
     if point.mode != "head":
-        encoder, parameters = _encoder_macs(prepared, name), setup.encoder.parameters
+        settings = prepared.kinds[name] if point.mode == "encode" else prepared.assembly(name).features
+        model, parameters = setup.encoder, setup.encoder.parameters
+        top, pooler = max(model.check(settings.pooling, settings.layers)), settings.pooling == "pooler"
+        first_only = settings.reads != "tokens" and settings.pooling in ("pooler", "cls")
+        lengths = inputs.tokenized.lengths.tolist()
+        encoder = encoder_macs(model.config, lengths, top=top, first_only=first_only, pooler=pooler)
     if point.mode != "encode":
         forth, whole, unknown = _head_macs(prepared, name)
         parameters += count(prepared.assembly(name).build())
     # The backward pass takes two products for each of the forward pass: gradients of the inputs, and of the weights.
     macs = encoder * (3 if point.mode == "train" else 1) + whole
-    each = (encoder + forth) / (point.batch * len(setup.shapes))
-    return Work(inputs.examples, inputs.sentences, inputs.tokens, 2 * macs, each, parameters, unknown)
-
-
-def _encoder_macs(prepared: PreparedBenchmark, name: str) -> int:
-    """Of one forward pass over all sentences."""
-    settings, encoder = prepared.settings(name), prepared.setup.encoder
-    top, pooler = max(encoder.check(settings.pooling, settings.layers)), settings.pooling == "pooler"
-    first_only = settings.reads != "tokens" and settings.pooling in ("pooler", "cls")
-    lengths = prepared.inputs.tokenized.lengths.tolist()
-    return encoder_macs(encoder.config, lengths, top=top, first_only=first_only, pooler=pooler)
+    examples, tokens = point.batch * len(setup.shapes), int(inputs.tokenized.offsets[-1])
+    return Work(examples, len(inputs.tokenized), tokens, 2 * macs, (encoder + forth) / examples, parameters, unknown)
 
 
 def _head_macs(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[str, ...]]:

@@ -157,7 +157,8 @@ def draw_all(found: StudyResult, study: optuna.Study, importances: Mapping[str, 
     from optuna.visualization import matplotlib as plots
 
     config = found.config
-    options: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": config.quality}
+    target = (lambda trial: trial.values[0]) if config.cost else None  # with one, there is no line of the best so far
+    options: dict[str, Any] = {"target": target, "target_name": config.quality}
     drawers: dict[str, Callable[[], Any]] = {
         "history": lambda: plots.plot_optimization_history(study, **options),
         "slice": lambda: plots.plot_slice(study, **options),
@@ -172,9 +173,9 @@ def draw_all(found: StudyResult, study: optuna.Study, importances: Mapping[str, 
     for name, draw in drawers.items():
         with rc_context(), warnings.catch_warnings():  # pyplot draws them, in a style of their own
             warnings.simplefilter("ignore")  # "experimental", and of layouts
-            axes = np.ravel(draw())[0]
-            pictures[name] = _png(axes.get_figure(root=True))
-            pyplot.close("all")
+            figure = np.ravel(draw())[0].get_figure(root=True)
+            pictures[name] = _png(figure)
+            pyplot.close(figure)
     return pictures
 
 
@@ -233,7 +234,7 @@ def write_search(out: Path, found: Sequence[StudyResult], pictures: Mapping[str,
     if usable and find_spec("matplotlib") is not None:
         shared["best of k"] = best_of_k_plot(usable)
         write_atomic(out / "best-of-k.png", shared["best of k"])
-    sections = [_section("Equal budget", [budget_table(usable) if usable else "no trial finished"], [], shared)]
+    sections = [("Equal budget", [budget_table(usable) if usable else "no trial finished"], [""], shared)]
     for each in found:
         tables, notes = [best_table(each), space_table(each.head, each.config.space)], [each.problem]
         tables += [front_table(each)] * bool(each.front)
@@ -241,15 +242,11 @@ def write_search(out: Path, found: Sequence[StudyResult], pictures: Mapping[str,
             tables.insert(1, final_table(each.final))
             notes += final_note(each.final)
         title = f"{each.head}: study {each.config.name}"
-        sections.append(_section(title, tables, notes, pictures.get(each.config.name, {})))
-    template = Environment(loader=PackageLoader("benchkit.tuning", ""), autoescape=True).get_template("tune.html.jinja")
-    write_atomic(out / "tune.html", template.render(sections=sections).encode())
-
-
-def _section(title: str, tables: list[str], notes: list[str], pictures: Mapping[str, bytes]) -> dict[str, Any]:
-    """A part of the page; pictures are inside the page itself."""
-    encoded = {name: base64.b64encode(content).decode() for name, content in pictures.items()}
-    return {"title": title, "tables": tables, "notes": notes, "pictures": encoded}
+        sections.append((title, tables, notes, dict(pictures.get(each.config.name, {}))))
+    environment = Environment(loader=PackageLoader("benchkit.tuning", ""), autoescape=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    page = environment.get_template("tune.html.jinja").render(sections=sections)
+    write_atomic(out / "tune.html", page.encode())
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -19,45 +19,17 @@ from benchkit.core.plugins import Plugins, load_plugins
 from benchkit.core.protocol import parse_settings
 from benchkit.core.record import Record
 from benchkit.core.task import TaskSpec
+from benchkit.experiment import executors
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.config import Request, requested_protocol
-from benchkit.experiment.executors import (
-    POLL_SECONDS,
-    Job,
-    JobQueue,
-    LocalProcesses,
-    Result,
-    describe_end,
-    make_executor,
-)
 from benchkit.experiment.run_cell import Emit
 from benchkit.experiment.session import Session
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.cells import CellStore
 from benchkit.store.files import cache_root
-from benchkit.tuning.space import (
-    COSTS,
-    DEFAULT_GROUPS,
-    Space,
-    build_space,
-    check_methods,
-    empty,
-    fit_size,
-    parse_size,
-    width_fields,
-)
+from benchkit.tuning.space import COSTS, DEFAULT_GROUPS, build_space, check_methods, parse_size, without_width
 from benchkit.tuning.storage import Storage, absolute, open_storage, shown
-from benchkit.tuning.study import (
-    Study,
-    StudyConfig,
-    Trial,
-    best,
-    check_name,
-    given_up,
-    open_study,
-    pareto_front,
-    read_config,
-)
+from benchkit.tuning.study import Study, StudyConfig, Trial, best, check_name, open_study, pareto_front, read_config
 from benchkit.tuning.trial import BEST, DEFAULT, run_next, storage_of, write_protocols, write_trial
 
 _TUNED = Path("results/tune")
@@ -66,6 +38,7 @@ _AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "cuda_graph",
 
 _RESTARTS = 3  # of workers that died, for each that runs at the same time
 SEED = 0  # of every trial's training: configs differ, batches and initial draws do not
+_FRESH = tuple(range(1, 1001))  # seeds that no trial was trained with
 
 
 @dataclass(frozen=True)
@@ -138,7 +111,7 @@ class StudyResult:
 
 
 @dataclass
-class TrialQueue(JobQueue):
+class TrialQueue(executors.JobQueue):
     """Jobs that run a trial each, until the study has enough or `stopped` says so.
 
     Attributes:
@@ -153,25 +126,25 @@ class TrialQueue(JobQueue):
     done: bool = False
     next_ask: float = 0.0
 
-    def next(self) -> Job | Literal["wait"] | None:
+    def next(self) -> executors.Job | Literal["wait"] | None:
         if self.done or self.stopped():
             return None
         if time.monotonic() < self.next_ask:
             return "wait"
-        return Job.of(run_next, self.config.to_data(), self.config.cell.head_files)
+        return executors.Job.of(run_next, self.config.to_data(), self.config.cell.head_files)
 
-    def ended(self, job: Job, result: Result) -> None:
+    def ended(self, job: executors.Job, result: executors.Result) -> None:
         if result["event"] == "error":
             raise UserError(result["line"])
         if result["event"] == "died":
-            how = describe_end(result["code"])
+            how = executors.describe_end(result["code"])
             self.restarts -= 1
             if not self.restarts:
                 raise UserError(f"workers of study {self.config.name!r} keep dying; the last {how}")
             self.emit({"event": "log", "line": f"a worker {how}; its trial will be tried again"})
         else:
             self.done = self.done or result["state"] == "done"
-            self.next_ask = time.monotonic() + POLL_SECONDS if result["state"] == "wait" else 0.0
+            self.next_ask = time.monotonic() + executors.POLL_SECONDS if result["state"] == "wait" else 0.0
 
 
 @dataclass
@@ -191,6 +164,7 @@ class Tuning:
         Raises:
             UserError: something in it is unknown, missing or impossible.
         """
+        request = replace(request, pruner=request.pruner or ("none" if request.objective in COSTS else "median"))
         _check(request)
         phases = request.run.phases or requested_protocol(request.run, plugins).phases[:1]
         session = Session.open(replace(request.run, seeds=(SEED,), phases=phases), plugins, emit)
@@ -226,7 +200,7 @@ class Tuning:
         """
         study, plan = Study(config, self.storage), self.session.plan
         emit({"event": "study", "head": config.head, "wanted": config.wanted(), "counts": study.counts()})
-        executor = make_executor(plan.executor, self.session.workspace, plan.jobs, config.trials)
+        executor = executors.make_executor(plan.executor, self.session.workspace, plan.jobs, config.trials)
         try:
             executor.run(TrialQueue(config, emit, stopped, _RESTARTS * executor.jobs), emit)
         except BaseException:
@@ -234,7 +208,7 @@ class Tuning:
             raise
         trials = tuple(study.trials())
         front = tuple(pareto_front(trials)) if config.cost else ()
-        return StudyResult(config, trials, given_up(trials, config.trials), front)
+        return StudyResult(config, trials, config.given_up(trials), front)
 
     def conclude(self, found: StudyResult, emit: Emit) -> StudyResult:
         """Write the best config and the default as protocols, train both with fresh seeds, and compare them."""
@@ -249,7 +223,7 @@ class Tuning:
             return found
         run = self.request.run
         shared: dict[str, Any] = {name: getattr(run, name) for name in ("head_files", "jobs", *_AS_GIVEN)}
-        request = Request(seeds=fresh_seeds(self.request.final_seeds), out=folder / "final", **shared)
+        request = Request(seeds=_FRESH[: self.request.final_seeds], out=folder / "final", **shared)
         return replace(found, final=retrain(folder, request, workspace.plugins, emit))
 
     def close(self) -> None:
@@ -276,7 +250,7 @@ class Tuning:
 
 _GRID_LIMIT = 100_000  # points
 # Most that makes sense by far; beyond, memory or patience would end before the search does.
-_LIMITS = {"trials": (1, 100_000), "final_seeds": (0, 1000), "sampler_seed": (0, 2**32 - 1)}
+_LIMITS = {"trials": (1, 100_000), "final_seeds": (0, len(_FRESH)), "sampler_seed": (0, 2**32 - 1)}
 
 
 def _check(request: TuneRequest) -> None:
@@ -284,13 +258,9 @@ def _check(request: TuneRequest) -> None:
         value = getattr(request, name)
         if not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} is from {low:,} to {high:,}, not {value}")
-    check_methods(request.sampler, _pruner(request), request.objective)
+    check_methods(request.sampler, request.pruner, request.objective)
     if request.study:
         check_name(request.study)
-
-
-def _pruner(request: TuneRequest) -> str:
-    return request.pruner or ("none" if request.objective in COSTS else "median")
 
 
 def _config(request: TuneRequest, session: Session, cell: Cell, url: str) -> StudyConfig:
@@ -305,32 +275,17 @@ def _config(request: TuneRequest, session: Session, cell: Cell, url: str) -> Stu
     size = parse_size(request.match_params) if request.match_params else 0
     widths: tuple[str, ...] = ()
     if size:
-        widths = tuple(width_fields(cell, workspace, pins))
-        solved = [f"{cell.head}.{name}" for name in widths[:1]]
-        fit_size(cell, cell.config, size, widths, workspace)  # the default, at least, must be possible
-        space = Space(tuple(each for each in space.dimensions if each.name not in solved))
-        if not space.dimensions:
-            raise empty(cell.head, f"{widths[0]} alone was searched, and --match-params solves it")
+        space, widths = without_width(space, cell, size, pins, workspace)
     if request.sampler == "grid" and space.grid_size() > _GRID_LIMIT:
         raise UserError(
             f"a grid of {space.grid_size():,} points is too large (at most {_GRID_LIMIT:,}): narrow --search"
         )
     several = len(session.plan.heads) > 1
-    shared: dict[str, Any] = {
-        name: getattr(request, name) for name in ("objective", "trials", "sampler", "sampler_seed")
-    }
-    return StudyConfig(
-        name=check_name(f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head),
-        storage=url,
-        cell=cell,
-        space=space,
-        pruner=_pruner(request),
-        size=size,
-        widths=widths,
-        encoder=request.run.encoder or protocol.encoder,
-        data=request.run.data or protocol.data,
-        **shared,
-    )
+    name = check_name(f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head)
+    encoder, data = request.run.encoder or protocol.encoder, request.run.data or protocol.data
+    same = ("objective", "trials", "sampler", "sampler_seed", "pruner")
+    shared: dict[str, Any] = {field: getattr(request, field) for field in same}
+    return StudyConfig(name, url, cell, space, size=size, widths=widths, encoder=encoder, data=data, **shared)
 
 
 def describe(tuning: Tuning, config: StudyConfig) -> list[str]:
@@ -346,11 +301,6 @@ def describe(tuning: Tuning, config: StudyConfig) -> list[str]:
     ]
 
 
-def fresh_seeds(count: int) -> tuple[int, ...]:
-    """Seeds that no trial was trained with: all of them use 0."""
-    return tuple(range(1, count + 1))
-
-
 def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> FinalComparison:
     """Train `default.toml` and `best.toml` of a folder with the request's seeds, in fresh processes, and compare.
 
@@ -359,12 +309,15 @@ def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> Fin
     Raises:
         UserError: a protocol is missing, or what it names cannot be used.
     """
+    sessions = {
+        name: Session.open(replace(request, protocol=folder / f"{name}.toml"), plugins, emit)
+        for name in (DEFAULT, BEST)
+    }
     records = {}
-    for name in (DEFAULT, BEST):
-        session = Session.open(replace(request, protocol=folder / f"{name}.toml"), plugins, emit)
-        outcome = session.run(emit, LocalProcesses(session.workspace, session.plan.jobs))
-        records[name] = outcome.records
-    return compare(records, session.store, list(outcome.tasks.values()))
+    for name, each in sessions.items():
+        records[name] = each.run(emit, executors.LocalProcesses(each.workspace, each.plan.jobs)).records
+    session = sessions[BEST]
+    return compare(records, session.store, session.workspace.tasks(session.plan.protocol))
 
 
 def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Sequence[TaskSpec]) -> FinalComparison:
@@ -420,15 +373,9 @@ def run_again(
     workspace = Workspace(plugins, cache_root(), lambda line: emit({"event": "log", "line": line}))
     out = options["out"] or folder / name / "final"
     write_protocols(out, config, found, workspace)
-    request = Request(
-        head_files=files,
-        seeds=tuple(seeds) or fresh_seeds(3),
-        data=options["data"] or "",
-        encoder=options["encoder"] or "",
-        out=out,
-        jobs=options["jobs"] or 0,
-        **{each: options[each] for each in _AS_GIVEN},
-    )
+    own = {"data": options["data"] or "", "encoder": options["encoder"] or "", "jobs": options["jobs"] or 0}
+    shared: dict[str, Any] = {name: options[name] for name in _AS_GIVEN} | own
+    request = Request(head_files=files, seeds=tuple(seeds) or _FRESH[:3], out=out, **shared)
     return retrain(out, request, plugins, emit), out
 
 

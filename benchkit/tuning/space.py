@@ -94,7 +94,7 @@ class Space:
         return math.prod(len(each.points()) for each in self.dimensions)
 
 
-def empty(head: str, reason: str) -> UserError:
+def _empty(head: str, reason: str) -> UserError:
     return UserError(f"nothing to search for head {head!r}: {reason}; see benchkit tune --head {head} --show-space")
 
 
@@ -135,7 +135,7 @@ def build_space(
     left = [each for name, each in chosen.items() if name not in pins]
     if not left:
         reason = "every field is pinned by --set" if chosen else "it has no such field"
-        raise empty(spec.name, f"{', '.join(search)}: {reason}" if search else "--search is empty")
+        raise _empty(spec.name, f"{', '.join(search)}: {reason}" if search else "--search is empty")
     return Space(tuple(left))
 
 
@@ -205,14 +205,26 @@ def parse_size(text: str) -> int:
     return size
 
 
-def width_fields(cell: Cell, workspace: Workspace, pins: Sequence[str] = ()) -> list[str]:
-    """The whole-number fields of a head that change its size, the strongest first; without those that are pinned."""
-    assembly, spans = Assembly.of_cell(cell, workspace), {}
+def without_width(
+    space: Space, cell: Cell, size: int, pins: Sequence[str], workspace: Workspace
+) -> tuple[Space, tuple[str, ...]]:
+    """The space without the field that is solved so that the head has `size` parameters; and `fit_size`'s widths: the
+    whole-number fields that change its size, the strongest first, without those that are pinned.
+
+    Raises:
+        UserError: the default config cannot have that size, or nothing is left to search.
+    """
+    assembly, spans = Assembly.of_cell(cell, workspace), dict[str, int]()
     for name, ends in _ranges(assembly.spec).items():
         if f"{cell.head}.{name}" not in pins:
             low, high = (_count(assembly, {**cell.config, name: end}) for end in ends)
             spans[name] = abs(high - low)
-    return sorted((name for name, span in spans.items() if span), key=lambda name: -spans[name])
+    widths = tuple(sorted((name for name, span in spans.items() if span), key=lambda name: -spans[name]))
+    fit_size(cell, cell.config, size, widths, workspace)
+    left = tuple(each for each in space.dimensions if each.name not in [f"{cell.head}.{name}" for name in widths[:1]])
+    if not left:
+        raise _empty(cell.head, f"{widths[0]} alone was searched, and --match-params solves it")
+    return Space(left), widths
 
 
 def fit_size(

@@ -88,6 +88,16 @@ class StudyConfig:
         """Finished trials that end the study: those asked for, or as many as a grid has."""
         return min(self.trials, self.space.grid_size()) if self.sampler == "grid" else self.trials
 
+    def given_up(self, trials: Sequence[Trial]) -> str:
+        """Why more trials would be lost time, or "": the last ones all failed, or more failed than were asked for."""
+        ended = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
+        failed, last = [trial for trial in ended if trial.state == "FAIL"], ended[-_IN_A_ROW:]
+        if len(last) == _IN_A_ROW and all(trial.state == "FAIL" for trial in last):
+            return f"the last {_IN_A_ROW} trials failed; trial {last[-1].number}: {last[-1].reason}"
+        if len(failed) >= max(_IN_A_ROW, self.trials):
+            return f"{len(failed)} trials failed; trial {failed[-1].number}: {failed[-1].reason}"
+        return ""
+
     def to_data(self) -> dict[str, Any]:
         """Plain data; `from_data` is the inverse."""
         return {**vars(self), "cell": json.loads(self.cell.to_json()), "space": plain(self.space)["dimensions"]}
@@ -114,9 +124,6 @@ class StudyConfig:
             "size": [self.size, list(self.widths)],
         }
         return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as what was stored is read
-
-
-FINISHED = ("COMPLETE", "PRUNED")
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        return self.state in FINISHED
+        return self.state in ("COMPLETE", "PRUNED")
 
 
 def read(frozen: FrozenTrial) -> Trial:
@@ -251,7 +258,7 @@ class Study:
             self._fail_lost(study)
             trials = self.trials()
             counts = Counts.of(trials)
-            if counts.finished >= config.wanted() or given_up(trials, config.trials):
+            if counts.finished >= config.wanted() or config.given_up(trials):
                 return "done"
             if counts.finished + counts.running >= config.wanted():
                 return "wait"
@@ -339,18 +346,6 @@ class Study:
         return left is not None
 
 
-def given_up(trials: Sequence[Trial], wanted: int) -> str:
-    """Why more trials would be lost time, or "": the last ones all failed, or more failed than were asked for."""
-    ended = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
-    failed = [trial for trial in ended if trial.state == "FAIL"]
-    last = ended[-_IN_A_ROW:]
-    if len(last) == _IN_A_ROW and all(trial.state == "FAIL" for trial in last):
-        return f"the last {_IN_A_ROW} trials failed; trial {last[-1].number}: {last[-1].reason}"
-    if len(failed) >= max(_IN_A_ROW, wanted):
-        return f"{len(failed)} trials failed; trial {failed[-1].number}: {failed[-1].reason}"
-    return ""
-
-
 def load(name: str, storage: Storage) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage.optuna)
 
@@ -377,8 +372,8 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
             if named.name not in known:
-                directions = ["maximize", "minimize"] if config.cost else ["maximize"]
-                study = optuna.create_study(study_name=named.name, storage=storage.optuna, directions=directions)
+                goals: list[Any] = ["maximize", "minimize"][: 2 if config.cost else 1]
+                study = optuna.create_study(study_name=named.name, storage=storage.optuna, directions=goals)
                 study.set_user_attr(_ATTRIBUTE, replace(named, storage="").to_data())
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
