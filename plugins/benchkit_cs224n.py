@@ -66,7 +66,7 @@ STS = TaskSpec(
         "pearson": losses.pearson,
         "cosent": losses.cosent,
         "calibrated_cosent": losses.calibrated_cosent,
-    },  # fmt: skip
+    },
     files=_files("sts", "sts", "STS-B", "stsb"),
     aliases={"score": ("similarity", "similarity_score", "label"), "sentence1": ("text1",), "sentence2": ("text2",)},
     demo=partial(_demo, "sts"),

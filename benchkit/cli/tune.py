@@ -101,7 +101,7 @@ def _tune(tuning: Tuning, progress: Progress) -> None:
     pictures = {
         each.config.name: write_study(tuning.folder(each.config), each, tuning.storage, progress.say) for each in found
     }
-    write_search(tuning.session.plan.out, found, pictures, progress.say)
+    write_search(tuning.session.plan.out, found, pictures)
     _print(tuning, found)
 
 

@@ -19,8 +19,8 @@ from benchkit.core.errors import UserError
 from benchkit.experiment.cell import BLIND, Cell
 from benchkit.experiment.run_cell import execute, explore
 from benchkit.store.cells import CellStore
-from benchkit.tuning.final import run_again
 from benchkit.tuning.report import final_table, front_table, write_search, write_study
+from benchkit.tuning.search import run_again
 from benchkit.tuning.study import Study, Trial
 
 FAILING = """
@@ -169,7 +169,7 @@ def test_a_front_is_drawn_and_each_of_it_can_be_run(objective: str, tmp_path: Pa
         assert costs == [trial.parameters for trial in found.front]
     else:
         assert all(0 < milliseconds < 1000 for milliseconds in costs)
-    assert found.config.objective.cost in front_table(found)
+    assert found.config.cost in front_table(found)
     pictures = write_study(tuning.folder(found.config), found, tuning.storage, lambda line: None)
     assert pictures["front"].startswith(b"\x89PNG")
     for trial in found.front:
@@ -183,7 +183,7 @@ def test_the_files_of_a_search(tmp_path: Path) -> None:
     found = tuning.search(tuning.studies[0], lambda event: None, lambda: False)
     logged: list[str] = []
     pictures = write_study(tmp_path / "baseline", found, tuning.storage, logged.append)
-    write_search(tmp_path, [found], {"baseline": pictures}, logged.append)
+    write_search(tmp_path, [found], {"baseline": pictures})
     assert {"history", "slice", "parallel"} <= set(pictures)
     assert ("importances" in pictures) != any("scikit-learn" in line for line in logged)
     frame = pd.read_csv(tmp_path / "baseline" / "trials.csv")
