@@ -52,11 +52,7 @@ def fetch(names: tuple[str, ...], revision: str | None, by_hand: Path | None) ->
 @data.command("list")
 def list_sets() -> None:
     """List the data sets that can be fetched, and what of them is here."""
-<<<<<<< HEAD
-=======
-    from benchkit.cli.progress import size
     from benchkit.hub import damage
->>>>>>> h-tuning
     from benchkit.hub.datasets import data_root, fetched_sets, sources
 
     here, parts = fetched_sets(), []

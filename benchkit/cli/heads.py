@@ -208,8 +208,8 @@ def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[
 
     from benchkit.experiment.estimate import clock
     from benchkit.inspect.heads import Setup
-    from benchkit.speed.measure import Limits, estimate, measure
-    from benchkit.speed.results import render, write
+    from benchkit.speed import Limits, render, write
+    from benchkit.speed.measure import measure
     from benchkit.speed.setup import grid
 
     torch.set_num_threads(given["threads"])
@@ -220,7 +220,8 @@ def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[
     encoder, plan = setup.encoder, setup.plan
     say(
         f"{counted(len(plan.heads), 'head')} on {encoder.name} ({encoder.parameters / 1e6:.1f} M parameters, "
-        f"{plan.execution.device}), {counted(len(points), 'point')}: about {clock(estimate(setup, points, limits))}"
+        f"{plan.execution.device}), {counted(len(points), 'point')}: "
+        f"at least {clock(len(points) * len(plan.heads) * limits.seconds)}"
     )
     result = measure(setup, points, limits, say)
     files = write(result, setup, limits, out)

@@ -89,13 +89,6 @@ def run(study: str | None, storage: str | None, **given: Any) -> None:
 
 def _run_study(study: str | None, storage: str | None, given: dict[str, Any]) -> None:
     """Train a study's best config and its default, and print how they compare."""
-<<<<<<< HEAD
-    from benchkit.tuning.final import run_again
-=======
-    from benchkit.cli.progress import Progress
-    from benchkit.core.errors import UserError
-    from benchkit.experiment.config import parse_seeds
->>>>>>> h-tuning
     from benchkit.tuning.report import final_note, final_table
     from benchkit.tuning.search import run_again
 
