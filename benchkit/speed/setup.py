@@ -317,7 +317,7 @@ def _tensors(features: Pooled) -> list[Tensor]:
 
 
 def captured(run: Run, device: torch.device, compiled: bool) -> Run:
-    """Replays of a step as a CUDA graph. It has no parts: they cannot be told apart while a graph is replayed.
+    """A step as replays of a CUDA graph. It has no parts: within a replay none can be timed.
 
     Raises:
         UserError: the step waits for the device somewhere, or does something else that no graph can hold.

@@ -91,3 +91,8 @@ def test_intervals_that_hold_together_are_wider() -> None:
     alone, together = repeatable(values), repeatable(values, family=6)
     assert alone.value == together.value
     assert together.low < alone.low < alone.high < together.high
+
+
+def test_few_and_wild_repeats_have_a_range_that_is_a_number() -> None:
+    found = repeatable([1e-6, 1.0], family=1000)
+    assert 0 < found.low < found.value < found.high < float("inf")
