@@ -123,9 +123,8 @@ def load_encoder(name_or_dir: str | Path) -> Encoder:
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int):
-        return parse_seeds(str(seeds))
-    return parse_seeds(",".join(map(str, seeds)) + ",") if len(seeds) else ()
+    text = str(seeds) if isinstance(seeds, int) else "".join(f"{seed}," for seed in seeds)
+    return parse_seeds(text) if text else ()
 
 
 def _written(value: Any) -> str:

@@ -184,9 +184,8 @@ def _load_file(path: Path) -> Any:
 
 def _check_beside(path: Path, name: str, folder: Path) -> None:
     """Raises: UserError: Python would import another module of that name than the one in the folder."""
-    spec = find_spec(name)
-    origin = spec.origin if spec else None
-    if origin is None or folder not in Path(origin).resolve().parents:
+    origin = _origin(name)
+    if not origin or folder not in Path(origin).resolve().parents:
         raise UserError(f"{path} imports {name}, which is beside it, but Python finds {origin} first: rename it")
 
 

@@ -110,8 +110,13 @@ def _loosely(value: Any, kind: Any) -> Any:
 
 def plain(settings: Any) -> dict[str, Any]:
     """A dataclass as JSON-ready data, tuples as lists."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
-    return values
+    return {name: _with_lists(value) for name, value in dataclasses.asdict(settings).items()}
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_lists(each) for key, each in value.items()}
+    return [_with_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def parse(kind: Any, value: Any, where: str = "") -> Any:
