@@ -9,54 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchkit.api import Result as Result
-    from benchkit.api import load_encoder as load_encoder
-    from benchkit.api import run as run
-    from benchkit.core.errors import UserError as UserError
-    from benchkit.core.features import Layers as Layers
-    from benchkit.core.features import Pooled as Pooled
-    from benchkit.core.features import Tokens as Tokens
-    from benchkit.core.head import HeadSpec as HeadSpec
-    from benchkit.core.head import option as option
-    from benchkit.core.hookspecs import hookimpl as hookimpl
-    from benchkit.core.record import Record as Record
-    from benchkit.core.task import Example as Example
-    from benchkit.core.task import Metric as Metric
-    from benchkit.core.task import TaskShape as TaskShape
-    from benchkit.core.task import TaskSpec as TaskSpec
-    from benchkit.encoder import Encoder as Encoder
-    from benchkit.encoder import EncoderSpec as EncoderSpec
-    from benchkit.predict.export import load_exported as load_exported
+    from benchkit.api import Result, load_encoder, run
+    from benchkit.core.errors import UserError
+    from benchkit.core.features import Layers, Pooled, Tokens
+    from benchkit.core.head import HeadSpec, option
+    from benchkit.core.hookspecs import hookimpl
+    from benchkit.core.record import Record
+    from benchkit.core.task import Example, Metric, TaskShape, TaskSpec
+    from benchkit.encoder import Encoder, EncoderSpec
+    from benchkit.predict.export import load_exported
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Result": "benchkit.api",
-    "load_encoder": "benchkit.api",
-    "run": "benchkit.api",
-    "Encoder": "benchkit.encoder",
-    "EncoderSpec": "benchkit.encoder",
-    "UserError": "benchkit.core.errors",
-    "Layers": "benchkit.core.features",
-    "Pooled": "benchkit.core.features",
-    "Tokens": "benchkit.core.features",
-    "HeadSpec": "benchkit.core.head",
-    "option": "benchkit.core.head",
-    "hookimpl": "benchkit.core.hookspecs",
-    "load_exported": "benchkit.predict.export",
-    "Record": "benchkit.core.record",
-    "Example": "benchkit.core.task",
-    "Metric": "benchkit.core.task",
-    "TaskShape": "benchkit.core.task",
-    "TaskSpec": "benchkit.core.task",
+# fmt: off
+__all__ = [
+    "Encoder", "EncoderSpec", "Example", "HeadSpec", "Layers", "Metric", "Pooled", "Record", "Result", "TaskShape",
+    "TaskSpec", "Tokens", "UserError", "__version__", "hookimpl", "load_encoder", "load_exported", "option", "run",
+]
+# fmt: on
+_MODULES = {
+    "api": ("Result", "load_encoder", "run"),
+    "core.errors": ("UserError",),
+    "core.features": ("Layers", "Pooled", "Tokens"),
+    "core.head": ("HeadSpec", "option"),
+    "core.hookspecs": ("hookimpl",),
+    "core.record": ("Record",),
+    "core.task": ("Example", "Metric", "TaskShape", "TaskSpec"),
+    "encoder": ("Encoder", "EncoderSpec"),
+    "predict.export": ("load_exported",),
 }
-__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'benchkit' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"benchkit.{module}"), name)
+    raise AttributeError(f"module 'benchkit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -67,7 +67,8 @@ def run(
     executor: str = "",
     threads: int = 1,
     feature_cache: bool = True,
-    keep_encoder: bool = False,
+    keep_encoder: str = "best",
+    encoder_dtype: str = "bf16",
     interference: bool = False,
     cuda_graph: bool | None = None,
     compiled: bool = False,
@@ -81,7 +82,9 @@ def run(
         settings: protocol and head fields by dotted name, `{"pretrain.epochs": 3, "cnn.dropout": 0.1}`.
         jobs: processes that run cells.
         executor: where cells run: `local`, in this process, or `processes`; by default as `jobs` says.
-        keep_encoder: store the fine-tuned encoders too, for `benchkit predict`.
+        keep_encoder: the fine-tuned encoders that are stored, for `benchkit predict`: `all`, `none`, or the `best`
+            seed's of each head.
+        encoder_dtype: what they are stored in, `bf16` or `fp32`.
         interference: measure after each epoch how the tasks' gradients agree: `cells[0].phases[0].interference`.
         cuda_graph: capture steps as CUDA graphs; None: on a GPU.
         compiled: hand the encoder's layers to `torch.compile` where they are trained.
@@ -91,41 +94,21 @@ def run(
         UserError: the request cannot be carried out, in one line.
     """
     request = Request(
-        heads=split_names(heads),
-        head_files=tuple(map(Path, head_files)),
-        tasks=split_names(tasks),
-        seeds=_seeds(seeds),
-        phases=split_names(phases),
-        preset=preset,
-        protocol=Path(protocol) if protocol else None,
+        heads=split_names(heads), tasks=split_names(tasks), phases=split_names(phases), seeds=_seeds(seeds),
+        head_files=tuple(map(Path, head_files)), preset=preset, protocol=Path(protocol) if protocol else None,
         settings=tuple(f"{name}={_written(value)}" for name, value in (settings or {}).items()),
-        data=str(data),
-        encoder=str(encoder),
-        device=device,
-        precision=precision,
-        out=Path(out) if out else None,
-        jobs=jobs,
-        executor=executor,
-        threads=threads,
-        feature_cache=feature_cache,
-        keep_encoder=keep_encoder,
-        interference=interference,
-        cuda_graph=cuda_graph,
-        compiled=compiled,
-    )
+        data=str(data), encoder=str(encoder), device=device, precision=precision, out=Path(out) if out else None,
+        jobs=jobs, executor=executor, threads=threads, feature_cache=feature_cache, keep_encoder=keep_encoder,
+        encoder_dtype=encoder_dtype,
+        interference=interference, cuda_graph=cuda_graph, compiled=compiled,
+    )  # fmt: skip
     emit = on_event or (lambda event: None)
     session = Session.open(request, load_plugins(request.head_files), emit)
     outcome = session.run(emit)
-    write_report(
-        session.plan.out,
-        outcome.records,
-        outcome.controls,
-        outcome.tasks,
-        phases=session.plan.protocol.phases,
-        log=lambda line: emit({"event": "log", "line": line}),
-    )
-    plan = session.plan
-    return Result(outcome.records, outcome.controls, outcome.tasks, plan.out, plan.protocol.phases)
+    plan, phases = session.plan, session.plan.protocol.phases
+    write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases,
+                 log=lambda line: emit({"event": "log", "line": line}))  # fmt: skip
+    return Result(outcome.records, outcome.controls, outcome.tasks, plan.out, phases)
 
 
 def load_encoder(name_or_dir: str | Path) -> Encoder:
@@ -140,9 +123,8 @@ def load_encoder(name_or_dir: str | Path) -> Encoder:
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int):
-        return parse_seeds(str(seeds))
-    return parse_seeds(",".join(map(str, seeds)) + ",") if len(seeds) else ()
+    text = str(seeds) if isinstance(seeds, int) else "".join(f"{seed}," for seed in seeds)
+    return parse_seeds(text) if text else ()
 
 
 def _written(value: Any) -> str:

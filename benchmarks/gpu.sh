@@ -4,7 +4,7 @@
 #     benchmarks/gpu.sh [FOLDER] [--smoke] [--only PARTS]
 #
 # FOLDER is where the tables go, results/gpu-NAME by default. --smoke runs all parts in small, on a CPU too. --only takes
-# some of correct,H1,H2,H3,H4,H56,tests. PYTHON is an interpreter with torch. WHEELS is a folder with wheels of what else
+# some of correct,H1,H2,H3,H4,H56,stacked,tests. PYTHON is an interpreter with torch. WHEELS is a folder with wheels of what else
 # is missing: they are unpacked into a folder of this run alone, and PYTHON is left as it is. COMMIT names the commit where
 # the folder is a copy without its history.
 set -euo pipefail
@@ -96,15 +96,22 @@ fi
 
 name=$("$PYTHON" -c "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')")
 FOLDER=${FOLDER:-results/gpu-$(echo "$name" | tr ' /' '--')}
-# `tests` is a part of this script, the others are of gpu.py.
-parts=$(echo ",$ONLY," | sed 's/,tests,/,/; s/^,*//; s/,*$//')
-tests=yes
+# `tests` and `stacked` are parts of this script, the others are of gpu.py.
+parts=$(echo ",$ONLY," | sed 's/,tests,/,/; s/,stacked,/,/; s/^,*//; s/,*$//')
+tests=yes stacked=yes
 if [ -n "$ONLY" ]; then
     OPTIONS+=(--only "$parts")
     case ",$ONLY," in *,tests,*) ;; *) tests="" ;; esac
+    case ",$ONLY," in *,stacked,*) ;; *) stacked="" ;; esac
 fi
 status=0
-"$PYTHON" benchmarks/gpu.py "$FOLDER" "${OPTIONS[@]}" || status=$?
+if [ -z "$ONLY" ] || [ -n "$parts" ]; then
+    "$PYTHON" benchmarks/gpu.py "$FOLDER" "${OPTIONS[@]}" || status=$?
+fi
+mkdir -p "$FOLDER"
+if [ -n "$stacked" ] && "$PYTHON" -c "import torch, sys; sys.exit(not torch.cuda.is_available())"; then
+    "$PYTHON" benchmarks/stacked.py --device cuda --seeds 4,16 > "$FOLDER/stacked.md" || status=1
+fi
 # The tests that need a GPU, where there is one and pytest too.
 if [ -n "$tests" ] && "$PYTHON" -c "import torch, pytest, sys; sys.exit(not torch.cuda.is_available())" 2> /dev/null; then
     began=$SECONDS
@@ -112,7 +119,7 @@ if [ -n "$tests" ] && "$PYTHON" -c "import torch, pytest, sys; sys.exit(not torc
     OPTIONS=(-q -p no:cacheprovider -o addopts=--import-mode=importlib)
     if "$PYTHON" -c "import xdist" 2> /dev/null; then OPTIONS+=(-n 8); fi
     timeout 180 "$PYTHON" -m pytest "${OPTIONS[@]}" tests/unit/encoder/test_fast_paths.py tests/gpu/test_kernels.py \
-        tests/integration/test_fixed_steps.py tests/unit/training/test_turns.py > "$FOLDER/tests.txt" 2>&1 || status=1
+        tests/integration/test_fixed_steps.py tests/unit/training/test_cuda_graphs.py tests/integration/test_speed.py > "$FOLDER/tests.txt" 2>&1 || status=1
     echo "tests   took $((SECONDS - began)) s: $(tail -n 1 "$FOLDER/tests.txt")"
 fi
 echo "written to $FOLDER in $SECONDS s"

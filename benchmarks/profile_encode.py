@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchkit.encoder import load_encoder
 from benchkit.inspect.trace import encoder_macs
-from benchkit.speed.machine import multiply_rate
+from benchkit.speed.measure import multiply_rate
 
 PRODUCTS = ("addmm", "::mm", "bmm", "mkldnn_linear", "linear_pointwise")
 

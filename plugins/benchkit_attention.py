@@ -4,16 +4,11 @@ Source: Lin et al. 2017, "A Structured Self-attentive Sentence Embedding", with 
 scorer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Tokens
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, TaskShape, Tokens, hookimpl, option
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches, packed, padded, sentences
 
 

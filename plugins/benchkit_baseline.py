@@ -3,16 +3,11 @@
 Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 1).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Pooled
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Pooled, TaskShape, hookimpl, option
 from benchkit.nn.blocks import SCORES, ScaledCosine, cosine_score, finish, joined
 
 
@@ -31,14 +26,7 @@ class Baseline(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         # The report's 307,200 weights at hidden 768 are 768 * 400: there is no bias.
         self.trunk = nn.Linear(hidden, config.width, bias=False)
-        self.branches = nn.ModuleDict(
-            {
-                shape.name: nn.Linear(config.width, config.embedding)
-                if self._compares(shape)
-                else nn.Linear(config.width * shape.segments, shape.out)
-                for shape in tasks
-            }
-        )
+        self.branches = nn.ModuleDict({shape.name: self._branch(config, shape) for shape in tasks})
         scaled = [shape for shape in tasks if self._compares(shape) and config.score == "scaled-cosine"]
         self.scaled = nn.ModuleDict({shape.name: ScaledCosine(shape) for shape in scaled})
 
@@ -49,6 +37,11 @@ class Baseline(nn.Module):
             return finish(branch(joined(shared)), shape)
         vectors = branch(shared)
         return self.scaled[task](vectors) if task in self.scaled else cosine_score(vectors, shape)
+
+    def _branch(self, config: BaselineConfig, shape: TaskShape) -> nn.Linear:
+        if self._compares(shape):
+            return nn.Linear(config.width, config.embedding)
+        return nn.Linear(config.width * shape.segments, shape.out)
 
     def _compares(self, shape: TaskShape) -> bool:
         return shape.segments == 2 and not shape.classes and self.score != "linear"

@@ -3,16 +3,11 @@
 Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 3).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Pooled
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Pooled, TaskShape, hookimpl, option
 from benchkit.nn.blocks import SCORES, ScaledCosine, cosine_score, finish, joined
 
 
@@ -33,15 +28,9 @@ class Cnn(nn.Module):
         super().__init__()
         self.score, self.shapes = config.score, {shape.name: shape for shape in tasks}
         self.trunk = nn.Sequential(_convolution(1, config.channels, config), nn.ReLU(), nn.Dropout(config.dropout))
-        self.branches = nn.ModuleDict(
-            {
-                shape.name: nn.Linear(config.channels * hidden * shape.segments, shape.out)
-                if self._is_linear(shape)
-                else _convolutions(shape, config, hidden)
-                for shape in tasks
-            }
-        )
-        scaled = [each for each in tasks if _is_scored_pair(each) and config.score == "scaled-cosine"]
+        self.branches = nn.ModuleDict({shape.name: self._branch(config, hidden, shape) for shape in tasks})
+        pairs = [shape for shape in tasks if shape.segments == 2 and not shape.classes]
+        scaled = pairs if config.score == "scaled-cosine" else []
         self.scaled = nn.ModuleDict({shape.name: ScaledCosine(shape) for shape in scaled})
 
     def forward(self, features: Pooled, task: str) -> Tensor:
@@ -55,13 +44,14 @@ class Cnn(nn.Module):
             return finish(vectors.squeeze(1), shape)
         return self.scaled[task](vectors) if task in self.scaled else cosine_score(vectors, shape)
 
+    def _branch(self, config: CnnConfig, hidden: int, shape: TaskShape) -> nn.Module:
+        if self._is_linear(shape):
+            return nn.Linear(config.channels * hidden * shape.segments, shape.out)
+        return _convolutions(shape, config, hidden)
+
     def _is_linear(self, shape: TaskShape) -> bool:
         """A pair whose maps go to one linear: all that are to be classified."""
         return shape.segments == 2 and (shape.classes > 0 or self.score == "linear")
-
-
-def _is_scored_pair(shape: TaskShape) -> bool:
-    return shape.segments == 2 and not shape.classes
 
 
 def _convolution(inputs: int, outputs: int, config: CnnConfig) -> nn.Conv1d:

@@ -1,30 +1,16 @@
 """The three tasks of the CS224N default project: sentiment, paraphrase, similarity."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import Example, TaskSpec
+from benchkit import Example, TaskSpec, hookimpl
 from benchkit.nn import losses, metrics
 
 
-def _demo_sst(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo.sentences import make_sst
+def _demo(task: str, seed: int) -> Mapping[str, Sequence[Example]]:
+    from benchkit_demo.sentences import make
 
-    return make_sst(seed)
-
-
-def _demo_quora(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo.sentences import make_quora
-
-    return make_quora(seed)
-
-
-def _demo_sts(seed: int) -> Mapping[str, Sequence[Example]]:
-    from benchkit_demo.sentences import make_sts
-
-    return make_sts(seed)
+    return make(task, seed)
 
 
 def _files(name: str, course: str, *others: str) -> tuple[str, ...]:
@@ -47,7 +33,7 @@ SST = TaskSpec(
     losses={"cross_entropy": losses.cross_entropy},
     files=_files("sst", "ids-sst", "sst5", "SST-5"),
     aliases={"sentence": ("text",), "label": ("sentiment",)},
-    demo=_demo_sst,
+    demo=partial(_demo, "sst"),
 )
 
 QUORA = TaskSpec(
@@ -56,15 +42,12 @@ QUORA = TaskSpec(
     texts=("sentence1", "sentence2"),
     label="label",
     classes=("different", "duplicate"),
+    similar=1,
     metric=metrics.accuracy,
     losses={"cross_entropy": losses.cross_entropy},
     files=_files("quora", "quora", "QQP", "qqp"),
-    aliases={
-        "sentence1": ("question1", "text1"),
-        "sentence2": ("question2", "text2"),
-        "label": ("is_duplicate",),
-    },
-    demo=_demo_quora,
+    aliases={"sentence1": ("question1", "text1"), "sentence2": ("question2", "text2"), "label": ("is_duplicate",)},
+    demo=partial(_demo, "quora"),
 )
 
 # Course and GLUE cut the same 8,628 pairs differently: a folder that mixes them is refused when read.
@@ -75,16 +58,18 @@ STS = TaskSpec(
     label="score",
     low=0.0,
     high=5.0,
+    similar=4.0,
     metric=metrics.pearson,
     losses={
         "bce": losses.binary_cross_entropy,
         "mse": losses.mse,
-        "cosent": losses.cosent,
         "pearson": losses.pearson,
+        "cosent": losses.cosent,
+        "calibrated_cosent": losses.calibrated_cosent,
     },
     files=_files("sts", "sts", "STS-B", "stsb"),
     aliases={"score": ("similarity", "similarity_score", "label"), "sentence1": ("text1",), "sentence2": ("text2",)},
-    demo=_demo_sts,
+    demo=partial(_demo, "sts"),
 )
 
 

@@ -4,17 +4,12 @@ Source: Peters et al. 2018, "Deep contextualized word representations" (ELMo), s
 scale, learned per task.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from benchkit.core.features import Layers
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Layers, TaskShape, hookimpl, option
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches
 
 

@@ -3,16 +3,12 @@
 Source: Michaels, "miniBERT and Multitasking: An Architectural Analysis", section Architectures (Figure 2).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from benchkit.core.features import Pooled
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Pooled, TaskShape, hookimpl, option
 from benchkit.nn.blocks import finish, joined
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -35,13 +31,8 @@ class Recurrent(nn.Module):
         convolution = nn.Conv1d(1, config.channels, config.kernel_size, padding=config.kernel_size // 2)
         self.trunk = nn.Sequential(convolution, nn.ReLU())
         # Regression branches read the embeddings as a sequence; classification branches see them all at once.
-        self.readers = nn.ModuleDict(
-            {
-                shape.name: _CELLS[config.cell](hidden, config.units, batch_first=True, bidirectional=True)
-                for shape in tasks
-                if not shape.classes
-            }
-        )
+        cell = partial(_CELLS[config.cell], hidden, config.units, batch_first=True, bidirectional=True)
+        self.readers = nn.ModuleDict({shape.name: cell() for shape in tasks if not shape.classes})
         flat, state = config.channels * hidden, 2 * config.units
         self.branches = nn.ModuleDict(
             {shape.name: nn.Linear((flat if shape.classes else state) * shape.segments, shape.out) for shape in tasks}
@@ -49,10 +40,8 @@ class Recurrent(nn.Module):
 
     def forward(self, features: Pooled, task: str) -> Tensor:
         batch, segment, hidden = features.pooled.shape
-        embeddings = self.trunk(
-            features.pooled.reshape(batch * segment, 1, hidden)
-        )  # (batch*segment, channels, hidden)
-        embeddings = self.dropout(embeddings)
+        inputs = features.pooled.reshape(batch * segment, 1, hidden)
+        embeddings = self.dropout(self.trunk(inputs))  # (batch*segment, channels, hidden)
         vectors = self._read(embeddings, task) if task in self.readers else embeddings.flatten(1)
         return finish(self.branches[task](joined(vectors.reshape(batch, segment, -1))), self.shapes[task])
 
@@ -66,11 +55,5 @@ class Recurrent(nn.Module):
 
 @hookimpl
 def benchkit_heads() -> list[HeadSpec]:
-    return [
-        HeadSpec(
-            "recurrent",
-            "Convolution over the features; a BiLSTM reads its channels.",
-            Recurrent,
-            RecurrentConfig,
-        )
-    ]
+    summary = "Convolution over the features; a BiLSTM reads its channels."
+    return [HeadSpec("recurrent", summary, Recurrent, RecurrentConfig)]

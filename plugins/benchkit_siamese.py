@@ -4,26 +4,14 @@ Sources: Conneau et al. 2017, "Supervised Learning of Universal Sentence Represe
 Reimers & Gurevych 2019, "Sentence-BERT".
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from benchkit.core.features import Pooled
-from benchkit.core.head import HeadSpec
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, Pooled, TaskShape, hookimpl
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches
 
 
-@dataclass(frozen=True)
-class SiameseConfig(BranchConfig):
-    pass
-
-
 class Siamese(nn.Module):
-    def __init__(self, config: SiameseConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
+    def __init__(self, config: BranchConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
         # No linear before the comparison: in the encoder's own space u*v already says what a cosine says, and a shared
         # linear had to learn that anew (results/LOG.md).
@@ -38,4 +26,4 @@ class Siamese(nn.Module):
 @hookimpl
 def benchkit_heads() -> list[HeadSpec]:
     summary = "[u; v; |u−v|; u*v] of the normalised vectors, an MLP a task."
-    return [HeadSpec("siamese", summary, Siamese, SiameseConfig, loss=asked_loss)]
+    return [HeadSpec("siamese", summary, Siamese, BranchConfig, loss=asked_loss)]

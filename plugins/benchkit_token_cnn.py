@@ -3,17 +3,12 @@
 Source: Kim 2014, "Convolutional Neural Networks for Sentence Classification".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from benchkit.core.features import Tokens
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, TaskShape, Tokens, hookimpl, option
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches, packed, padded, sentences
 
 
@@ -26,9 +21,7 @@ class TokenCnnConfig(BranchConfig):
 
     def __post_init__(self) -> None:
         if not 1 <= self.smallest <= self.largest <= 512:
-            raise ValueError(
-                f"filters of sizes {self.smallest} to {self.largest}: from 1 up, to at most 512"
-            )
+            raise ValueError(f"filters of sizes {self.smallest} to {self.largest}: from 1 up, to at most 512")
 
     @property
     def sizes(self) -> range:
@@ -66,8 +59,7 @@ class TokenCnn(nn.Module):
     def __init__(self, config: TokenCnnConfig, hidden: int, tasks: tuple[TaskShape, ...]) -> None:
         super().__init__()
         self.trunk = Convolutions(config, hidden)
-        width = config.channels * len(config.sizes)
-        self.branches = branches(config, width, tasks)
+        self.branches = branches(config, config.channels * len(config.sizes), tasks)
 
     def forward(self, features: Tokens, task: str) -> Tensor:
         vectors = self.trunk(*sentences(features))

@@ -4,17 +4,12 @@ Source: Conneau et al. 2017, "Supervised Learning of Universal Sentence Represen
 future work asks for word embeddings and for other cells.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchkit.core.features import Tokens
-from benchkit.core.head import HeadSpec, option
-from benchkit.core.hookspecs import hookimpl
-from benchkit.core.task import TaskShape
+from benchkit import HeadSpec, TaskShape, Tokens, hookimpl, option
 from benchkit.nn.blocks import BranchConfig, asked_loss, branches, sentences
 
 _CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}

@@ -14,7 +14,7 @@ from benchkit.analysis.results import COUNTED, MEAN, Stored, stack_predictions
 from benchkit.analysis.statistics import Paired, paired_differences, spread
 from benchkit.analysis.tables import Block, Row, Section, interval, name_seeds, number
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.identity import Change, changes, parts_of, tell
+from benchkit.core.record import Change, changes, describe, parts_of
 
 if TYPE_CHECKING:
     from benchkit.core.record import PhaseResult, Record
@@ -100,7 +100,7 @@ def identity_differences(pairs: Sequence[Pair]) -> dict[str, list[str]]:
     for a, b in pairs:
         old, new = parts_of(a), parts_of(b)
         for change in changes(a.identity, b.identity):
-            found.setdefault(_kind(change), []).append(tell(change, old, new))
+            found.setdefault(_kind(change), []).append(describe(change, old, new))
         for name in _HARDWARE:
             was, now = (str(each.environment.get(name, "unknown")) for each in (a, b))
             if was != now:

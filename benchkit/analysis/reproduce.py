@@ -14,10 +14,9 @@ from benchkit.analysis.results import Results, Stored, collect, protocol_fields
 from benchkit.analysis.statistics import Spread
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, number, plus_minus
 from benchkit.core.errors import UserError
-from benchkit.core.identity import changes, shown
 from benchkit.core.plugins import Plugins
 from benchkit.core.protocol import load_preset
-from benchkit.core.record import Record
+from benchkit.core.record import Record, changes, shown
 from benchkit.core.settings import plain
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
-import io
 import os
 import sys
 from contextlib import suppress
@@ -13,20 +11,18 @@ import click
 
 import benchkit
 from benchkit.cli.data import data
-from benchkit.cli.encoders import encoders
-from benchkit.cli.explain import explain
-from benchkit.cli.heads import heads, plugins
+from benchkit.cli.encoders import encoders, pretrain
+from benchkit.cli.heads import heads, plugins, speed
 from benchkit.cli.machine import cache, doctor
+from benchkit.cli.output import fail, replace_characters, stop
 from benchkit.cli.predict import export, predict
-from benchkit.cli.pretrain import pretrain
-from benchkit.cli.report import compare, plan, report, repro
+from benchkit.cli.report import compare, explain, plan, report, repro
 from benchkit.cli.run import run
-from benchkit.cli.speed import speed
 from benchkit.cli.tune import tune
 from benchkit.core.errors import UserError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})
 @click.version_option(benchkit.__version__, prog_name="benchkit")
 def cli() -> None:
     """Which head architecture is worth putting on this encoder?
@@ -36,45 +32,31 @@ def cli() -> None:
     """
 
 
-cli.add_command(run)
-cli.add_command(tune)
-cli.add_command(report)
-cli.add_command(compare)
-cli.add_command(repro)
-cli.add_command(plan)
-cli.add_command(explain)
-cli.add_command(speed)
-cli.add_command(predict)
-cli.add_command(export)
-cli.add_command(data)
-cli.add_command(encoders)
-cli.add_command(pretrain)
-cli.add_command(heads)
-cli.add_command(plugins)
-cli.add_command(cache)
-cli.add_command(doctor)
+for _command in (run, tune, report, compare, repro, plan, explain, speed, predict, export, data, encoders, pretrain,
+                 heads, plugins, cache, doctor):  # fmt: skip
+    cli.add_command(_command)
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
-    _replace_characters()
+    replace_characters()
     try:
         try:
             cli.main(standalone_mode=False)
         finally:
             sys.stdout.flush()
     except UserError as error:
-        _stop(f"benchkit: error: {error}", 2)
+        fail([error], 2)
     except click.exceptions.Abort:
-        _stop("benchkit: interrupted", 130)
+        stop("interrupted", 130)
     except getattr(click.exceptions, "NoArgsIsHelpError", ()) as page:  # click 8.1 has it not, and prints it itself
         page.show()
         sys.exit(page.exit_code)
     except click.UsageError as error:
         hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
-        _stop(f"benchkit: error: {UserError(error.format_message().rstrip('.'))}{hint}", 2)
+        fail([f"{UserError(error.format_message().rstrip('.'))}{hint}"], 2)
     except click.ClickException as error:
-        _stop(f"benchkit: error: {UserError(error.format_message())}", error.exit_code)
+        fail([UserError(error.format_message())], error.exit_code)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except BrokenPipeError:  # `benchkit … | head`
@@ -83,50 +65,12 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # click's exceptions are of the latter kind too
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
-        line = UserError(f"out of memory: {error}; close other programs, make less of it, or use --jobs 1")
-        _stop(f"benchkit: error: {line}", 2)
+        fail([UserError(f"out of memory: {error}; close other programs, make less of it, or use --jobs 1")], 2)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             if error.filename is None:
                 raise
-            _stop(f"benchkit: error: {UserError(f'cannot use {error.filename}: {error.strerror}')}", 2)
+            fail([UserError(f"cannot use {error.filename}: {error.strerror}")], 2)
         with suppress(OSError, ValueError):  # what is still to be written would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _stop(f"benchkit: error: cannot write {error.filename or 'the output'}: {error.strerror}", 2)
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_ASCII = str.maketrans("─━│█▏·×±−–—→←↑↓≤≥✓✗…’‘“”", "--|#|.x~---><^v<>+x.''\"\"")  # noqa: RUF001
-
-
-def _replace_characters() -> None:
-    """Where the output's encoding lacks a character, write one of the same width that looks like it, else `?`."""
-    codecs.register_error("benchkit", lambda error: (_in_ascii(error), error.end))  # type: ignore[attr-defined]
-    codecs.register(lambda name: _strict_ascii() if name == "benchkit_ascii" else None)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
-            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
-            stream.reconfigure(encoding="benchkit_ascii" if is_ascii else None, errors="benchkit")
-
-
-def _strict_ascii() -> codecs.CodecInfo:
-    """ASCII under another name: click takes the usual one for a mistake, and writes UTF-8 in its place."""
-    ascii_ = codecs.lookup("ascii")
-    return codecs.CodecInfo(
-        ascii_.encode,
-        ascii_.decode,
-        incrementalencoder=ascii_.incrementalencoder,
-        incrementaldecoder=ascii_.incrementaldecoder,
-        name="benchkit_ascii",
-    )
-
-
-def _in_ascii(error: UnicodeError) -> str:
-    assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end].translate(_ASCII)
-    return "".join(each if each.isascii() else "?" for each in text)
-
-
-def _stop(line: str, code: int) -> None:
-    click.echo(line, err=True)
-    sys.exit(code)
+        fail([f"cannot write {error.filename or 'the output'}: {error.strerror}"], 2)

@@ -1,4 +1,4 @@
-"""`benchkit data fetch`, `list` and `path`."""
+"""`benchkit data`: fetch data sets, look at data."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ from pathlib import Path
 
 import click
 
+from benchkit.cli import options
+from benchkit.cli.output import fail, labelled, size
+from benchkit.cli.progress import Progress
+from benchkit.core.errors import UserError
 
-@click.command()
+
+@click.group()
+def data() -> None:
+    """Fetch data from Hugging Face; look at data before training on it."""
+
+
+@data.command()
 @click.argument("names", nargs=-1, required=True, metavar="sst|quora|sts|all")
-@click.option("--revision", metavar="COMMIT", default="",
-              help="Another commit, branch or tag of the repository than the pinned commit.")  # fmt: skip
-@click.option("--from", "by_hand", type=click.Path(path_type=Path), metavar="DIR",
-              help="Take the repository's files from a folder instead: no network is needed.")  # fmt: skip
-def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
+@click.option("--revision", metavar="COMMIT", help="A commit, branch or tag instead of the pinned one.")
+@click.option("--from", "by_hand", type=options.DIR,
+              help="A folder with the repository's files, instead of a download.")  # fmt: skip
+def fetch(names: tuple[str, ...], revision: str | None, by_hand: Path | None) -> None:
     """Fetch data sets from Hugging Face, check them, and put them where --data hub finds them.
 
     \b
@@ -23,8 +32,6 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     An interrupted download continues where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy
     variables are honoured. Licences and citations are shown.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.cli.progress import Progress
-    from benchkit.core.errors import UserError
     from benchkit.hub.datasets import data_root, fetch_set, source_of, sources
 
     wanted = dict.fromkeys(each for name in names for each in (sources() if name == "all" else (name,)))
@@ -34,20 +41,19 @@ def fetch(names: tuple[str, ...], revision: str, by_hand: Path | None) -> None:
     if by_hand is not None and not by_hand.is_dir():
         raise UserError(f"--from {by_hand}: no such folder")
     for source in chosen:
-        record = fetch_set(source, Progress(), revision, by_hand)
+        record = fetch_set(source, Progress(), revision or "", by_hand)
         rows = ", ".join(f"{split} {count:,}" for split, count in record.rows.items())
         click.echo(f"{source.task}: {rows}; from {record.repo} at {record.revision[:12]}")
         for name, text in (("splits", record.splits), ("licence", record.licence), ("cite", record.citation)):
-            click.echo(_wrap(f"  {name:<8}{text}"))
+            click.echo(labelled(f"  {name:<8}", text))
     click.echo(f"in {data_root()}: use it with --data hub")
 
 
-@click.command("list")
+@data.command("list")
 def list_sets() -> None:
     """List the data sets that can be fetched, and what of them is here."""
-    from benchkit.cli.progress import size
+    from benchkit.hub import damage
     from benchkit.hub.datasets import data_root, fetched_sets, sources
-    from benchkit.hub.download import damage
 
     here, parts = fetched_sets(), []
     for task, source in sources().items():
@@ -58,22 +64,17 @@ def list_sets() -> None:
             state = "changed since it was fetched: benchkit data check hub says what"
         else:
             state = f"fetched {record.when[:10]}, in {data_root() / task}"
-        texts = {
-            "from": f"{source.repo} at {record.revision if record else source.revision}",
-            "splits": source.splits,
-            "licence": source.licence,
-            "cite": source.citation,
-            "state": state,
-        }
-        parts.append("\n".join([task, *(_wrap(f"  {name:<9}{text}", 11) for name, text in texts.items())]))
+        origin = f"{source.repo} at {record.revision if record else source.revision}"
+        texts = {"from": origin, "splits": source.splits, "licence": source.licence, "cite": source.citation}
+        lines = [labelled(f"  {name:<9}", text) for name, text in (*texts.items(), ("state", state))]
+        parts.append("\n".join([task, *lines]))
     click.echo("\n\n".join(parts))
 
 
-@click.command()
+@data.command()
 @click.argument("name", metavar="[sst|quora|sts]", required=False)
 def path(name: str | None) -> None:
     """Print the folder of what has been fetched, or of one data set."""
-    from benchkit.core.errors import UserError
     from benchkit.hub.datasets import data_root, fetched_sets, hub_folder, source_of
 
     if name is None:
@@ -84,23 +85,11 @@ def path(name: str | None) -> None:
     click.echo(data_root() / name)
 
 
-def _wrap(text: str, indent: int = 10) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 100, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-
-
-@click.group()
-def data() -> None:
-    """Fetch data from Hugging Face; look at data before training on it."""
-
-
 @data.command()
 @click.argument("folder", metavar="DIR|hub|demo")
-@click.option("--tasks", metavar="NAMES", help="Tasks that must be there; default: the installed ones that are.")
-@click.option("--head-file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="A Python file with a task of yours; repeatable.")  # fmt: skip
-def check(folder: str, tasks: str | None, files: tuple[Path, ...]) -> None:
+@options.tasks("Tasks that must be there; default: the installed ones that are.")
+@options.head_file("A Python file with a task of yours; repeatable.")
+def check(folder: str, tasks: tuple[str, ...] | None, head_files: tuple[Path, ...]) -> None:
     """Show rows, label balance, lengths, duplicates, texts shared between splits, broken rows and sha256.
 
     Files that were fetched are also compared with the record of what was fetched.
@@ -109,19 +98,14 @@ def check(folder: str, tasks: str | None, files: tuple[Path, ...]) -> None:
     Problems: a split or a class missing, scores of another range, dev or test found in train) or a fetched file has
     changed; with 2 if the folder or a file cannot be used at all.
     """
-    from benchkit.core.errors import UserError
-    from benchkit.core.plugins import load_plugins
     from benchkit.data import check_data, present
     from benchkit.data.check import render
     from benchkit.hub.datasets import HUB, changed, hub_folder
 
     if folder == HUB:
         folder = str(hub_folder())
-    plugins = load_plugins(files)
-    if tasks is None:
-        names = present(folder, list(plugins.tasks.values()))
-    else:
-        names = list(dict.fromkeys(name for each in tasks.split(",") if (name := each.strip())))
+    plugins = options.load_plugins(head_files)
+    names = present(folder, list(plugins.tasks.values())) if tasks is None else list(dict.fromkeys(tasks))
     if not names:
         raise UserError(f"--tasks names none; known: {', '.join(sorted(plugins.tasks))}")
     found = check_data(folder, [plugins.task(name) for name in names])
@@ -129,13 +113,6 @@ def check(folder: str, tasks: str | None, files: tuple[Path, ...]) -> None:
     absent = [name for name in plugins.tasks if name not in names]
     if tasks is None and absent:
         click.echo(f"Not here: {', '.join(absent)}.")
-    altered = changed(Path(folder))
-    for line in altered:
-        click.echo(f"benchkit: error: {line}; fetch it again", err=True)
-    if altered or not found.usable:
+    fail(f"{line}; fetch it again" for line in changed(Path(folder)))
+    if not found.usable:
         raise SystemExit(1)
-
-
-data.add_command(fetch)
-data.add_command(list_sets)
-data.add_command(path)

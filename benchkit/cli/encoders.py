@@ -1,10 +1,19 @@
-"""`benchkit encoders`: what is here, fetching, looking, converting."""
+"""`benchkit encoders` and `benchkit pretrain`: where encoders come from."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from benchkit.cli import options
+from benchkit.cli.progress import Progress, shown
+from benchkit.core.errors import UserError
+
+if TYPE_CHECKING:
+    from benchkit.encoder import Encoder
+    from benchkit.pretraining.train import Recipe
 
 
 @click.group()
@@ -15,28 +24,24 @@ def encoders() -> None:
 @encoders.command("list")
 def list_encoders() -> None:
     """List the encoders that --encoder finds by name, and a few that could be fetched."""
-    from benchkit.core.plugins import load_plugins
     from benchkit.inspect.encoders import available, render_list
 
-    click.echo(render_list(available(load_plugins())))
+    click.echo(render_list(available(options.load_plugins())))
 
 
 @encoders.command()
 @click.argument("id", metavar="ID")
-@click.option(
-    "--revision", metavar="COMMIT", default="", help="A commit, branch or tag; default: main, or what is here."
-)
-def fetch(id: str, revision: str) -> None:
+@click.option("--revision", metavar="COMMIT", help="A commit, branch or tag; default: main, or what is here.")
+def fetch(id: str, revision: str | None) -> None:
     """Fetch a BERT or DistilBERT from Hugging Face by its id, such as sentence-transformers/all-MiniLM-L6-v2.
 
     Only the needed files are fetched, checked against what the hub knows of them, and loaded once. The commit is
     recorded. Pickled weights are read as tensors alone and become safetensors. An interrupted download continues
     where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables are honoured.
     """
-    from benchkit.cli.progress import Progress
     from benchkit.hub.encoders import encoders_root, fetch_encoder
 
-    record = fetch_encoder(id, revision, Progress())
+    record = fetch_encoder(id, revision or "", Progress())
     licence = record.licence or "not stated"
     click.echo(f"{id} at {record.revision}, {record.parameters / 1e6:.1f} M parameters, licence {licence}")
     click.echo(f"in {encoders_root() / id}: use it with --encoder {id}")
@@ -46,28 +51,112 @@ def fetch(id: str, revision: str) -> None:
 @click.argument("name", metavar="NAME|DIR|ID")
 def show(name: str) -> None:
     """Show an encoder's shape, parameters, memory, vocabulary, layers and pooling."""
-    from benchkit.core.plugins import load_plugins
-    from benchkit.experiment.workspace import find_folder, open_encoder
     from benchkit.inspect.encoders import render_encoder
 
-    plugins = load_plugins()
-    encoder = open_encoder(name, plugins)
-    click.echo(render_encoder(encoder, None if name in plugins.encoders else find_folder(name)))
+    click.echo(render_encoder(*_open(name)))
 
 
 @encoders.command()
 @click.argument("name", metavar="NAME|DIR|ID")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=options.DIR)
 def convert(name: str, folder: Path) -> None:
     """Write an encoder as a new folder in Hugging Face's BERT layout, with float32 safetensors.
 
     From pickled weights, from a DistilBERT, or from a plugin's encoder; transformers reads the result too.
     """
-    from benchkit.core.plugins import load_plugins
-    from benchkit.experiment.workspace import find_folder, open_encoder
     from benchkit.hub.encoders import convert_encoder
 
-    plugins = load_plugins()
-    encoder = open_encoder(name, plugins)
-    convert_encoder(encoder, None if name in plugins.encoders else find_folder(name), folder)
+    convert_encoder(*_open(name), folder)
     click.echo(f"wrote {folder}: use it with --encoder {folder}")
+
+
+def _open(name: str) -> tuple[Encoder, Path | None]:
+    """An encoder, and the folder that it comes from; None for a plugin's."""
+    from benchkit.experiment.workspace import find_folder, open_encoder
+
+    plugins = options.load_plugins()
+    return open_encoder(name, plugins), None if name in plugins.encoders else find_folder(name)
+
+
+# What only a new encoder can be given.
+_SHAPE = ("layers", "hidden", "heads", "vocab_size", "cased", "dropout")
+# What is not part of how it is trained.
+_REQUEST = ("out", "files", "data", "tasks", "columns", "base", "half", "device", "precision", "threads")
+
+
+@click.command(short_help="Train an encoder on texts, new or further.")
+@click.argument("files", nargs=-1, type=options.FILE)
+@options.out("The encoder's folder.", required=True)
+@options.data("Also the tasks' training texts in a folder, or `demo`.")
+@options.tasks("Of these tasks only; default: all that are there.")
+@click.option("--column", "columns", multiple=True, metavar="NAME",
+              help="Column of tables with text; repeatable; default: text, sentence, sentence1 and 2.")  # fmt: skip
+@click.option("--from", "base", metavar="NAME|DIR", help="Train this encoder further, with its own vocabulary.")
+@click.option("--layers", type=int, help="Of a new encoder; default 4.")
+@click.option("--hidden", type=int, help="Its width; default 256.")
+@click.option("--heads", type=int, help="Its attention heads; default 4.")
+@click.option("--vocab-size", type=int, help="Its word pieces, at most; default 8000.")
+@click.option("--cased", is_flag=True, default=None, help="Keep capitals and accents in its vocabulary.")
+@click.option("--dropout", type=float, help="Its dropout, also of later fine-tuning; default 0.1.")
+@click.option("--max-length", type=int, help="Word pieces of a sequence; longer texts are cut up. Default 128.")
+@click.option("--epochs", type=float, help="Passes over the texts; default 3.")
+@click.option("--steps", type=int, help="Instead of --epochs.")
+@click.option("--batch", type=int, help="Word pieces a step; default 4096.")
+@click.option("--lr", "learning_rate", type=float, help="Highest rate; default 5e-4, with --from 5e-5.")
+@click.option("--schedule", metavar="NAME", help="constant, linear (default) or cosine, after the warm-up.")
+@click.option("--warmup", type=float, help="Share of the steps in which the rate rises; default 0.1.")
+@click.option("--weight-decay", type=float, help="Default 0.01; not of biases and norms.")
+@click.option("--clip", type=float, help="Largest norm of the gradient; default 1, 0 leaves it.")
+@click.option("--mask", type=float, help="Share of word pieces to predict; default 0.15.")
+@click.option("--whole-word", is_flag=True, default=None, help="Mask words with all their pieces.")
+@click.option("--held-out", type=float, help="Share of the texts that perplexity is measured on; default 0.01.")
+@click.option("--every", type=int, help="Steps between measurements, each with a checkpoint; default: fifty in all.")
+@click.option("--seed", type=int, help="Default 0.")
+@click.option("--half", is_flag=True, help="Store the weights as fp16.")
+@options.device()
+@options.precision(default="auto")
+@options.threads()
+def pretrain(**given: Any) -> None:
+    """Train an encoder to guess masked words in texts (Devlin et al. 2019): a new one, or --from one that exists.
+
+    FILES are plain text, a sentence or a document a line, or tables (.tsv, .csv, .jsonl, .parquet); each also .gz.
+
+    \b
+    benchkit pretrain reviews.txt --out encoders/mine
+    benchkit pretrain --data DIR --from bert-base-uncased --out encoders/adapted
+    benchkit run --encoder encoders/mine
+
+    The same command goes on where it was stopped. The folder is in the Hugging Face layout and can be used from the
+    first checkpoint on.
+    """  # noqa: D301 - click reads \b as "do not rewrap"
+    import torch
+
+    from benchkit.pretraining.session import Request
+    from benchkit.pretraining.session import pretrain as run
+
+    asked = options.given({name: given.pop(name) for name in _REQUEST})
+    recipe = _recipe(options.given(given), asked.get("base", ""))
+    torch.set_num_threads(asked["threads"])
+    with shown("from the last checkpoint") as progress:
+        record = run(Request(recipe=recipe, **asked), options.load_plugins(), progress)
+    result, unigram, out = record["result"], record["unigram"], asked["out"]
+    click.echo(
+        f"{record['parameters'] / 1e6:.1f} M parameters, {record['vocab_size']:,} word pieces; "
+        f"{result['step']:,} steps, {result['epoch']:.2g} epochs, {result['pieces_per_second']:,} pieces/s\n"
+        f"held out: perplexity {result['held_out_perplexity']:,.1f} (frequencies alone: {unigram['perplexity']:,.1f}), "
+        f"{result['held_out_accuracy']:.1%} of masked pieces guessed\n"
+        f"{out} holds the encoder, its record and its curve; use it with --encoder {out}"
+    )
+
+
+def _recipe(given: dict[str, Any], base: str) -> Recipe:
+    from benchkit.core.settings import apply
+    from benchkit.pretraining.train import Recipe
+
+    fixed = options.flags({name: given[name] for name in _SHAPE if name in given})
+    if base and fixed:
+        raise UserError(f"{fixed}: an encoder that is gone on with keeps its own; leave out these or --from")
+    try:
+        return apply(Recipe(learning_rate=5e-5) if base else Recipe(), given, "")
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -3,63 +3,55 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
+
+from benchkit.cli import options
+from benchkit.cli.output import counted, echo_json, fail, marked, size
+from benchkit.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from benchkit.inspect.doctor import Finding
     from benchkit.store.cache import Cache
 
 
-_MARKS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "broken": ("✗", "red")}
-
-
 @click.command(short_help="Say what this machine has, and what is missing for what.")
-@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs and bug reports.")
+@options.as_json("A list of objects, for programs and bug reports.")
 def doctor(as_json: bool) -> None:
     """Look at versions, devices, plugins, data, weights, optional packages and the cache.
 
     Exit code 0: everything needed works (what is marked – is optional); 1: something that is needed is broken. Works
     where torch does not.
     """
+    from dataclasses import asdict
+
     from benchkit.inspect.doctor import examine
 
     found = examine()
     if as_json:
-        import dataclasses
-        import json
-
-        click.echo(json.dumps([dataclasses.asdict(each) for each in found], indent=2, ensure_ascii=False))
+        echo_json([asdict(each) for each in found])
     else:
         click.echo(_rendered(found))
     if any(each.state == "broken" for each in found):
-        raise SystemExit(1)
+        sys.exit(1)
 
 
 def _rendered(found: list[Finding]) -> str:
     width = max(len(each.name) for each in found)
     parts = []
     for section in dict.fromkeys(each.section for each in found):
-        lines = [_line(each, width) for each in found if each.section == section]
+        lines = [
+            marked(each.state, f"{each.name:<{width}}", each.value + (f" → {each.advice}" if each.advice else ""))
+            for each in found
+            if each.section == section
+        ]
         parts.append("\n".join([click.style(section, bold=True), *lines]))
-    broken = [each for each in found if each.state == "broken"]
-    verdict = [f"  {each.section} {each.name}: {each.advice or each.value}" for each in broken]
-    parts.append("\n".join(["What to repair", *verdict]) if broken else "Everything that is needed works.")
+    verdict = [f"  {each.section} {each.name}: {each.advice or each.value}" for each in found if each.state == "broken"]
+    parts.append("\n".join(["What to repair", *verdict]) if verdict else "Everything that is needed works.")
     return "\n\n".join(parts)
-
-
-def _line(finding: Finding, width: int) -> str:
-    """A mark, the name, what was found; then what to do about it."""
-    from textwrap import fill
-
-    mark, colour = _MARKS[finding.state]
-    advice = f" → {finding.advice}" if finding.advice else ""
-    indent = " " * (width + 6)
-    text = fill(finding.value + advice, 100, initial_indent=indent, subsequent_indent=indent,
-                break_long_words=False, break_on_hyphens=False)  # fmt: skip
-    return f"  {click.style(mark, fg=colour)} {finding.name:<{width}}  {text.lstrip()}"
 
 
 _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -72,19 +64,14 @@ def cache() -> None:
 
 
 @cache.command("list")
-@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
+@options.as_json()
 def list_(as_json: bool) -> None:
     """Show each feature store: its encoder, how its texts were encoded, its size, when it was last used."""
-    from benchkit.store.cache import caches
-    from benchkit.store.files import cache_root
-
-    found = caches(cache_root())
+    found = _caches()
     if as_json:
-        import json
-
-        click.echo(json.dumps([_as_data(each) for each in found], indent=2))
+        echo_json([_as_data(each) for each in found])
     else:
-        click.echo(_rendered_cache(found))
+        click.echo(_table(found))
 
 
 @cache.command()
@@ -98,27 +85,21 @@ def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes:
     What is removed is encoded again when it is next needed. What a process holds a lock on is left alone. Exit code 1:
     something was in use.
     """
-    from benchkit.core.errors import UserError
-    from benchkit.store.cache import caches
     from benchkit.store.cache import clear as remove
-    from benchkit.store.files import cache_root
 
     if bool(names) + (older_than is not None) + everything != 1:
         raise UserError("say what to clear: names as benchkit cache list shows them, --older-than AGE, or --all")
-    chosen = _chosen(caches(cache_root()), names, older_than)
+    chosen = _chosen(_caches(), names, older_than)
     if not chosen:
         click.echo("nothing to clear")
         return
     if not yes:
-        click.echo(_rendered_cache(chosen))
+        click.echo(_table(chosen))
         click.confirm("\nRemove?", abort=True)
     kept = [each for each in chosen if not remove(each)]
-    for each in kept:
-        click.echo(f"left alone, a process is using it: {each.path}", err=True)
     removed = [each for each in chosen if each not in kept]
-    click.echo(f"{_count(len(removed))} removed, {_size(sum(each.size for each in removed))} freed")
-    if kept:
-        raise SystemExit(1)
+    click.echo(f"{counted(len(removed), 'cache')} removed, {size(sum(each.size for each in removed))} freed")
+    fail(f"{each.path} is left alone, a process is using it" for each in kept)
 
 
 @cache.command()
@@ -127,36 +108,33 @@ def verify() -> None:
 
     A damaged segment is never served: the next run that needs it removes it and encodes its texts again.
     """
-    from benchkit.store.cache import caches
     from benchkit.store.cache import verify as check
+
+    stores = [each for each in _caches() if each.kind == "features"]
+    damaged = [damage for store in stores for damage in check(store)]
+    for damage in damaged:
+        click.echo(f"damaged: {damage.path}: {damage.reason}")
+    verdict = f"{len(damaged)} damaged; their texts are encoded again when next needed" if damaged else "all sound"
+    click.echo(f"{counted(len(stores), 'cache')}, {sum(store.files for store in stores)} segments: {verdict}")
+    if damaged:
+        sys.exit(1)
+
+
+def _caches() -> list[Cache]:
+    from benchkit.store.cache import caches
     from benchkit.store.files import cache_root
 
-    damaged, files = 0, 0
-    stores = [each for each in caches(cache_root()) if each.kind == "features"]
-    for store in stores:
-        files += store.files
-        for damage in check(store):
-            damaged += 1
-            click.echo(f"damaged: {damage.path}: {damage.reason}")
-    verdict = f"{damaged} damaged; their texts are encoded again when next needed" if damaged else "all sound"
-    click.echo(f"{_count(len(stores))}, {files} segments: {verdict}")
-    if damaged:
-        raise SystemExit(1)
+    return caches(cache_root())
 
 
 def _chosen(found: list[Cache], names: tuple[str, ...], older_than: str | None) -> list[Cache]:
-    from benchkit.core.errors import unknown
-
+    for name in names:
+        if not any(_matches(each, name) for each in found):
+            raise unknown("cache", name, [each.name[:_KEY] for each in found])
     if names:
-        for name in names:
-            if not any(_matches(each, name) for each in found):
-                raise unknown("cache", name, [each.name[:_KEY] for each in found])
         return [each for each in found if any(_matches(each, name) for name in names)]
-    stores = [each for each in found if each.kind == "features"]
-    if older_than is None:
-        return stores
-    limit = time.time() - _seconds(older_than)
-    return [each for each in stores if each.used < limit]
+    limit = time.time() - _seconds(older_than) if older_than is not None else float("inf")
+    return [each for each in found if each.kind == "features" and each.used < limit]
 
 
 def _matches(cache: Cache, name: str) -> bool:
@@ -164,8 +142,6 @@ def _matches(cache: Cache, name: str) -> bool:
 
 
 def _seconds(age: str) -> float:
-    from benchkit.core.errors import UserError
-
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
     if match is None:
         raise UserError(f"--older-than takes hours, days or weeks, as 12h, 30d or 4w, not {age!r}")
@@ -173,32 +149,25 @@ def _seconds(age: str) -> float:
 
 
 def _as_data(cache: Cache) -> dict[str, object]:
-    return {
-        "name": cache.name,
-        "kind": cache.kind,
-        "path": str(cache.path),
-        "encoder": cache.encoder,
-        "fingerprint": cache.about.get("encoder", ""),
-        "settings": cache.about.get("settings", {}),
-        "files": cache.files,
-        "bytes": cache.size,
-        "last_used": cache.used,
-    }
+    fingerprint, settings = cache.about.get("encoder", ""), cache.about.get("settings", {})
+    return {"name": cache.name, "kind": cache.kind, "path": str(cache.path), "encoder": cache.encoder,
+            "fingerprint": fingerprint, "settings": settings, "files": cache.files, "bytes": cache.size,
+            "last_used": cache.used}  # fmt: skip
 
 
-def _rendered_cache(found: list[Cache]) -> str:
+def _table(found: list[Cache]) -> str:
     from benchkit.inspect.heads import columns
     from benchkit.store.files import cache_root
 
     if not found:
         return f"nothing is stored in {cache_root()}"
+    used = [time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used)) for each in found]
     rows = [
-        (each.name[:_KEY], each.encoder, _size(each.size), time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used)),
-         _settings(each))
-        for each in found
-    ]  # fmt: skip
+        (each.name[:_KEY], each.encoder, size(each.size), last, _settings(each))
+        for each, last in zip(found, used, strict=True)
+    ]
     table = columns(("name", "encoder", "size", "last used", "what"), rows, right=("size",))
-    return f"{table}\n\n{_size(sum(each.size for each in found))} in {cache_root()}"
+    return f"{table}\n\n{size(sum(each.size for each in found))} in {cache_root()}"
 
 
 def _settings(cache: Cache) -> str:
@@ -210,11 +179,3 @@ def _settings(cache: Cache) -> str:
         return "features; settings.json is missing or damaged"
     layers = ",".join(map(str, settings["layers"]))
     return f"{settings['reads']}, {settings['pooling']}, layers {layers}, {settings['precision']}, {settings['device']}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _count(number: int) -> str:
-    return f"{number} cache" if number == 1 else f"{number} caches"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
+from benchkit.cli.output import say, size, stop
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -45,7 +45,7 @@ class Progress:
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:
-            click.echo(line, err=True)
+            say(line)
 
     def start(self, name: str, done: int, total: int | None, unit: str = "B") -> None:
         self.close()
@@ -57,17 +57,9 @@ class Progress:
             from tqdm import tqdm
 
             count = "{n_fmt}/{total_fmt}" + ("" if unit == "B" else f" {unit}")
-            self.bar = tqdm(
-                total=total,
-                initial=done,
-                desc=name,
-                unit=unit,
-                unit_scale=unit == "B",
-                bar_format="{desc} {percentage:3.0f}%|{bar}| " + count + "{postfix}",
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-            )
+            layout = "{desc} {percentage:3.0f}%|{bar}| " + count + "{postfix}"
+            self.bar = tqdm(total=total, initial=done, desc=name, unit=unit, unit_scale=unit == "B", bar_format=layout,
+                            file=sys.stderr, leave=False, dynamic_ncols=True)  # fmt: skip
 
     def advance(self, count: int, note: str = "") -> None:
         self.done, self.note = self.done + count, note or self.note
@@ -96,7 +88,7 @@ class Progress:
         """The time left: of the cells of a run by their epochs, else by what was done since `start`."""
         from benchkit.experiment.estimate import clock
 
-        if self.eta is not None:
+        if self.eta is not None and self.name != "encode":
             seconds, known = self.eta.left()
             return f"{'about' if known else 'at least'} {clock(seconds)} left"
         new, rest = self.done - self.first, self.total - self.done
@@ -115,13 +107,11 @@ class Progress:
         self.say(event["line"])
 
     def _encode(self, event: Mapping[str, Any]) -> None:
-        eta, self.eta = self.eta, None
         if self.name != "encode":
             self.start("encode", event["done"], event["total"], "texts")
         self.advance(event["done"] - self.done)
         if event["done"] == event["total"]:
             self.stop()
-        self.eta = eta
 
     def _plan(self, event: Mapping[str, Any]) -> None:
         from benchkit.experiment.estimate import Eta
@@ -190,34 +180,35 @@ class Progress:
             self.close()
 
 
-def size(count: int) -> str:
-    """Bytes as people read them: `171 kB`, `35.0 MB`."""
-    if count < 1000:
-        return f"{count} B"
-    if count < 1_000_000:
-        return f"{count / 1e3:.0f} kB"
-    return f"{count / 1e6:,.1f} MB"
+@contextmanager
+def shown(resumes: str = "") -> Iterator[Progress]:
+    """Progress of work that Ctrl-C stops, and that the same command resumes `from …`."""
+    progress = Progress()
+    try:
+        yield progress
+    except KeyboardInterrupt:
+        progress.close()
+        stop(f"interrupted; the same command goes on{resumes and ' '}{resumes}", 130)
+    finally:
+        progress.close()
 
 
-class Interrupt:
-    """Whether Ctrl-C was pressed. Once: the running trials are finished. Twice: KeyboardInterrupt."""
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed, for a search to end after its running trials.
 
-    def __init__(self) -> None:
-        self.pressed = False
+    The second time, KeyboardInterrupt is raised.
+    """
+    pressed: list[int] = []
 
-    def __call__(self) -> bool:
-        return self.pressed
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        before = signal.signal(signal.SIGINT, self._press)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _press(self, number: int, frame: object) -> None:
-        if self.pressed:
+    def press(number: int, frame: object) -> None:
+        if pressed:
             raise KeyboardInterrupt
-        self.pressed = True
-        click.echo("\nstopping after the running trials; Ctrl-C again stops at once", err=True)
+        pressed.append(number)
+        say("\nstopping after the running trials; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,43 +1,41 @@
-"""`benchkit report`, `plan`, `compare`, `repro`: what stored cells show."""
+"""`benchkit report`, `plan`, `compare`, `repro`, `explain`: what stored cells show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchkit.cli import options
+from benchkit.cli.output import labelled, say
 from benchkit.cli.run import run
+from benchkit.core.errors import UserError
+from benchkit.core.record import differences, nearest, parts_of, shown
 
 if TYPE_CHECKING:
-    from benchkit.analysis.comparisons import Verdict
-    from benchkit.analysis.results import Stored
+    from benchkit.core.record import Record
 
-
-_FORMATS = ("terminal", "markdown", "csv", "json", "latex")
+_folders = click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=options.DIR)
+_task_file = options.head_file("A Python file with a task that is not installed; repeatable.")
 
 
 @click.command(short_help="Compare finished runs: tables, and which differences are real.")
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--against", metavar="HEAD", help="Compare each head with this one; default: each with each.")
-@click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True,
-              help="What heads are compared on; the table has both.")  # fmt: skip
+@_folders
+@options.against()
+@options.split("What heads are compared on; the table has both.")
 @click.option("--aso", is_flag=True, help="Also the almost stochastic order over seeds; it takes many.")
-@click.option(
-    "--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; csv: scores by default."
-)
-@click.option("--format", "format_", type=click.Choice(_FORMATS), default="terminal", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write it there instead of printing it.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE",
-              help="Also write one page with all of it: tables, charts, examples, provenance.")  # fmt: skip
-@click.option("--texts/--no-texts", default=True, show_default=True,
-              help="Examples on the page with their texts, or by ids: for data that may not be passed on.")  # fmt: skip
-@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR",
-              help="Also write each plot as PNG and SVG.")  # fmt: skip
-@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
-def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: str,
+@click.option("--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; in csv: scores.")
+@click.option("--format", "format_", type=click.Choice(["terminal", "markdown", "csv", "json", "latex"]),
+              default="terminal")  # fmt: skip
+@click.option("--out", type=options.FILE, help="Write it there instead of printing it.")
+@click.option("--html", type=options.FILE, help="Also write one page: tables, charts, examples, provenance.")
+@click.option("--texts/--no-texts", default=True, help="Show the texts of examples on the page, or only their ids.")
+@click.option("--figures", type=options.DIR, help="Also write each plot as PNG and SVG.")
+@_task_file
+def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: Any,
            out: Path | None, html: Path | None, texts: bool, figures: Path | None,
            head_files: tuple[Path, ...]) -> None:  # fmt: skip
     """Show what finished runs say, from their cells alone: nothing is trained.
@@ -51,54 +49,43 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
     several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
     different data.
     """  # noqa: D301 - click reads \b as "do not rewrap"
+    from benchkit.analysis.comparisons import read_predictions
     from benchkit.analysis.report import as_csv, as_json, as_text, verdicts_of
     from benchkit.analysis.results import read_runs
     from benchkit.store.files import write_atomic
 
-    stored = read_runs(folders, log=_log, head_files=head_files)
+    stored = read_runs(folders, log=say, head_files=head_files)
     verdicts = verdicts_of(stored, split, against, aso=aso)
     if format_ == "csv":
         text = as_csv(stored, verdicts, only or "scores")
     elif format_ == "json":
         text = as_json(stored, verdicts)
     else:
-        text = as_text(stored, verdicts, format_, only=only, against=against)  # type: ignore[arg-type]
+        text = as_text(stored, verdicts, format_, only=only, against=against)
     if out is None:
         click.echo(text, nl=False)
     else:
         write_atomic(out, text.encode())
         click.echo(f"wrote {out}")
-    if html or figures:
-        _write_page(stored, verdicts, html, figures, texts)
-
-
-def _write_page(
-    stored: Stored, verdicts: Sequence[Verdict], html: Path | None, figures: Path | None, texts: bool
-) -> None:
-    from benchkit.analysis.comparisons import read_predictions
-
-    predictions = read_predictions(stored)
+    predictions = read_predictions(stored) if html or figures else {}
     if html:
         from benchkit.analysis.html import write_page
 
         write_page(stored, verdicts, predictions, html, texts=texts)
-        click.echo(f"wrote {html}", err=True)
+        say(f"wrote {html}")
     if figures:
         from benchkit.analysis.plots import write_figures
 
-        paths = write_figures(stored, predictions, figures)
-        click.echo(f"wrote {len(paths)} files to {figures}", err=True)
+        say(f"wrote {len(write_figures(stored, predictions, figures))} files to {figures}")
 
 
 @click.command(short_help="How many seeds a difference takes, and how long they run.")
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--difference", type=float, default=0.01, show_default=True,
-              help="The difference that should be found, in the tasks' metrics.")  # fmt: skip
-@click.option("--power", type=float, default=0.8, show_default=True, help="How probably, between 0.05 and 1.")
-@click.option("--against", metavar="HEAD", help="Compare each head with this one; default: each with each.")
-@click.option("--split", type=click.Choice(["test", "dev"]), default="test", show_default=True)
-@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
+@_folders
+@click.option("--difference", type=float, default=0.01, help="The difference to find, in the tasks' metrics.")
+@click.option("--power", type=float, default=0.8, help="How probably, between 0.05 and 1.")
+@options.against()
+@options.split()
+@_task_file
 def plan(folders: tuple[Path, ...], difference: float, power: float, against: str | None, split: str,
          head_files: tuple[Path, ...]) -> None:  # fmt: skip
     """Power analysis from the variance in finished cells: seeds needed to find a difference, and their time.
@@ -113,31 +100,26 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
     from benchkit.analysis.power import needs, sections
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render_all
-    from benchkit.core.errors import UserError
 
     if not difference > 0:
         raise UserError(f"--difference takes a positive number, such as 0.01, not {difference:g}")
     if not 0.05 < power < 1:
         raise UserError(f"--power takes a number between 0.05 and 1, such as 0.8, not {power:g}")
-    stored = read_runs(folders, log=_log, head_files=head_files)
+    stored = read_runs(folders, log=say, head_files=head_files)
     found = needs(stored, difference, power, split, against)
     click.echo(render_all(sections(stored, found, difference, power)), nl=False)
 
 
-_ACROSS = ("data", "protocol", "machine", "encoder")
-
-
 @click.command(short_help="Compare two runs, cell by cell; exit code 1 for a regression.")
-@click.argument("a", metavar="A", type=click.Path(path_type=Path))
-@click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@click.argument("a", metavar="A", type=options.DIR)
+@click.argument("b", metavar="B", type=options.DIR)
 @click.option("--fail-if", "conditions", multiple=True, metavar="CONDITION",
               help="What is a regression: sst.accuracy<-1.0, speed.train<-5%; repeatable.")  # fmt: skip
 @click.option("--sure", is_flag=True, help="Fail only if the whole 95 % interval fulfils the condition.")
-@click.option("--across", type=click.Choice(_ACROSS), multiple=True,
+@click.option("--across", type=click.Choice(["data", "protocol", "machine", "encoder"]), multiple=True,
               help="A difference between the runs that is meant; repeatable.")  # fmt: skip
-@click.option("--split", type=click.Choice(["test", "dev"]), help="Default: test, or dev where test is unlabelled.")
-@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="A Python file with a task that is not installed; repeatable.")  # fmt: skip
+@options.split("Default: test, or dev where test is unlabelled.", default=None)
+@_task_file
 def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: tuple[str, ...], split: str | None,
             head_files: tuple[Path, ...]) -> None:  # fmt: skip
     """Compare run B with run A, two folders that `benchkit run` wrote: cells of the same head and seed in pairs.
@@ -159,37 +141,28 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
     from benchkit.analysis.tables import render
 
     wanted = [parse(text) for text in conditions]  # before anything is read
-    first, second = (read_runs([folder], log=_log, head_files=head_files) for folder in (a, b))
+    first, second = (read_runs([folder], log=say, head_files=head_files) for folder in (a, b))
     found = compare_runs(first, second, wanted, across=across, split=split or "")
     verdicts = judge(found, wanted, sure=sure)
     click.echo(f"A  {a}\nB  {b}\n\n{render(section(found))}")
-    if not verdicts:
-        return
-    click.echo()
-    for line in verdict_lines(verdicts):
-        click.echo(line)
+    if verdicts:
+        click.echo("\n" + "\n".join(verdict_lines(verdicts)))
     if any(each.holds for each in verdicts):
-        raise SystemExit(1)
-
-
-def _log(line: str) -> None:
-    click.echo(line, err=True)
+        sys.exit(1)
 
 
 @click.command(short_help="Compare each of the report's numbers with a run's.")
-@click.argument("folder", metavar="DIR", required=False, type=click.Path(path_type=Path))
-@click.option("--data", metavar="DIR", help="Folder with the tasks' data.")
-@click.option("--encoder", metavar="NAME|DIR", help="The report's is bert-base-uncased.")
-@click.option("--seeds", metavar="N", help="Number of seeds per head, or the seeds themselves as 0,5,7; default: 3.")
-@click.option("--phases", metavar="NAMES", help="pretrain, finetune, or both, which is the default.")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
-              help="Change a field, as of benchkit run; what was changed is listed; repeatable.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where results go; default: results/runs/paper-<encoder>.")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(min=1), help="Cells that run at once.")
-@click.option("--dry-run", is_flag=True, help="Show the cells and the estimated time; train nothing.")
+@click.argument("folder", metavar="DIR", required=False, type=options.DIR)
+@options.data("Folder with the tasks' data.")
+@options.encoder("The report's is bert-base-uncased.")
+@options.seeds("Number of seeds per head, or the seeds themselves as 0,5,7; default: 3.")
+@options.phases("pretrain, finetune, or both, which is the default.")
+@options.settings("Change a field, as of benchkit run; what was changed is listed; repeatable.")
+@options.out("Where results go; default: results/runs/paper-<encoder>.")
+@options.jobs("Cells that run at once.")
+@options.dry_run()
 @click.pass_context
-def repro(context: click.Context, /, folder: Path | None, **options: Any) -> None:
+def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
     """Compare each number of the report "miniBERT and Multitasking" with that of a run, test and train.
 
     \b
@@ -202,46 +175,142 @@ def repro(context: click.Context, /, folder: Path | None, **options: Any) -> Non
     Each number has what chance allows, and a verdict; below, in what encoder, data or protocol are not the report's.
     Exit code 0, whatever the verdicts; 1: some cells failed; 2: there is nothing to compare.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.core.errors import UserError
-
-    given = [f"--{name.replace('settings', 'set').replace('_', '-')}" for name, value in options.items() if value]
-    if folder is not None and given:
-        raise UserError(f"a DIR is read and not run: leave out {', '.join(given)}, or DIR")
-    code = 0
-    if folder is None:
-        folder, code = _run(context, options)
-        if options["dry_run"]:
-            return
-    _show(folder)
-    if code:
-        raise SystemExit(code)
-
-
-def _run(context: click.Context, options: dict[str, Any]) -> tuple[Path, int]:
-    """Run the preset; where some cells failed, the others are shown all the same."""
-    from benchkit.store.cells import RUNS
-
-    out = options.pop("out") or RUNS / f"paper-{Path(options['encoder'] or '').name}"
-    if options["encoder"] and options["data"] and not options["dry_run"]:
-        click.echo(
-            "Running the preset paper: long work. A run that is stopped goes on with the same command.", err=True
-        )
-    try:
-        context.invoke(run, preset="paper", out=out, **options)
-    except SystemExit as stop:
-        if stop.code != 1:
-            raise
-        return out, 1
-    click.echo()
-    return out, 0
-
-
-def _show(folder: Path) -> None:
     from benchkit.analysis.reproduce import agreements, deviations, published, section
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render
-    from benchkit.core.plugins import load_plugins
+    from benchkit.store.cells import RUNS
 
-    report, stored = published(), read_runs([folder], log=_log)
-    rows = agreements(stored, report)
-    click.echo(render(section(rows, list(deviations(stored, report, load_plugins())), report)))
+    if folder is not None and (without := options.flags(given)):
+        raise UserError(f"a DIR is read and not run: leave out {without}, or DIR")
+    code = 0
+    if folder is None:
+        folder = given.pop("out") or RUNS / f"paper-{Path(given['encoder'] or '').name}"
+        if given["encoder"] and given["data"] and not given["dry_run"]:
+            say("Running the preset paper: long work. A run that is stopped goes on with the same command.")
+        try:
+            context.invoke(run, preset="paper", out=folder, **given)
+        except SystemExit as stop:
+            if stop.code != 1:
+                raise
+            code = 1  # some cells failed; the others are shown all the same
+        if given["dry_run"]:
+            return
+        click.echo()
+    numbers, stored = published(), read_runs([folder], log=say)
+    rows = agreements(stored, numbers)
+    click.echo(render(section(rows, list(deviations(stored, numbers, options.load_plugins())), numbers)))
+    sys.exit(code)
+
+
+@click.command(short_help="Say what a cell's key is made of, and why it is reused or run again.")
+@click.argument("cell", metavar="CELL")
+@click.argument("other", metavar="CELL", required=False)
+@options.out("The run that a key belongs to; default: all of results/runs.")
+@options.head_file("The file that the cell's head came from; repeatable.")
+def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Path, ...]) -> None:
+    """Show what a cell's key is made of, and what differs: from another cell, or from a rerun.
+
+    \b
+    benchkit explain 1d59892e
+    benchkit explain 1d59892e 8d215a44 --out results/runs/demo-embedded
+
+    A CELL is its folder, or the beginning of its key. A single one is compared with what the same request would be
+    now: its head, data, encoder and benchkit's own code are looked at again. For a run that is not stored yet,
+    `benchkit run … --dry-run` says in what each of its cells differs from the nearest one stored.
+    """  # noqa: D301 - click reads \b as "do not rewrap"
+    from benchkit.store.cells import find_cell, open_record
+
+    folders = [find_cell(name, out) for name in (cell, other) if name is not None]
+    records = [open_record(folder, say) for folder in folders]
+    for record, folder in zip(records, folders, strict=True):
+        state = f"{record.status}: {record.error}" if record.error else record.status
+        click.echo(f"cell {record.key}: {record.head} seed {record.seed}, {state}\nin {folder}")
+    click.echo()
+    if other is None:
+        _explain_one(records[0], folders[0], head_files)
+    else:
+        _explain_pair(records, folders)
+
+
+def _explain_one(record: Record, folder: Path, head_files: tuple[Path, ...]) -> None:
+    """The parts of a cell's key, what a rerun would change, and the nearest cell of the same head and seed."""
+    from benchkit.experiment.explain import today
+    from benchkit.experiment.workspace import Workspace
+    from benchkit.store.cells import CellStore
+    from benchkit.store.files import cache_root
+
+    for name, value in record.identity.items():
+        _echo_part(name, _part(name, value, record))
+    _echo_part("made by", [shown({name: each for name in _ENVIRONMENT if (each := record.environment.get(name))})])
+    now = today(record, Workspace(options.load_plugins(head_files), cache_root(), say))
+    found = differences(parts_of(record), now.parts)
+    if found:
+        verdict = "A rerun of the same request would train it again, since this changed:"
+    elif record.status == "failed":
+        verdict = "Nothing in the key changed; the same request would try it again, since it failed."
+    elif now.unknown:
+        verdict = "Nothing in the key changed as far as can be seen; if so, the same request reuses it."
+    else:
+        verdict = "Nothing in the key changed: the same request reuses it."
+    click.echo(f"\n{verdict}")
+    _echo_list("", found)
+    _echo_list("Not looked at:", now.unknown)
+    store = CellStore(folder.parent, log=say)
+    others = [each for key in store.keys() if key != record.key and (each := store.load(key))]  # noqa: SIM118
+    near = nearest(parts_of(record), others)
+    if near is not None:
+        title = f"Nearest cell of the same head and seed in this run, {near.key}, differs in:"
+        _echo_list(title, differences(parts_of(record), parts_of(near)))
+
+
+def _explain_pair(records: list[Record], folders: list[Path]) -> None:
+    a, b = records
+    found = differences(parts_of(a), parts_of(b))
+    if not found and folders[0] == folders[1]:
+        click.echo("This is one and the same cell.")
+    elif not found:
+        click.echo("The two have one key: a run would reuse either for the other.")
+    _echo_list("The second has a key of its own, since it differs from the first in:", found)
+    pairs = ((name, a.environment.get(name, ""), b.environment.get(name, "")) for name in _ENVIRONMENT)
+    other = [f"{name}: {old or 'unknown'} → {new or 'unknown'}" for name, old, new in pairs if old != new]
+    _echo_list("In no key, but different too:", other)
+
+
+def _echo_list(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        click.echo("\n".join([*filter(None, [title]), *(f"  {line}" for line in lines)]))
+
+
+# Explains a number and is in no key; the rest of the environment is in the key too.
+_ENVIRONMENT = ("git", "python", "platform", "processor", "device")
+
+
+def _echo_part(label: str, lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(labelled(f"  {label:<11}", line))
+        label = ""
+
+
+def _part(name: str, value: Any, record: Record) -> Iterator[str]:
+    """A part of a key as lines: its plain fields, then its tables."""
+    from benchkit.analysis.results import protocol_fields
+
+    known = parts_of(record)
+    if name == "head":
+        value = {**value, "files": list(record.sources.get("head", {}))}
+    elif name == "protocol":
+        value = protocol_fields(record.identity)
+    elif name == "data":
+        splits = {task: {split: known.splits.get(f"{task}.{split}", digest) for split, digest in each.items()}
+                  for task, each in value.items()}  # fmt: skip
+        value = {"from": record.data.get("name", "unknown"), **splits}
+    elif name == "encoder":
+        value = {"name": known.encoder, "fingerprint": value}
+    if isinstance(value, list):
+        yield from map(shown, value)
+    elif isinstance(value, Mapping):
+        plain = {field: each for field, each in value.items() if not isinstance(each, Mapping)}
+        yield shown(plain)
+        yield from (f"{field}: {shown(each)}" for field, each in value.items() if isinstance(each, Mapping))
+    else:
+        yield shown(value)

@@ -2,64 +2,57 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from benchkit.cli import options
+from benchkit.cli.output import fail, stop
+from benchkit.cli.progress import interruptible, shown
+
 if TYPE_CHECKING:
-    from benchkit.cli.progress import Interrupt, Progress
-    from benchkit.tuning.search import StudyResult, TuneRequest, Tuning
+    from benchkit.cli.progress import Progress
+    from benchkit.tuning.search import StudyResult, Tuning
 
 
 @click.command(short_help="Search for a head's best config and rates.")
-@click.option("--head", "--heads", "heads", metavar="NAMES",
-              help="Head to tune; several, comma separated, get a study each with the same budget.")  # fmt: skip
-@click.option("--trials", type=int, default=50, show_default=True,
-              help="Finished trials of a study in all, whoever runs them; failed ones do not count.")  # fmt: skip
-@click.option("--search", metavar="NAMES", default="head,lr", show_default=True,
+@click.option("--head", "--heads", "heads", type=options.NAMES,
+              help="Heads to tune, comma separated; each gets a study with the same budget.")  # fmt: skip
+@click.option("--trials", type=int, default=50, help="Finished trials of a study in all; failed ones do not count.")
+@click.option("--search", type=options.NAMES, default="head,lr",
               help="What is searched: head, dropout, lr, weight_decay, batch, schedule, loss, sampling, or fields such "
               "as cnn.pool.")  # fmt: skip
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
-              help="Change a field, and keep it out of the search; repeatable.")  # fmt: skip
+@options.settings("Change a field, and keep it out of the search; repeatable.")
 @click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
-@click.option("--objective", metavar="NAME", default="mean", show_default=True,
+@click.option("--objective", metavar="NAME", default="mean",
               help="On dev: mean (over tasks), a task's name, pareto (mean against parameters) or "
               "pareto-latency (against the head's milliseconds for one example).")  # fmt: skip
 @click.option("--match-params", metavar="SIZE", help="Only configs with so many parameters, ±5 %: 250k, 1.5M.")
-@click.option("--sampler", metavar="NAME", default="tpe", show_default=True, help="tpe, random, cmaes, qmc or grid.")
-@click.option("--sampler-seed", type=int, default=0, show_default=True, help="Trials train with seed 0, whatever this.")
+@click.option("--sampler", metavar="NAME", default="tpe", help="tpe, random, cmaes, qmc or grid.")
+@click.option("--sampler-seed", type=int, default=0, help="Trials train with seed 0, whatever this.")
 @click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, with pareto none.")
 @click.option("--storage", metavar="URL",
               help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip
 @click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
-@click.option("--final-seeds", type=int, default=3, show_default=True,
-              help="Fresh seeds for the best and the default config, compared on test at the end.")  # fmt: skip
-@click.option("--preset", metavar="NAME", help="A shipped protocol: demo (the default), paper, strong or frozen.")
-@click.option("--protocol", type=click.Path(path_type=Path), help="A protocol of your own, as TOML.")
-@click.option("--head-file", "head_files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-              help="A Python file with a head of yours; repeatable.")  # fmt: skip
-@click.option("--tasks", metavar="NAMES", help="Tasks to train together; default: the preset's.")
-@click.option("--data", metavar="DIR", help="Folder with the tasks' data, `hub`, or `demo`; default: the preset's.")
-@click.option("--encoder", metavar="NAME|DIR", help="An encoder's name, or a folder in the Hugging Face layout.")
-@click.option(
-    "--phases", metavar="NAMES", help="Phases of a trial; default: the protocol's first, on features encoded once."
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="Of the encoder.")
-@click.option("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
-              help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
-@click.option("--compile/--no-compile", "compiled", default=False, show_default=True,
-              help="Hand the encoder's layers to torch.compile where they are trained.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where results go; default: results/tune/<preset>-<encoder>.")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(min=1), help="Trials that run at once here; default: as benchkit run.")
-@click.option("--executor", metavar="NAME",
-              help="Where trials run: local (in this process) or processes; default: by --jobs.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per trial.")
-def tune(**options: Any) -> None:
+@click.option("--final-seeds", type=int, default=3, help="Fresh seeds for the final comparison on test.")
+@options.preset()
+@options.protocol()
+@options.head_file()
+@options.tasks()
+@options.data()
+@options.encoder()
+@options.phases("Phases of a trial; default: the protocol's first, on features encoded once.")
+@options.device()
+@options.precision()
+@options.cuda_graph()
+@options.compiled()
+@options.out("Where results go; default: results/tune/<preset>-<encoder>.")
+@options.jobs("Trials that run at once here; default: as benchkit run.")
+@options.executor("Where trials run: local (in this process) or processes; default: by --jobs.")
+@options.threads("CPU threads per trial.")
+def tune(show_space: bool, **given: Any) -> None:
     """Search for the config and rates with which a head does best on dev, then see on test what that bought.
 
     \b
@@ -71,55 +64,22 @@ def tune(**options: Any) -> None:
     config. The same command goes on where it was stopped, and on another machine, with the same database, helps.
     Exit code 1: a study was given up, because its trials kept failing.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    show = options.pop("show_space")
-    request = _request(options)
+    from benchkit.tuning.report import space_table
+    from benchkit.tuning.search import TuneRequest, Tuning
 
-    from benchkit.cli.progress import Interrupt, Progress
-    from benchkit.core.plugins import load_plugins
-    from benchkit.tuning.search import Tuning
-
-    progress = Progress()
-    interrupt = Interrupt()
-    try:
-        tuning = Tuning.open(request, load_plugins(request.run.head_files), progress)
-        if show:
-            _show_spaces(tuning)
+    own = options.given({each.name: given.pop(each.name) for each in fields(TuneRequest) if each.name != "run"})
+    request = TuneRequest(options.request(**given), **own)
+    with shown() as progress:
+        tuning = Tuning.open(request, options.load_plugins(request.run.head_files), progress)
+        if show_space:
+            for config in tuning.studies:
+                click.echo(space_table(config.head, config.space) + "\n")
             return
         with closing(tuning):
-            _tune(tuning, progress, interrupt)
-    except KeyboardInterrupt:
-        progress.close()
-        click.echo("benchkit: interrupted; the same command goes on", err=True)
-        sys.exit(130)
-    finally:
-        progress.close()
+            _tune(tuning, progress)
 
 
-def _request(options: dict[str, Any]) -> TuneRequest:
-    from benchkit.experiment.config import Request, split_names
-    from benchkit.tuning.search import TuneRequest
-
-    own = {name: options.pop(name) for name in ("trials", "sampler", "sampler_seed", "objective", "final_seeds")}
-    own |= {name: options.pop(name) or "" for name in ("pruner", "match_params", "study", "storage")}
-    search = split_names(options.pop("search"))
-    names: dict[str, Any] = {name: split_names(options.pop(name) or "") for name in ("heads", "tasks", "phases")}
-    texts: dict[str, Any] = {
-        name: options.pop(name) or "" for name in ("preset", "data", "encoder", "precision", "executor")
-    }
-    lists: dict[str, Any] = {name: tuple(options.pop(name)) for name in ("settings", "head_files")}
-    return TuneRequest(
-        Request(**names, **texts, **lists, jobs=options.pop("jobs") or 0, **options), search=search, **own
-    )
-
-
-def _show_spaces(tuning: Tuning) -> None:
-    from benchkit.tuning.report import space_table
-
-    for config in tuning.studies:
-        click.echo(space_table(config.head, config.space) + "\n")
-
-
-def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
+def _tune(tuning: Tuning, progress: Progress) -> None:
     from benchkit.tuning.report import write_search, write_study
     from benchkit.tuning.search import describe
 
@@ -128,11 +88,12 @@ def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
     for config in tuning.studies:
         for line in describe(tuning, config):
             progress.say(line)
-        with interrupt.listening():
-            each = tuning.search(config, progress, interrupt)
+        with interruptible() as interrupted:
+            each = tuning.search(config, progress, interrupted)
         progress.close()
-        if interrupt():
-            _stopped(each)
+        if interrupted():
+            finished = f"{sum(trial.finished for trial in each.trials)} of {config.trials} trials"
+            stop(f"stopped with {finished} of study {config.name!r}; the same command goes on", 130)
         found.append(each)
     progress.jobs = tuning.session.plan.jobs
     found = [tuning.conclude(each, progress) for each in found]
@@ -140,17 +101,8 @@ def _tune(tuning: Tuning, progress: Progress, interrupt: Interrupt) -> None:
     pictures = {
         each.config.name: write_study(tuning.folder(each.config), each, tuning.storage, progress.say) for each in found
     }
-    write_search(tuning.session.plan.out, found, pictures, progress.say)
+    write_search(tuning.session.plan.out, found, pictures)
     _print(tuning, found)
-
-
-def _stopped(found: StudyResult) -> None:
-    finished = sum(trial.finished for trial in found.trials)
-    config = found.config
-    line = f"benchkit: stopped with {finished} of {config.trials} trials of study {config.name!r}; "
-    line += "the same command goes on"
-    click.echo(line, err=True)
-    sys.exit(130)
 
 
 def _print(tuning: Tuning, found: list[StudyResult]) -> None:
@@ -161,16 +113,10 @@ def _print(tuning: Tuning, found: list[StudyResult]) -> None:
         if each.front:
             click.echo(f"\n{front_table(each)}")
         if each.final:
-            click.echo(f"\n{final_table(each.final)}")
-            for line in final_note(each.final):
-                click.echo(f"  {line}")
-    if any(each.best for each in found):
-        click.echo(f"\n{budget_table([each for each in found if each.best])}")
-    out = tuning.session.plan.out
-    where = [str(tuning.folder(each.config) / "best.toml") for each in found if each.best]
-    click.echo(f"\nbest config: {', '.join(where)}; everything on one page: {out / 'tune.html'}")
-    for each in found:
-        if each.problem:
-            click.echo(f"benchkit: error: study {each.config.name!r} was given up: {each.problem}", err=True)
-    if any(each.problem for each in found):
-        sys.exit(1)
+            click.echo("\n  ".join([f"\n{final_table(each.final)}", *final_note(each.final)]))
+    tuned = [each for each in found if each.best]
+    if tuned:
+        click.echo(f"\n{budget_table(tuned)}")
+    where = ", ".join(str(tuning.folder(each.config) / "best.toml") for each in tuned)
+    click.echo(f"\nbest config: {where}; everything on one page: {tuning.session.plan.out / 'tune.html'}")
+    fail(f"study {each.config.name!r} was given up: {each.problem}" for each in found if each.problem)

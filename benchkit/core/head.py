@@ -37,15 +37,8 @@ class Choice:
     values: tuple[Any, ...]
 
 
-def option(
-    default: Any,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    log: bool = False,
-    choices: Sequence[Any] = (),
-    help: str = "",
-) -> Any:
+def option(default: Any, *, low: float | None = None, high: float | None = None, log: bool = False,
+           choices: Sequence[Any] = (), help: str = "") -> Any:  # fmt: skip
     """A config field with its search range: `dropout: float = option(0.3, low=0.0, high=0.6)`.
 
     Raises:
@@ -57,11 +50,8 @@ def option(
         raise TypeError(f"option() searches from low to a higher high, above 0 if log, not from {low} to {high}")
     if choices and default not in choices:
         raise TypeError(f"option(): the default {default!r} is not one of the choices {tuple(choices)}")
-    search: Range | Choice | None = None
-    if low is not None and high is not None:
-        search = Range(low, high, log)
-    elif choices:
-        search = Choice(tuple(choices))
+    in_range = Range(low, high, log) if low is not None and high is not None else None
+    search = Choice(tuple(choices)) if choices else in_range
     return dataclasses.field(default=default, metadata={"search": search, "help": help})
 
 
@@ -111,9 +101,8 @@ class HeadSpec:
             search = field.metadata.get("search")
             value = getattr(config, field.name)
             if isinstance(search, Choice) and value not in search.values:
-                raise UserError(
-                    f"{self.name}.{field.name} is one of {', '.join(map(str, search.values))}, not {value!r}"
-                )
+                known = ", ".join(map(str, search.values))
+                raise UserError(f"{self.name}.{field.name} is one of {known}, not {value!r}")
         return config
 
     def build(self, config: Any, hidden: int, tasks: Sequence[TaskShape], layers: int = 1) -> nn.Module:
@@ -145,9 +134,8 @@ class HeadSpec:
         except (TypeError, OSError):
             file = None
         if file is None:
-            raise UserError(
-                f"head {self.name!r}: {self.cls.__module__} has no source file, so its results could not be keyed"
-            )
+            where = self.cls.__module__
+            raise UserError(f"head {self.name!r}: {where} has no source file, so its results could not be keyed")
         path = Path(file)
         if hasattr(sys.modules.get(self.cls.__module__), FILE_MARK):
             return files_beside(path)

@@ -10,10 +10,11 @@ import ast
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,10 +36,8 @@ GROUP = "benchkit"
 _Spec = TypeVar("_Spec")
 _KINDS = ("head", "task", "encoder")
 # Methods and attributes of `nn.ModuleDict` that are also plausible names of a task.
-_MODULE_NAMES = (
-    *("type", "train", "eval", "keys", "values", "items", "pop", "clear", "update"),
-    *("training", "half", "float"),
-)
+_MODULE_NAMES = ("type", "train", "eval", "keys", "values", "items", "pop", "clear", "update", "training", "half",
+                 "float")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ def load_plugins(files: Iterable[Path] = (), *, strict: bool = True, hook: str =
     found.left_out = tuple(entry.name for entry in entries if entry.name not in wanted)
     for entry in entries:
         if entry.name in wanted and (not hook or _may_implement(entry.module, hook)):
-            _register(found, entry.name, _distribution(entry), entry.value, entry.load, strict)
+            distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+            _register(found, entry.name, distribution, entry.value, entry.load, strict)
     for path in files:
         error = _register(found, path.stem, "", str(path), partial(_load_file, path), strict)
         if error and strict:
@@ -158,12 +158,10 @@ def _may_implement(module: str, hook: str) -> bool:
 
 def _wanted(installed: list[str]) -> set[str]:
     """The names of the entry points to load."""
-    setting = os.environ.get("BENCHKIT_PLUGINS")
-    if setting is None:
-        return set(installed)
+    setting = os.environ.get("BENCHKIT_PLUGINS", ",".join(installed))
     names = {name.strip() for name in setting.split(",")} - {""}
-    if names - set(installed):
-        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(names - set(installed)), installed)}")
+    if wrong := names - set(installed):
+        raise UserError(f"BENCHKIT_PLUGINS: {unknown('plugin', min(wrong), installed)}")
     return names
 
 
@@ -197,102 +195,86 @@ def _load_file(path: Path) -> Any:
 
 def _check_beside(path: Path, name: str, folder: Path) -> None:
     """Raises: UserError: Python would import another module of that name than the one in the folder."""
-    spec = find_spec(name)
-    origin = spec.origin if spec else None
-    if origin is None or folder not in Path(origin).resolve().parents:
+    origin = _origin(name)
+    if not origin or folder not in Path(origin).resolve().parents:
         raise UserError(f"{path} imports {name}, which is beside it, but Python finds {origin} first: rename it")
 
 
 def _register(found: Plugins, name: str, distribution: str, module: str, load: Callable[[], Any], strict: bool) -> str:
-    """Load one plugin and collect its specs, or note why it is broken and return that."""
-    label = f"{distribution}:{name}" if distribution else module
+    """Load one plugin and enter its specs, or note why it is broken and return that.
+
+    Raises:
+        UserError: it misspells a hook or claims another's name, and this is strict.
+    """
     owner = distribution or module
-    error, specs, plugin = "", [], None
+    plugin, specs, errors = None, list[tuple[str, Any]](), list[str]()
     try:
         plugin = load()
         if found.manager.is_registered(plugin):
             return ""
-        found.manager.register(plugin, label)
+        found.manager.register(plugin, f"{distribution}:{name}" if distribution else module)
         specs = _collect(found.manager, plugin)
     except KeyboardInterrupt:
         raise
     except BaseException as caught:  # noqa: BLE001 - whatever a stranger's module raises, SystemExit too
-        error, specs = _line(caught), []
+        errors = [_line(caught)]
         if plugin is not None and found.manager.is_registered(plugin):
             found.manager.unregister(plugin)
     else:
-        error = _mistakes(found, plugin, specs, owner, strict)
-    found.plugins.append(
-        Plugin(
-            name=name,
-            distribution=distribution,
-            module=module,
-            path=str(getattr(plugin, "__file__", None) or _origin(module)),
-            hooks=_hooks(found.manager, plugin),
-            **{f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS},
-            error=error,
-        )
-    )
+        errors = [*_hook_mistakes(found.manager, plugin, owner), *_enter(found, specs, owner)]
+        if errors and strict:
+            raise UserError(errors[0])
+    path, error = str(getattr(plugin, "__file__", None) or _origin(module)), "; ".join(errors)
+    hooks = tuple(sorted(caller.name for caller in found.manager.get_hookcallers(plugin) or ()))
+    offers = {f"{kind}s": tuple(spec.name for each, spec in specs if each == kind) for kind in _KINDS}
+    found.plugins.append(Plugin(name, distribution, module, path, hooks, **offers, error=error))
     return error
-
-
-def _mistakes(found: Plugins, plugin: Any, specs: list[tuple[str, Any]], owner: str, strict: bool) -> str:
-    """Enter a plugin's specs; what must stop the program if it is strict, else as one line."""
-    errors = []
-    for step in (
-        partial(_check_hooks, found.manager, plugin, owner),
-        *(partial(_add, found, kind, spec, owner) for kind, spec in specs),
-    ):
-        try:
-            step()
-        except UserError as error:
-            if strict:
-                raise
-            errors.append(str(error))
-    return "; ".join(errors)
 
 
 def _origin(module: str) -> str:
     """Where the source of a module that does not load is, as far as that can be told without loading it."""
     if module.endswith(".py"):
         return str(Path(module).resolve())
-    try:
+    spec = None
+    with suppress(ImportError, ValueError):
         spec = find_spec(module.partition(":")[0].partition(".")[0])
-    except (ImportError, ValueError):
-        return ""
     return spec.origin or "" if spec else ""
 
 
-def _add(found: Plugins, kind: str, spec: Any, owner: str) -> None:
-    """Enter a spec under its name; heads and tasks share the names of `--set` tables, so they share one space."""
-    for other in ("head", "task") if kind != "encoder" else ("encoder",):
-        if (other, spec.name) in found.owners:
-            first = found.owners[other, spec.name]
-            both = f"{kind} {spec.name!r}" if other == kind else f"the name {spec.name!r}, a {kind} and a {other},"
-            raise UserError(f"{both} comes from both {first} and {owner}: uninstall one, or set BENCHKIT_PLUGINS")
-    found.owners[kind, spec.name] = owner
+def _enter(found: Plugins, specs: list[tuple[str, Any]], owner: str) -> Iterator[str]:
+    """Enter specs under their names, where nobody has them; heads and tasks share the names of `--set` tables.
+
+    Yields:
+        What is wrong with a name, in a line.
+    """
     registries: dict[str, dict[str, Any]] = {"head": found.heads, "task": found.tasks, "encoder": found.encoders}
-    registries[kind][spec.name] = spec
+    for kind, spec in specs:
+        others = ("head", "task") if kind != "encoder" else ("encoder",)
+        other = next((each for each in others if (each, spec.name) in found.owners), None)
+        if other is not None:
+            both = f"{kind} {spec.name!r}" if other == kind else f"the name {spec.name!r}, a {kind} and a {other},"
+            first = found.owners[other, spec.name]
+            yield f"{both} comes from both {first} and {owner}: uninstall one, or set BENCHKIT_PLUGINS"
+        else:
+            found.owners[kind, spec.name] = owner
+            registries[kind][spec.name] = spec
 
 
 _NO_MARK = "{} is there without @hookimpl: write @hookimpl above it (from benchkit import hookimpl)"
+# Modules for authors of heads that were elsewhere in version 0.1.
+_MOVED = ("benchkit.blocks", "benchkit.losses", "benchkit.metrics")
 
 
-def _check_hooks(manager: pluggy.PluginManager, plugin: Any, owner: str) -> None:
+def _hook_mistakes(manager: pluggy.PluginManager, plugin: Any, owner: str) -> Iterator[str]:
+    """Hooks that do not exist, and functions with a hook's name that are not marked as one."""
     known = [hook for hook in dir(hookspecs) if hook.startswith("benchkit_")]
     for name in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, name)
         hook = (options.get("specname") or name) if options is not None else name
         if options is not None and hook not in known:
-            raise UserError(f"plugin {owner}: {unknown('hook', hook, known)}")
+            yield f"plugin {owner}: {unknown('hook', hook, known)}"
         if options is None and name in known and callable(getattr(plugin, name)):
-            raise UserError(f"plugin {owner}: {_NO_MARK.format(name)}")
-
-
-def _hooks(manager: pluggy.PluginManager, plugin: Any) -> tuple[str, ...]:
-    """The hooks that a registered plugin implements; none for one that did not load."""
-    callers = manager.get_hookcallers(plugin) if plugin is not None else None
-    return tuple(sorted(caller.name for caller in callers or ()))
+            yield f"plugin {owner}: {_NO_MARK.format(name)}"
 
 
 def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]]:
@@ -304,20 +286,20 @@ def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]
     from benchkit.core.head import HeadSpec
     from benchkit.core.task import TaskSpec
 
+    wanted = {"head": HeadSpec, "task": TaskSpec}
     specs: list[tuple[str, Any]] = []
     for kind in _KINDS:
         hook = f"benchkit_{kind}s"
         for impl in getattr(manager.hook, hook).get_hookimpls():
             for spec in impl.function() if impl.plugin is plugin else ():
-                wanted = {"head": (HeadSpec,), "task": (TaskSpec,)}.get(kind)
                 # The type of an encoder's spec is not asked for: its module would import torch.
-                right = isinstance(spec, wanted) if wanted else type(spec).__name__ == "EncoderSpec"
+                right = isinstance(spec, wanted[kind]) if kind in wanted else type(spec).__name__ == "EncoderSpec"
                 if not right:
                     raise TypeError(f"{hook} returned {spec!r:.60}, not a {kind.capitalize()}Spec")
                 _check_name(kind, spec.name)
-                if kind == "head":
+                if isinstance(spec, HeadSpec):
                     spec.configure({})
-                elif kind == "task":
+                elif isinstance(spec, TaskSpec):
                     spec.check()
                 specs.append((kind, spec))
     return specs
@@ -332,20 +314,8 @@ def _check_name(kind: str, name: str) -> None:
         )
 
 
-def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
-
-
-# Modules that version 0.1 had elsewhere, and the package that has them now.
-_MOVED = {
-    **dict.fromkeys(("benchkit.blocks", "benchkit.losses", "benchkit.metrics", "benchkit.branch"), "benchkit.nn"),
-    **dict.fromkeys(("benchkit.head", "benchkit.features", "benchkit.task"), "benchkit.core"),
-    **dict.fromkeys(("benchkit.errors", "benchkit.hookspecs"), "benchkit.core"),
-}
-
-
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name in _MOVED:
-        text += f"; it is now {_MOVED[error.name]}.{error.name.rpartition('.')[2]}"
+        text += f"; it is now benchkit.nn.{error.name.rpartition('.')[2]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

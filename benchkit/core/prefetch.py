@@ -1,4 +1,4 @@
-"""Work that is done by a thread while this one goes on: what feeds a GPU, and what stores its results."""
+"""Threads beside the main one: one prefetches batches for a GPU, one stores its results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _T = TypeVar("_T")
 _END: Any = object()
 
 
-def ahead(items: Iterable[_T]) -> Iterator[_T]:
-    """The same items, each made while the one before is used. What making one raises is raised where it is due."""
+def prefetch(items: Iterable[_T]) -> Iterator[_T]:
+    """The same items; a thread makes each while the one before is used.
+
+    An exception in making an item is raised where the item would be yielded.
+    """
     source = iter(items)
     with ThreadPoolExecutor(1) as pool:
         coming: Future[_T] = pool.submit(next, source, _END)
@@ -22,10 +25,10 @@ def ahead(items: Iterable[_T]) -> Iterator[_T]:
 
 
 @contextmanager
-def behind() -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """A function that has calls made one after the other, and waits for the last one before it takes another.
+def background_writer() -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """A function that hands calls to a thread, one at a time; it waits while the call before is running.
 
-    What a call raises is raised by the next, or at the end.
+    An exception in a call is raised by the next call, or at the end.
     """
     with ThreadPoolExecutor(1) as pool:
         last: list[Future[Any]] = []
@@ -41,6 +44,6 @@ def behind() -> Iterator[Callable[[Callable[[], Any]], None]]:
 
 
 @contextmanager
-def directly() -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """As `behind`, without a thread."""
+def synchronous() -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """As `background_writer`, without a thread."""
     yield lambda call: call()

@@ -24,15 +24,3 @@ class Progress(Protocol):
 
     def say(self, line: str) -> None:
         """A line for the user."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def start(self, name: str, done: int, total: int | None, unit: str = "B") -> None: ...
-
-    def advance(self, count: int, note: str = "") -> None: ...
-
-    def stop(self) -> None: ...
-
-    def say(self, line: str) -> None: ...

@@ -57,9 +57,15 @@ class Phase:
         patience: the phase ends after so many epochs without a better dev score; 0 runs all epochs.
         average: weights are scored and kept as their exponential moving average over steps with this decay, such as
             0.999 (Polyak & Juditsky 1992); 0 keeps the last step's.
-        r_drop: each batch is computed twice, with other dropout, and the two outputs are drawn together with this
-            weight (Wu et al. 2021): by their symmetric Kullback-Leibler divergence; for a regression, by the square of
-            their difference over the label range. Twice the work a step; 0 does without.
+        r_drop: each batch is computed twice, with other dropout, and the two outputs are pulled towards each other with
+            this weight (Wu et al. 2021): by their symmetric Kullback-Leibler divergence; for a regression, by the
+            square of their difference over the label range. Twice the work a step; 0 does without.
+        ranking: weight of multiple-negatives ranking (Henderson et al. 2017), added to the loss of each pair task that
+            says which labels mean the same: the encoder's vector of a sentence has to find that of its partner in the
+            batch. 0 does without.
+        ranking_only: train the encoder by `ranking` alone, on those tasks' batches: a phase to come before the others.
+            The head is not trained, so its scores are a fresh head's, and the last epoch is kept.
+        losses: by task, the loss of this phase by name, in place of the task's: `finetune.losses = {sts = "cosent"}`.
     """
 
     trains: str = "all"
@@ -77,6 +83,9 @@ class Phase:
     patience: int = 0
     average: float = 0.0
     r_drop: float = 0.0
+    ranking: float = 0.0
+    ranking_only: bool = False
+    losses: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -88,6 +97,7 @@ class Phase:
             ("encoder_learning_rate", 0),
             ("patience", 0),
             ("r_drop", 0),
+            ("ranking", 0),
         ):
             value = getattr(self, name)
             if not value >= low or value == float("inf"):
@@ -104,6 +114,12 @@ class Phase:
             raise ValueError(f"average is a decay from 0 (no average) to below 1, not {self.average}")
         if self.trains == "head" and (self.encoder_learning_rate or self.layer_decay != 1):
             raise ValueError('encoder_learning_rate and layer_decay need an encoder to train; trains is "head"')
+        if self.ranking and not self.trains_encoder:
+            raise ValueError('ranking needs an encoder to train; trains is "head"')
+        if self.ranking_only and not self.ranking:
+            raise ValueError("ranking_only needs the weight of it: ranking = 1")
+        if self.ranking_only and (self.r_drop or self.losses or self.patience):
+            raise ValueError("ranking_only trains no head, so r_drop, losses and patience have no place in it")
         if self.encoder_learning_rate and not self.learning_rate:
             raise ValueError("encoder_learning_rate needs a learning_rate above 0: it follows its schedule")
         if not 0 <= self.warmup < 1:
@@ -176,7 +192,8 @@ class Protocol:
         max_length: word pieces kept of an input.
         precision: that the encoder computes in; `auto` is bf16 where the hardware multiplies it natively.
         sampling: order of task batches. `proportional`: each task's batches, shuffled together; `round_robin`: tasks
-            in turn; `annealed`: by size to the power 1 - 0.8 (epoch-1)/(epochs-1) (Stickland & Murray 2019, PALs).
+            in turn; the others draw each batch's task by its size (`by_size`), its square root (`square_root`), or its
+            power of 1 - 0.8 (epoch-1)/(epochs-1) (`annealed`; Stickland & Murray 2019, PALs).
         subsample_seed: draws the subsets; the same for all seeds, so that seeds differ in training alone.
     """
 
@@ -192,7 +209,7 @@ class Protocol:
     layers: tuple[int, ...] = (-1,)
     pair_input: Literal["separate", "joint"] = "separate"
     max_length: int = 512
-    sampling: Literal["proportional", "round_robin", "annealed"] = "proportional"
+    sampling: Literal["proportional", "round_robin", "by_size", "square_root", "annealed"] = "proportional"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     subsample_seed: int = 0
     phase_settings: Mapping[str, Phase] = field(default_factory=dict)
@@ -324,13 +341,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UserError(f"--set takes field=value, such as pretrain.epochs=3, not {pair!r}")
-        table, dot, leaf = name.strip().partition(".")
-        if dot:
-            if not isinstance(values.setdefault(table, {}), dict):
+        *tables, leaf = name.strip().split(".")
+        inner = values
+        for table in tables:
+            inner = inner.setdefault(table, {})
+            if not isinstance(inner, dict):
                 raise UserError(f"--set {pair}: {table!r} was set to a value before")
-            values[table][leaf] = value.strip()
-        else:
-            values[table] = value.strip()
+        inner[leaf] = value.strip()
     return values
 
 

@@ -1,9 +1,14 @@
-"""What a finished cell leaves behind: frozen, JSON-ready, with the provenance of every number."""
+"""What a finished cell leaves behind: frozen, JSON-ready, with the provenance of every number.
+
+And in what the identities of two cells differ, down to the field, in words.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -144,6 +149,12 @@ class Record:
         """Why the cell is not `ok`, in one line; "" if it is."""
         return self.failure.message if self.failure else ""
 
+    @property
+    def dev_mean(self) -> float:
+        """What the last phase's best epoch was chosen by: the mean of its dev metrics; -inf without any."""
+        values = [score.value for score in self.phases[-1].scores if score.split == "dev"] if self.phases else []
+        return sum(values) / len(values) if values else -math.inf
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -168,3 +179,141 @@ class Record:
         except ValueError as error:
             raise ValueError(f"not a record: {error}") from error
         return record
+
+
+ABSENT = "absent"
+_DIGITS = 12  # of a hash, where one has to be shown
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An identity, and the names of what it has hashes of.
+
+    Attributes:
+        sources: see `Record.sources`.
+        splits: what a data digest stands for, such as `8,544 rows of sst/train.tsv`, by `task.split`.
+        encoder: the encoder's name.
+    """
+
+    identity: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    encoder: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One field that differs; a value is `ABSENT` where a side does not have the field."""
+
+    path: tuple[str, ...]
+    a: Any
+    b: Any
+
+    @property
+    def field(self) -> str:
+        """`protocol.pretrain.learning_rate`."""
+        return ".".join(self.path)
+
+
+def parts_of(record: Record) -> Parts:
+    splits = {  # `sst/train.tsv` of a source that also says how it was read and which rows were drawn
+        f"{task}.{name}": f"{split['rows']:,} rows of {re.split(r' [(]|;', split['source'])[0]}"
+        for task, each in record.data.get("splits", {}).items()
+        for name, split in each.items()
+    }
+    return Parts(record.identity, record.sources, splits, record.encoder.get("name", ""))
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
+    """The fields that two identities do not share, in the order of the parts."""
+    found = list(_walk((), _by_name(a), _by_name(b)))
+    names = [change for change in found if change.path == ("head", "name")]
+    # Two heads share no config that could be compared.
+    return [*names, *(change for change in found if change.path[0] != "head")] if names else found
+
+
+def differences(a: Parts, b: Parts) -> list[str]:
+    """In what B differs from A, a line each."""
+    return [describe(change, a, b) for change in changes(a.identity, b.identity)]
+
+
+def nearest(parts: Parts, records: Iterable[Record]) -> Record | None:
+    """The record that differs in the fewest fields, of those of the same head and seed."""
+    head, seed = parts.identity.get("head", {}).get("name"), parts.identity.get("seed")
+    alike = [record for record in records if (record.head, record.seed) == (head, seed)]
+    return min(alike, key=lambda record: len(changes(record.identity, parts.identity)), default=None)
+
+
+def describe(change: Change, a: Parts, b: Parts) -> str:
+    """One line: `protocol.pretrain.epochs: 10 → 5`, `source of head: my_head.py changed`."""
+    if change.path[-1] == "source":
+        whose = f"task {change.path[1]}" if change.path[0] == "tasks" else change.path[0]
+        return f"source of {whose}: {_files(change, a, b)}"
+    if change.path == ("encoder",):
+        return f"encoder: {_encoder(a)} → {_encoder(b)}"
+    if change.path[0] == "data" and len(change.path) == 3:
+        return f"{change.field}: {_data(change, a, b)}"
+    values = [change.a, change.b]
+    if change.path[0] == "tasks" and len(change.path) == 2:  # a whole task, whose fields say nothing here
+        values = [each if each == ABSENT or ABSENT not in values else "there" for each in values]
+    return f"{change.field}: {' → '.join(map(shown, values))}"
+
+
+def shown(value: Any) -> str:
+    """A value of an identity as a user would write it, a sha256 as its beginning."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={shown(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(shown, value)) or "none"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text[:_DIGITS] if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def _walk(path: tuple[str, ...], a: Any, b: Any) -> Iterator[Change]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for name in dict.fromkeys((*a, *b)):
+            yield from _walk((*path, name), a.get(name, ABSENT), b.get(name, ABSENT))
+    elif a != b:
+        yield Change(path, a, b)
+
+
+def _by_name(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Tasks and phases by name rather than by number, with their order as a field of its own."""
+    result = dict(identity)
+    tasks = identity.get("tasks")
+    if isinstance(tasks, list):
+        result["tasks"] = {"order": [task["name"] for task in tasks], **_tables(tasks)}
+    protocol = identity.get("protocol", {})
+    phases = protocol.get("phases", ())
+    if phases and all(isinstance(each, Mapping) for each in phases):
+        result["protocol"] = {**protocol, "phases": [each["name"] for each in phases], **_tables(phases)}
+    return result
+
+
+def _tables(named: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: {key: value for key, value in each.items() if key != "name"} for each in named}
+
+
+def _files(change: Change, a: Parts, b: Parts) -> str:
+    """Which files changed, where both sides know theirs."""
+    part = ".".join(change.path[:-1])
+    old, new = a.sources.get(part), b.sources.get(part)
+    if not old or not new:
+        return "changed (an older record does not say which file)"
+    found = [
+        f"{name} {'is new' if name not in old else 'is gone' if name not in new else 'changed'}"
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name)
+    ]
+    return ", ".join(found) or "the same files in another order"
+
+
+def _encoder(parts: Parts) -> str:
+    fingerprint = shown(parts.identity["encoder"])
+    return f"{parts.encoder} ({fingerprint})" if parts.encoder else fingerprint
+
+
+def _data(change: Change, a: Parts, b: Parts) -> str:
+    name = ".".join(change.path[1:])
+    old, new = a.splits.get(name, shown(change.a)), b.splits.get(name, shown(change.b))
+    return f"{old} → {new}" if old != new else f"other content ({shown(change.a)} → {shown(change.b)}) in {new}"

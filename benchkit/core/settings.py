@@ -20,7 +20,9 @@ T = TypeVar("T")
 LARGEST_JSON = 2**26
 """Bytes of the largest JSON file that is read, 64 MiB: multilingual tokenizers have 17 MB."""
 
-_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+_hints = functools.cache(typing.get_type_hints)
+_TRUTH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,80 +69,54 @@ def apply(settings: T, values: Mapping[str, Any], where: str) -> T:
     for name, value in values.items():
         if name not in known:
             raise unknown("field", f"{where}.{name}".lstrip("."), [f"{where}.{k}".lstrip(".") for k in known])
-        changes[name] = coerce(value, hints[name], f"{where}.{name}".lstrip("."))
+        changes[name] = _read(value, hints[name], f"{where}.{name}".lstrip("."))
     return dataclasses.replace(settings, **changes)  # type: ignore[type-var]
 
 
-def coerce(value: Any, kind: Any, name: str) -> Any:
-    """`value` as `kind` (bool, int, float, str, a tuple of one of them, or an optional one).
+def _read(value: Any, kind: Any, name: str) -> Any:
+    """`value` as `kind`, which is what `parse` takes; text is read first, and a single value is a tuple of one.
 
     Raises:
         UserError: it is something else.
     """
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        options = [arg for arg in get_args(kind) if arg is not type(None)]
-        if value is None or (isinstance(value, str) and value.lower() in ("", "none")):
-            return None
-        return coerce(value, options[0], name)
-    if origin is tuple:
-        inner = get_args(kind)[0]
-        parts = value.strip("[]()").split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
-            parts = [parts]
-        return tuple(coerce(p.strip() if isinstance(p, str) else p, inner, name) for p in parts if p != "")
-    if origin is typing.Literal:
-        choices = get_args(kind)
-        value = next((each for each in choices if isinstance(value, str) and str(each) == value), value)
-        if value not in choices:
-            raise UserError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
-        return value
     try:
-        return _scalar(value, kind)
-    except (TypeError, ValueError, OverflowError):
-        article = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}.get(
-            kind, str(kind)
-        )
-        raise UserError(f"{name} takes {article}, not {value!r}") from None
+        return parse(kind, _loosely(value, kind), name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
-def _scalar(value: Any, kind: type) -> Any:
+def _loosely(value: Any, kind: Any) -> Any:
+    """Text as what it stands for, and whole floats as integers; what cannot be read stays as it is."""
+    origin, options = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        is_none = value is None or (isinstance(value, str) and value.lower() in ("", "none"))
+        return None if is_none else _loosely(value, options[0])
+    if origin is tuple:
+        parts = value.strip("[]()").split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, list | tuple) else [parts]
+        return [_loosely(each.strip() if isinstance(each, str) else each, options[0]) for each in parts if each != ""]
+    if origin is typing.Literal:
+        return next((each for each in options if isinstance(value, str) and str(each) == value), value)
     if kind is bool:
-        if isinstance(value, bool):
-            return value
-        word = str(value).lower()
-        if word in _TRUE | _FALSE:
-            return word in _TRUE
-        raise ValueError
-    if isinstance(value, bool):
-        raise TypeError
-    if kind is int:
-        if isinstance(value, float) and not value.is_integer():
-            raise ValueError
-        return int(value)
-    if kind is float:
-        number = float(value)
-        if not math.isfinite(number):
-            raise ValueError
-        return number
-    if not isinstance(value, str):
-        raise TypeError
+        return _TRUTH.get(str(value).lower(), value)
+    if kind in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = kind(value)
+            if math.isfinite(number) and (kind is float or isinstance(value, str) or number == value):
+                return number
+        return str(value)  # which is refused as a number
     return value
 
 
 def plain(settings: Any) -> dict[str, Any]:
     """A dataclass as JSON-ready data, tuples as lists."""
+    return {name: _with_lists(value) for name, value in dataclasses.asdict(settings).items()}
 
-    def walk(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: walk(each) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [walk(each) for each in value]
-        return value
 
-    result = walk(dataclasses.asdict(settings))
-    assert isinstance(result, dict)
-    return result
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_lists(each) for key, each in value.items()}
+    return [_with_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def parse(kind: Any, value: Any, where: str = "") -> Any:
@@ -176,26 +152,19 @@ def parse(kind: Any, value: Any, where: str = "") -> Any:
         return value
     if kind in (int, str, bool) and type(value) is kind:
         return value
-    raise ValueError(f"{where or 'it'} is {value!r:.60}, not {_described(kind)}")
+    if origin is typing.Literal:
+        wanted = f"is one of {', '.join(map(str, options))}"
+    else:
+        wanted = f"takes {_KINDS.get(kind, 'a list or object')}"
+    raise ValueError(f"{where or 'it'} {wanted}, not {value!r:.60}")
 
 
 def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where or 'it'} is {value!r:.60}, not an object")
+        raise ValueError(f"{where or 'it'} takes an object, not {value!r:.60}")
     hints, fields = _hints(kind), dataclasses.fields(kind)
     needed = {each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING}
     if missing := needed - value.keys():
         raise ValueError(f"{where or 'it'} lacks {', '.join(sorted(missing))}")
     given = {name: each for name, each in value.items() if name in hints}  # a later benchkit may have written more
     return kind(**{name: parse(hints[name], each, f"{where}.{name}".lstrip(".")) for name, each in given.items()})
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _described(kind: Any) -> str:
-    if get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(kind, "a list or object")

@@ -84,6 +84,7 @@ class TaskSpec:
         label: name of the label column.
         classes: class names in label order; empty for a regression.
         low, high: label range of a regression.
+        similar: the label from which on a pair's texts mean the same, for the ranking of pairs; None where none does.
         metric: what is reported and what dev chooses checkpoints by.
         losses: by name; the first is the default, `--set <task>.loss=<name>` picks another.
         files: where a data folder may keep it, patterns with `{split}`, first found wins.
@@ -102,6 +103,7 @@ class TaskSpec:
     classes: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 1.0
+    similar: float | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     demo: DemoData | None = None
     data: OwnData | None = None
@@ -114,6 +116,10 @@ class TaskSpec:
         """What the heads see; `joint` when the protocol encodes a pair as one input."""
         segments = 1 if joint else len(self.texts)
         return TaskShape(self.name, segments, len(self.classes), self.low, self.high)
+
+    def ranks(self, shape: TaskShape) -> float | None:
+        """The label from which on a pair is a positive one for the ranking of pairs; None where there is none."""
+        return self.similar if shape.segments == 2 else None
 
     def check(self) -> None:
         """Find what could not be trained, so that a plugin is refused as a whole and not in the middle of a run.
@@ -134,6 +140,8 @@ def _flaw(task: TaskSpec) -> str:
         return f"has at least two classes, as a tuple, or none for a regression, not {task.classes!r}"
     if not task.classes and not task.low < task.high:
         return f"is a regression from a low to a higher high, not from {task.low} to {task.high}"
+    if task.similar is not None and len(task.texts) != 2:
+        return "says which labels mean that two texts are similar, but reads one text"
     if not task.losses:
         return "has no loss: benchkit.nn.losses has some"
     if _is_text(task.files) or not all("{split}" in pattern for pattern in task.files):

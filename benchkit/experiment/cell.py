@@ -54,7 +54,9 @@ class Cell:
         encoder, data: names or folders, as the process that runs the cell can open them.
         head_files: files with heads that are not installed.
         identity: everything that can change the numbers, by part; what `key` is the hash of.
-        keep_encoder: store the encoder that a fine-tuning cell trained along; of no consequence for its numbers.
+        keep_encoder: `all`: store the encoder that a fine-tuning cell trained along; `best`: that of a head's best
+            seed, so each is stored until a better one is; `none`. Of no consequence for a cell's numbers.
+        encoder_dtype: `bf16` or `fp32`, what its matrices are stored in.
         splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
             without `test` cannot be scored on it.
         interference: measure it on the way; no part of the key, since it changes no number.
@@ -72,7 +74,8 @@ class Cell:
     head_files: tuple[str, ...]
     identity: Mapping[str, Any]
     splits: tuple[str, ...] = SPLITS
-    keep_encoder: bool = False
+    keep_encoder: str = "best"
+    encoder_dtype: str = "bf16"
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     interference: bool = False
 
@@ -95,7 +98,7 @@ class Cell:
     @property
     def keeps_encoder(self) -> bool:
         """Whether there will be an encoder to keep, and it is to be kept."""
-        return self.keep_encoder and self.protocol.trains_encoder
+        return self.keep_encoder != "none" and self.protocol.trains_encoder
 
     @property
     def label(self) -> str:
@@ -151,7 +154,17 @@ def tasks_part(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol:
     """A list: their order decides that of batches and of initial weights."""
     losses = losses_of(spec, config, tasks, protocol)
     return [
-        {"name": task.name, **_task(task, *losses[task.name]), "joint": protocol.joint(task.name)} for task in tasks
+        {
+            "name": task.name,
+            "classes": list(task.classes),
+            "range": [task.low, task.high],
+            "similar": task.similar,
+            "loss": losses[task.name][0],
+            "metric": task.metric.name,
+            "source": code_hash(_task_files(task, losses[task.name][1], protocol)),
+            "joint": protocol.joint(task.name),
+        }
+        for task in tasks
     ]
 
 
@@ -169,30 +182,32 @@ def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol:
     """A short hash of each file that the hashes of a cell's identity are made of, so that a change can be named."""
     files = {"head": spec.files(), "engine": package_files(TRAINING)}
     losses = losses_of(spec, config, tasks, protocol)
-    files |= {f"tasks.{task.name}": _task_files(task, losses[task.name][1]) for task in tasks}
+    files |= {f"tasks.{task.name}": _task_files(task, losses[task.name][1], protocol) for task in tasks}
     return {part: short_hashes(each) for part, each in files.items()}
 
 
 def losses_of(
-    spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol
+    spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol, phase: str = ""
 ) -> dict[str, tuple[str, Loss]]:
     """By task, the name and the function of the loss that a head is trained with.
 
-    It is the protocol's, else what the head asks for, else the task's first. A function that the head brings is named
-    `head:NAME`.
+    It is the phase's, where one is named, else the protocol's, else what the head asks for, else the task's first.
+    A function that the head brings is named `head:NAME`.
 
     Raises:
         UserError: the head asks for a loss that the task does not have.
     """
     found = {}
+    of_phase = protocol.phase(phase).losses if phase else {}
     for task, shape in zip(tasks, protocol.shapes(tasks), strict=True):
         asked = spec.loss(config, shape) if spec.loss else ""
-        if callable(asked) and not protocol.options(task.name).loss:
+        given = of_phase.get(task.name) or protocol.options(task.name).loss
+        if callable(asked) and not given:
             found[task.name] = (f"head:{getattr(asked, '__name__', type(asked).__name__)}", asked)
             continue
         if isinstance(asked, str) and asked and asked not in task.losses:
             raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)
-        name = protocol.options(task.name).loss or (asked if isinstance(asked, str) else "") or next(iter(task.losses))
+        name = given or (asked if isinstance(asked, str) else "") or next(iter(task.losses))
         found[task.name] = (name, task.losses[name])
     return found
 
@@ -202,23 +217,16 @@ def loss_names(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol:
     return {name: each for name, (each, _) in losses_of(spec, config, tasks, protocol).items()}
 
 
-def _task(task: TaskSpec, name: str, loss: Loss) -> dict[str, Any]:
-    return {
-        "classes": list(task.classes),
-        "range": [task.low, task.high],
-        "loss": name,
-        "metric": task.metric.name,
-        "source": code_hash(_task_files(task, loss)),
-    }
-
-
-def _task_files(task: TaskSpec, loss: Loss) -> dict[str, Path]:
-    """The files of a task's loss and metric, by what is in them.
+def _task_files(task: TaskSpec, loss: Loss, protocol: Protocol) -> dict[str, Path]:
+    """The files of a task's losses and metric, by what is in them.
 
     Raises:
-        UserError: one of the two has no source file.
+        UserError: one of them has no source file.
     """
     files = {"loss": _file_of(loss, task), "metric": _file_of(task.metric.score, task)}
+    for phase in protocol.phases:
+        if name := protocol.phase(phase).losses.get(task.name):
+            files[f"loss of {phase}"] = _file_of(task.losses[name], task)
     return {f"{part} in {file.name}": file for part, file in files.items()}
 
 

@@ -42,7 +42,8 @@ class Request:
     executor: str = ""
     threads: int = 1
     feature_cache: bool = True
-    keep_encoder: bool = False
+    keep_encoder: str = "best"
+    encoder_dtype: str = "bf16"
     interference: bool = False
     cuda_graph: bool | None = None
     compiled: bool = False
@@ -63,7 +64,8 @@ class Plan:
     out: Path
     jobs: int
     executor: str = ""
-    keep_encoder: bool = False
+    keep_encoder: str = "best"
+    encoder_dtype: str = "bf16"
     interference: bool = False
 
 
@@ -83,15 +85,20 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
     # Fields of heads and tasks that are not in this run are checked too: a typo there is a typo.
     for name, values in protocol.head_options.items():
         plugins.head(name).configure(values)
-    for name, options in protocol.task_options.items():
-        if options.loss and options.loss not in plugins.task(name).losses:
-            raise unknown(f"loss of {name}", options.loss, plugins.task(name).losses)
+    named = [(name, options.loss) for name, options in protocol.task_options.items() if options.loss]
+    named += [each for phase in protocol.phase_settings.values() for each in phase.losses.items()]
+    for name, loss in named:
+        if loss not in plugins.task(name).losses:
+            raise unknown(f"loss of {name}", loss, plugins.task(name).losses)
     encoder, data = request.encoder or protocol.encoder, request.data or protocol.data
     if not encoder:
         raise UserError(f"the protocol {protocol.name!r} names no encoder: use --encoder with a name or a folder")
     if not data:
         raise UserError(f"the protocol {protocol.name!r} names no data: use --data with a folder, or --data demo")
     folder = None if encoder in plugins.encoders else find_folder(encoder)
+    for choice, known in ((request.keep_encoder, ("all", "best", "none")), (request.encoder_dtype, ("bf16", "fp32"))):
+        if choice not in known:
+            raise UserError(f"fine-tuned encoders are kept as one of {', '.join(known)}, not {choice!r}")
     device = choose_device(request.device)
     return Plan(
         protocol=protocol,
@@ -114,6 +121,7 @@ def resolve(request: Request, plugins: Plugins) -> Plan:
         jobs=_jobs(request, device),
         executor=request.executor,
         keep_encoder=request.keep_encoder,
+        encoder_dtype=request.encoder_dtype,
         interference=request.interference,
     )
 
@@ -156,6 +164,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 head_files=plan.head_files,
                 identity=identity,
                 keep_encoder=plan.keep_encoder,
+                encoder_dtype=plan.encoder_dtype,
                 sources=sources,
                 interference=plan.interference,
             )
@@ -205,14 +214,8 @@ def use_graphs(wanted: bool | None, device: torch.device) -> bool:
     return device.type == "cuda" if wanted is None else wanted
 
 
-MOST_AT_ONCE = 1024  # jobs and threads: more than machines have cores, and few enough to be started
-
-
 def _jobs(request: Request, device: torch.device) -> int:
     """Workers where the user names none: all cores of a CPU, but no more than a laptop can hold; a GPU's one."""
-    for name in ("jobs", "threads"):
-        if getattr(request, name) > MOST_AT_ONCE:
-            raise UserError(f"--{name} is at most {MOST_AT_ONCE:,}, not {getattr(request, name)}")
     if request.jobs:
         return request.jobs
     if device.type != "cpu" or request.executor == "local":

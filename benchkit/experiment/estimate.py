@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchkit.core.identity import Parts, changes, nearest, parts_of, tell
+from benchkit.core.record import Parts, differences, nearest, parts_of
 from benchkit.core.rng import global_stream
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.environment import threads
@@ -131,7 +131,7 @@ def _apart(cell: Cell, session: Session) -> Iterator[str]:
     parts = Parts(cell.identity, cell.sources)
     near = nearest(parts, stored)
     if near is not None and near.key != cell.key:
-        found = [tell(change, parts_of(near), parts) for change in changes(near.identity, cell.identity)]
+        found = differences(parts_of(near), parts)
         yield f"      unlike the stored {near.key} in {'; '.join(found[:_SHOWN])}"
         if len(found) > _SHOWN:
             yield f"      and {len(found) - _SHOWN} more fields: benchkit explain {near.key}"

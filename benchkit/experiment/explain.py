@@ -8,9 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from benchkit.core.errors import UserError
 from benchkit.core.head import HeadSpec
-from benchkit.core.identity import Parts, parts_of
 from benchkit.core.protocol import Protocol, TaskOptions
-from benchkit.core.record import Record
+from benchkit.core.record import Parts, Record, parts_of
 from benchkit.core.task import SPLITS, TaskSpec
 from benchkit.experiment.cell import data_part, engine_part, head_part, sources_of, tasks_part
 from benchkit.experiment.run_cell import splits_of

@@ -148,9 +148,9 @@ class Assembly:
         layers = self.encoder.config.num_hidden_layers
         return layers + 1 if phase.trains == "all" else phase.top(layers)
 
-    def losses(self) -> dict[str, Loss]:
-        """By task, what the head is trained with."""
-        found = losses_of(self.spec, self.config, self.tasks, self.protocol)
+    def losses(self, phase: str = "") -> dict[str, Loss]:
+        """By task, what the head is trained with, in a phase where one is named."""
+        found = losses_of(self.spec, self.config, self.tasks, self.protocol, phase)
         return {name: loss for name, (_, loss) in found.items()}
 
     def check_phases(self) -> None:
@@ -161,12 +161,18 @@ class Assembly:
         """
         layers = self.encoder.config.num_hidden_layers
         highest = max(self.encoder.check(self.features.pooling, self.features.layers))
+        pairs = list(zip(self.tasks, self.shapes, strict=True))
         for name in self.protocol.phases:
             phase = self.protocol.phase(name)
             try:
                 top = phase.top(layers)
             except UserError as error:
                 raise UserError(f"{name}.{error}") from error
+            if phase.ranking and all(task.ranks(shape) is None for task, shape in pairs):
+                raise UserError(
+                    f"{name}.ranking needs a pair task that is encoded apart and says which labels mean the same; "
+                    f"none of {', '.join(self.protocol.tasks)} does"
+                )
             if phase.trains_top and highest <= layers - top:
                 raise UserError(
                     f"{name}.trains = {phase.trains!r} trains layers above {layers - top}, but head {self.spec.name!r} "
@@ -232,7 +238,9 @@ class OpenCell:
     def order(self, phase: str) -> Order:
         """The order of a phase's batches."""
         protocol, settings = self.cell.protocol, self.cell.protocol.phase(phase)
-        sizes = {name: len(self.corpus.parts[name, "train"]) for name in self.tasks}
+        trained = zip(self.assembly.tasks, self.assembly.shapes, strict=True)
+        names = [task.name for task, shape in trained if not settings.ranking_only or task.ranks(shape) is not None]
+        sizes = {name: len(self.corpus.parts[name, "train"]) for name in names}
         return Order(
             sizes, settings.batch_size, protocol.sampling, self.cell.seed, phase, settings.epochs, settings.step
         )
@@ -240,7 +248,7 @@ class OpenCell:
     def context(self, phase: str) -> PhaseContext:
         """What the trainer of a phase is told."""
         cell, execution, settings = self.cell, self.cell.execution, self.cell.protocol.phase(phase)
-        losses = self.assembly.losses()
+        losses = self.assembly.losses(phase)
         return PhaseContext(
             phase=phase,
             settings=settings,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.core.head import parameter_counts
@@ -28,10 +28,12 @@ from benchkit.training.loop import State, train_phase
 def result_of(cell: Cell, store: CellStore) -> Record | None:
     """The record of a cell that need not run.
 
-    One that does not answer all that is asked is run again, and so is one whose encoder is to be kept and was not.
+    One that does not answer all that is asked is run again, and so is one whose encoder was not kept though all are to
+    be.
     """
     done = store.load(cell.key)
-    if not cell.answered(done) or (cell.keeps_encoder and not store.has_encoder(cell.key)):
+    lacks_encoder = cell.keeps_encoder and cell.keep_encoder == "all" and not store.has_encoder(cell.key)
+    if not cell.answered(done) or lacks_encoder:
         return None
     return done
 
@@ -248,9 +250,14 @@ class _Run:
         record = self._record(opened, done, diverged, predictions)
         record = dataclasses.replace(record, peak_memory_bytes=memory.read())
         weights = {f"head.{name}": value for name, value in opened.head.state_dict().items()}
-        encoder = opened.encoder.model.state_dict() if cell.keeps_encoder else None
-        self.store.save(record, predictions.columns(), weights, encoder)
+        encoder = self._kept(opened.encoder.model) if cell.keeps_encoder and record.status != "diverged" else None
+        self.store.save(record, predictions.columns(), weights, encoder, cell.keep_encoder)
         return self.store.load(cell.key) or record
+
+    def _kept(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of a fine-tuned encoder as they are stored: vectors, which are few, always in fp32."""
+        half = self.cell.encoder_dtype == "bf16"
+        return {name: each.bfloat16() if half and each.ndim > 1 else each for name, each in model.state_dict().items()}
 
     def _phase(
         self, opened: OpenCell, state: State, done: Sequence[PhaseResult]

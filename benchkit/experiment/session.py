@@ -89,6 +89,8 @@ class Session:
         pending = [cell for cell in self.cells if cell.key not in done]
         emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
         if pending:
+            if line := self.encoders_kept(pending):
+                emit({"event": "log", "line": line})
             self.encode(pending)
             self._run(pending, executor, lambda event: self._pass_on(event, emit))
         records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
@@ -111,9 +113,35 @@ class Session:
         emit(event)
         if event["event"] == "cell":
             self.errors[event["key"]] = event["error"]
+            self._keep_best(next(cell.head for cell in self.cells if cell.key == event["key"]))
         record = self.store.load(event["key"]) if event["event"] == "cell" else None
         for line in self.workspace.plugins.observe(record) if record else []:
             emit({"event": "log", "line": line})
+
+    def encoders_kept(self, cells: Sequence[Cell]) -> str:
+        """What storing the fine-tuned encoders of cells will take, in a line; "" where there are none."""
+        plan, keeping = self.plan, [cell for cell in cells if cell.keeps_encoder]
+        if not keeping:
+            return ""
+        heads = len({cell.head for cell in keeping})
+        count = len(keeping) if plan.keep_encoder == "all" else heads
+        size = self.workspace.encoder(plan.encoder).parameters * (2 if plan.encoder_dtype == "bf16" else 4)
+        which = "of every cell" if plan.keep_encoder == "all" else "of each head's best seed"
+        return (
+            f"the fine-tuned encoder {which} is kept, in {plan.encoder_dtype}: {count} × {size / 1e6:,.0f} MB in "
+            f"{self.store.root}; --keep-encoder none keeps none"
+        )
+
+    def _keep_best(self, head: str) -> None:
+        """Of a head's encoders that are stored, drop all but that of the best seed so far."""
+        cells = sorted((cell for cell in self.cells if cell.head == head), key=lambda cell: cell.seed)
+        if self.plan.keep_encoder != "best" or not self.plan.protocol.trains_encoder:
+            return
+        records = [record for cell in cells if (record := self.store.load(cell.key))]
+        best = max(records, key=lambda record: record.dev_mean, default=None)
+        for record in records:
+            if record is not best:
+                self.store.drop_encoder(record.key)
 
     def _lost(self, cell: Cell) -> Record:
         """A row for a cell whose record could not even be stored."""

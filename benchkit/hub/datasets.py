@@ -13,22 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from benchkit import hub
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.progress import Progress
 from benchkit.core.settings import parse
 from benchkit.core.task import SPLITS
 from benchkit.data.tables import read_table
-from benchkit.hub.download import (
-    Fetched,
-    RemoteFile,
-    Repository,
-    Stage,
-    damage,
-    look_up,
-    read_record,
-    staged,
-    sums,
-)
 from benchkit.store.files import hub_root
 
 
@@ -46,7 +36,7 @@ class Source:
     task: str
     repo: str
     revision: str
-    files: tuple[RemoteFile, ...]
+    files: tuple[hub.RemoteFile, ...]
     one_file: bool
     rows: Mapping[str, int]
     splits: str
@@ -96,18 +86,14 @@ def split_pairs(path: Path) -> dict[str, list[Row]]:
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise UserError(f"{path.name} has no column {missing[0]!r}, only {', '.join(table.columns)}: another layout?")
-    places = [table.columns.index(name) for name in columns]
     rows: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
     for line, cells in table.rows:
-        row = {"id": f"q{line}", **{name: cells[at] for name, at in zip(columns, places, strict=True)}}
-        rows[_draw(str(row["sentence1"]), str(row["sentence2"]))].append(row)
+        values = dict(zip(table.columns, cells, strict=False))
+        row = {"id": f"q{line}", **{name: values[name] for name in columns}}
+        pair = sorted((str(row["sentence1"]), str(row["sentence2"])))
+        place = int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:8], "big") / 2**64
+        rows["dev" if place < DEV else "test" if place < DEV + TEST else "train"].append(row)
     return rows
-
-
-def _draw(first: str, second: str) -> str:
-    digest = hashlib.sha256("\n".join(sorted((first, second))).encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    return "dev" if place < DEV else "test" if place < DEV + TEST else "train"
 
 
 def data_root() -> Path:
@@ -115,7 +101,7 @@ def data_root() -> Path:
     return hub_root() / "data"
 
 
-def fetch_set(source: Source, progress: Progress, revision: str = "", by_hand: Path | None = None) -> Fetched:
+def fetch_set(source: Source, progress: Progress, revision: str = "", by_hand: Path | None = None) -> hub.Fetched:
     """Fetch, check, split and place one data set; nothing is done where it is there already, complete and as wanted.
 
     Args:
@@ -126,34 +112,38 @@ def fetch_set(source: Source, progress: Progress, revision: str = "", by_hand: P
         UserError: it cannot be had, or is not what was expected.
     """
     place = data_root() / source.task
-    with staged(f"data-{source.task}", progress) as stage:
-        record = read_record(place)
+    with hub.staged(f"data-{source.task}", progress) as stage:
+        record = hub.read_record(place)
         wanted = revision or source.revision
-        if record and record.revision.startswith(wanted) and not damage(place, record):
+        if record and record.revision.startswith(wanted) and not hub.damage(place, record):
             progress.say(f"{source.task} is there already, complete")
             return record
         repository = _find(source, wanted)
-        stage.take(repository, [file.path for file in source.files], by_hand)
+        paths = [file.path for file in source.files]
+        stage.take(repository, paths, by_hand)
         _split(source, stage)
-        record = _describe(source, repository, stage)
-        stage.place(place, record)
-    return record
+        pinned, rows = repository.revision == source.revision, _count_rows(stage.new)
+        total = sum(rows.values()) if source.one_file else rows
+        if pinned and total != (sum(source.rows.values()) if source.one_file else source.rows):
+            raise UserError(f"{source.repo} has {rows} rows, not {dict(source.rows)}: its files cannot be used")
+        about = {name: getattr(source, name) for name in ("licence", "citation", "splits")}
+        return stage.place(place, repository, paths, pinned="benchkit" if pinned else "hub", rows=rows, **about)
 
 
-def _find(source: Source, revision: str) -> Repository:
+def _find(source: Source, revision: str) -> hub.Repository:
     """The pinned commit, whose checksums are known beforehand, or what the hub says of another."""
     names = ", ".join(file.name for file in source.files)
     advice = f"by hand: get {names} elsewhere and give their folder: benchkit data fetch {source.task} --from DIR"
     if revision == source.revision:
-        return Repository(source.repo, "dataset", revision, {file.path: file for file in source.files}, advice)
-    repository = look_up(source.repo, "dataset", revision, advice)
+        return hub.Repository(source.repo, "dataset", revision, {file.path: file for file in source.files}, advice)
+    repository = hub.look_up(source.repo, "dataset", revision, advice)
     missing = [file.path for file in source.files if file.path not in repository.files]
     if missing:
         raise UserError(f"{repository} has no {missing[0]}: its files are laid out in another way; {advice}")
     return repository
 
 
-def _split(source: Source, stage: Stage) -> None:
+def _split(source: Source, stage: hub.Stage) -> None:
     """Make the splits in `stage.new`: the same bytes wherever they are made."""
     if source.one_file:
         stage.progress.say("splitting the pairs into train, dev and test")
@@ -166,35 +156,16 @@ def _split(source: Source, stage: Stage) -> None:
         shutil.copyfile(stage.raw / file.path, stage.new / f"{'dev' if split == 'validation' else split}.{suffix}")
 
 
-def _describe(source: Source, repository: Repository, stage: Stage) -> Fetched:
-    """The record.
-
-    Raises:
-        UserError: the pinned commit has another number of rows than is known.
-    """
-    found = {path.name.partition(".")[0]: len(read_table(path).rows) for path in stage.new.iterdir()}
-    rows = {split: found[split] for split in SPLITS if split in found}
-    pinned = repository.revision == source.revision
-    if pinned and (rows != source.rows if not source.one_file else sum(rows.values()) != sum(source.rows.values())):
-        raise UserError(f"{source.repo} has {rows} rows, not {dict(source.rows)}: its files cannot be used")
-    return Fetched(
-        repo=source.repo,
-        revision=repository.revision,
-        pinned="benchkit" if pinned else "hub",
-        source={file.path: repository.files[file.path].source for file in source.files},
-        files=sums(stage.new),
-        licence=source.licence,
-        citation=source.citation,
-        splits=source.splits,
-        rows=rows,
-    )
+def _count_rows(folder: Path) -> dict[str, int]:
+    found = {path.name.partition(".")[0]: len(read_table(path).rows) for path in folder.iterdir()}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
-def fetched_sets() -> dict[str, Fetched]:
+def fetched_sets() -> dict[str, hub.Fetched]:
     """What has been fetched, by task."""
     root = data_root()
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return {folder.name: record for folder in folders if (record := read_record(folder))}
+    return {folder.name: record for folder in folders if (record := hub.read_record(folder))}
 
 
 def hub_folder(tasks: Iterable[str] = ()) -> Path:
@@ -219,4 +190,4 @@ def hub_folder(tasks: Iterable[str] = ()) -> Path:
 def changed(folder: Path) -> list[str]:
     """What differs, in a folder of fetched tasks, from their records, a line each; nothing where there are none."""
     places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [line for place in places if (record := read_record(place)) for line in damage(place, record)]
+    return [line for place in places if (record := hub.read_record(place)) for line in hub.damage(place, record)]

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchkit import hub
 from benchkit.core.errors import UserError
 from benchkit.core.progress import Progress
 from benchkit.core.settings import read_json
-from benchkit.hub.download import (
-    NAME,
-    Fetched,
-    Repository,
-    Stage,
-    check_name,
-    damage,
-    look_up,
-    look_up_cached,
-    read_record,
-    staged,
-    sums,
-)
 from benchkit.store.files import hub_root, new_folder
 
 if TYPE_CHECKING:
@@ -40,7 +29,18 @@ def encoders_root() -> Path:
     return hub_root() / "encoders"
 
 
-def fetch_encoder(repo: str, revision: str, progress: Progress) -> Fetched:
+def check_name(repo: str) -> None:
+    """Refuse what cannot be the id of a repository; an id becomes a local path."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UserError(f"{repo!r} cannot be on the hub: an id looks like owner/name or name") from None
+
+
+def fetch_encoder(repo: str, revision: str, progress: Progress) -> hub.Fetched:
     """Fetch, check, load once and place an encoder; nothing is done where it is there already, complete.
 
     Args:
@@ -54,9 +54,9 @@ def fetch_encoder(repo: str, revision: str, progress: Progress) -> Fetched:
 
     check_name(repo)
     place = encoders_root() / repo
-    with staged(f"encoder-{repo}", progress) as stage:
-        record = read_record(place)
-        if record and (not revision or record.revision.startswith(revision)) and not damage(place, record):
+    with hub.staged(f"encoder-{repo}", progress) as stage:
+        record = hub.read_record(place)
+        if record and (not revision or record.revision.startswith(revision)) and not hub.damage(place, record):
             at = record.revision[:12]
             progress.say(f"{repo} is there already, complete, at {at}; --revision main looks for a newer one")
             return record
@@ -69,22 +69,11 @@ def fetch_encoder(repo: str, revision: str, progress: Progress) -> Fetched:
             target = stage.new / path
             target.parent.mkdir(parents=True, exist_ok=True)
             (stage.raw / path).replace(target)
-        record = Fetched(
-            repo=repo,
-            revision=repository.revision,
-            pinned="hub",
-            source={path: repository.files[path].source for path in paths},
-            files=sums(stage.new),
-            licence=repository.licence,
-            fingerprint=encoder.fingerprint,
-            parameters=encoder.parameters,
-            notes=encoder.notes,
-        )
-        stage.place(place, record)
-    return record
+        about = {"fingerprint": encoder.fingerprint, "parameters": encoder.parameters, "notes": encoder.notes}
+        return stage.place(place, repository, paths, pinned="hub", licence=repository.licence, **about)
 
 
-def _find(repo: str, revision: str) -> Repository:
+def _find(repo: str, revision: str) -> hub.Repository:
     """What the hub says; where it may not be asked, what is in its library's cache."""
     from huggingface_hub.constants import is_offline_mode
 
@@ -93,12 +82,27 @@ def _find(repo: str, revision: str) -> Repository:
 
     found = None
     if is_offline_mode():
-        found = look_up_cached(repo, "model", revision, (*_SMALL, SAFE, PICKLED), advice(revision))
-    found = found or look_up(repo, "model", revision, advice(revision))
+        found = _look_up_cached(repo, revision, advice(revision))
+    found = found or hub.look_up(repo, "model", revision, advice(revision))
     return replace(found, advice=advice(found.revision))
 
 
-def _take(repository: Repository, stage: Stage) -> list[str]:
+def _look_up_cached(repo: str, revision: str, advice: str) -> hub.Repository | None:
+    """What the cache of the hub's own library ($HF_HOME) holds of an encoder, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    files, commit = {}, ""
+    for path in (*_SMALL, SAFE, PICKLED):
+        found = try_to_load_from_cache(repo, path, revision=revision, repo_type="model")
+        if isinstance(found, str):
+            name = Path(found).resolve().name  # the cache names a file by its id
+            sha256, blob = (name if re.fullmatch(f"[0-9a-f]{{{length}}}", name) else "" for length in (64, 40))
+            files[path] = hub.RemoteFile(path, None, sha256, blob)
+            commit = Path(found).parents[path.count("/")].name
+    return hub.Repository(repo, "model", commit, files, advice) if files else None
+
+
+def _take(repository: hub.Repository, stage: hub.Stage) -> list[str]:
     """The files that are needed, small ones first: what cannot be loaded is refused before its weights are fetched.
 
     Raises:
@@ -122,7 +126,7 @@ def _take(repository: Repository, stage: Stage) -> list[str]:
     return paths
 
 
-def _weights(repository: Repository) -> str:
+def _weights(repository: hub.Repository) -> str:
     """The file of weights to fetch.
 
     Raises:
@@ -143,7 +147,7 @@ def _weights(repository: Repository) -> str:
 def fetched_encoders() -> dict[str, Path]:
     """Folders of what has been fetched, by id."""
     root = encoders_root()
-    found = sorted(path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{NAME}"))
+    found = sorted(path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{hub.NAME}"))
     return {folder.relative_to(root).as_posix(): folder for folder in found}
 
 

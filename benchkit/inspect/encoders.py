@@ -14,7 +14,7 @@ from benchkit.encoder import Encoder, MiniBert
 from benchkit.encoder.bert import POOLINGS, BertConfig
 from benchkit.encoder.checkpoint import read_config
 from benchkit.experiment.workspace import weights_folders
-from benchkit.hub.download import Fetched, read_record
+from benchkit.hub import Fetched, read_record
 from benchkit.hub.encoders import SAFE, fetched_encoders, pooling_advice
 from benchkit.inspect.heads import columns, paragraph, short_path
 

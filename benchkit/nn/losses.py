@@ -16,7 +16,7 @@ EPSILON = 1e-6
 FLOOR = 1e-8
 """Added to variances on the unit scale inside `pearson`: what a collapsed head has."""
 STEEPNESS = 20.0
-"""How hard `cosent` punishes a wrong order: Su's 20, for cosines."""
+"""How hard `cosent` and `multiple_negatives` punish a wrong order: Su's 20, for cosines."""
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor, shape: TaskShape) -> Tensor:
@@ -73,6 +73,33 @@ def cosent(outputs: Tensor, labels: Tensor, shape: TaskShape) -> Tensor:
     below = torch.logcumsumexp(score, 0)[lower[above] - 1]
     wrong = torch.logsumexp(torch.cat([score.new_zeros(1), below - score[above]]), 0)
     return wrong / torch.log1p(lower.sum().double()).float()
+
+
+def calibrated_cosent(outputs: Tensor, labels: Tensor, shape: TaskShape) -> Tensor:
+    """`cosent` for the order of the scores (batch, 1), plus `mse` so that they stay on the scale of the labels."""
+    return cosent(outputs, labels, shape) + mse(outputs, labels, shape)
+
+
+def multiple_negatives(pairs: Tensor, positive: Tensor) -> Tensor:
+    """Multiple-negatives ranking (Henderson et al. 2017): each first sentence has to find its second in the batch.
+
+    Cross-entropy of 20 times the cosines with all second sentences of the batch, and the same the other way round.
+
+    Args:
+        pairs: (batch, 2, hidden).
+        positive: (batch,) bool: the pairs that mean the same. The others are negatives only.
+
+    Returns:
+        (), the mean over the positive pairs; 0 where there is none.
+    """
+    import torch
+    from torch.nn import functional
+
+    first, second = functional.normalize(pairs.float(), dim=-1).unbind(1)
+    scores = STEEPNESS * first @ second.T
+    wanted = torch.arange(len(scores), device=scores.device)
+    losses = (functional.cross_entropy(each, wanted, reduction="none") for each in (scores, scores.T))
+    return torch.where(positive, sum(losses, scores.new_zeros(())), 0).sum() / (2 * positive.sum().clamp(min=1))
 
 
 def _unit(values: Tensor, shape: TaskShape) -> Tensor:

@@ -21,7 +21,7 @@ from benchkit.core.protocol import Protocol
 from benchkit.core.record import Record
 from benchkit.core.settings import parse, plain, read_json
 from benchkit.encoder import load_encoder, save_encoder
-from benchkit.experiment.config import MOST_AT_ONCE, choose_device
+from benchkit.experiment.config import choose_device
 from benchkit.experiment.open_cell import Assembly
 from benchkit.predict.model import InputFormat, Model, restore_head
 from benchkit.store.features import FeatureSettings
@@ -64,7 +64,7 @@ class Exported:
     tasks: tuple[InputFormat, ...]
 
     def __post_init__(self) -> None:
-        if not 1 <= self.threads <= MOST_AT_ONCE:
+        if not 1 <= self.threads <= 1024:
             raise ValueError(f"threads is {self.threads}")
         if not self.tasks:
             raise ValueError("tasks is empty")

@@ -225,7 +225,7 @@ def one(store: CellStore, head: str, seed: int | None, key: str) -> Record:
         if not found:
             raise unknown("seed", str(seed), [str(record.seed) for record in records])
         return _usable(found[0])
-    return max((record for record in records if record.status in USABLE), key=dev_mean)
+    return max((record for record in records if record.status in USABLE), key=lambda each: each.dev_mean)
 
 
 def of_head(store: CellStore, head: str) -> list[Record]:
@@ -251,12 +251,6 @@ def of_head(store: CellStore, head: str) -> list[Record]:
     if not any(record.status in USABLE for record in found):
         _usable(found[0])
     return found
-
-
-def dev_mean(record: Record) -> float:
-    """What a cell's checkpoint was chosen by: the mean of the dev metrics of its last phase."""
-    values = [score.value for score in record.phases[-1].scores if score.split == "dev"]
-    return sum(values) / len(values)
 
 
 def _by_key(store: CellStore, key: str) -> Record:
@@ -352,8 +346,9 @@ class Loader:
         """A copy of that encoder with the weights that the cell gave it."""
         if not self.store.has_encoder(record.key):
             raise UserError(
-                f"{record.head} seed {record.seed} trained its encoder along, and that was not kept: give the same "
-                "benchkit run command again with --keep-encoder, which trains these cells anew"
+                f"{record.head} seed {record.seed} trained its encoder along, and that was not kept: leave out --seed "
+                "for the seed that is best on dev, or give the same benchkit run command again with "
+                "--keep-encoder all, which trains these cells anew"
             )
         encoder = self._frozen(record).copy()
         encoder.model.load_state_dict(self.store.encoder_weights(record.key))

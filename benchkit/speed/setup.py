@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.core.features import Pooled, Tokens
 from benchkit.core.head import count
 from benchkit.core.rng import generator
 from benchkit.core.task import TaskShape
@@ -71,7 +73,7 @@ def grid(
     compiled: bool = False,
     graph: bool = False,
     longest: int,
-) -> tuple[BenchmarkPoint, ...]:
+) -> list[BenchmarkPoint]:
     """All points, each once. Heads are trained on stored features in fp32, whatever the encoder computes in.
 
     Args:
@@ -80,35 +82,28 @@ def grid(
     Raises:
         UserError: a mode, precision, batch size or length that does not exist; a graph of what has none.
     """
-    wanted = [_mode(name) for name in modes]
-    if use_graphs(graph, device) and "encode" in wanted:
+    for name in modes:
+        if name not in MODES:
+            raise unknown("mode", name, MODES)
+    if use_graphs(graph, device) and "encode" in modes:
         raise UserError("--cuda-graph: encoding is no step that could be captured; leave out --mode encode")
     sizes = [_whole(text, "--batch-sizes", 1, None) for text in batches]
     for text in lengths:
         if text != MIXED:
             _whole(text, "--seq-lens", 3, longest, f", or {MIXED}")
     resolved = [resolve_precision(name, device) for name in precisions]
-    points = (
+    wanted = [mode for mode in MODES if mode in modes]
+    points = dict.fromkeys(
         BenchmarkPoint(mode, size, length, "fp32" if mode == "head" else precision, compiled, graph)
-        for mode, precision, length, size in itertools.product(
-            sorted(wanted, key=MODES.index), resolved, lengths, sizes
-        )
+        for mode, precision, length, size in itertools.product(wanted, resolved, lengths, sizes)
     )
-    found = tuple(dict.fromkeys(points))
-    if not found:
+    if not points:
         raise UserError("nothing to time: name at least one mode, batch size, length and precision")
-    return found
-
-
-def _mode(name: str) -> Mode:
-    for mode in MODES:
-        if mode == name:
-            return mode
-    raise unknown("mode", name, MODES)
+    return list(points)
 
 
 def _whole(text: str, option: str, low: int, high: int | None, more: str = "") -> int:
-    if text.isdecimal() and low <= int(text) and (high is None or int(text) <= high):
+    if text.isdecimal() and low <= int(text) <= (high or math.inf):
         return int(text)
     limit = f"from {low} to {high}" if high else f"from {low} up"
     raise UserError(f"{option} takes whole numbers {limit}{more}, not {text!r}")
@@ -130,19 +125,6 @@ class Inputs:
     tokenized: Tokenized
     rows: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
-
-    @property
-    def examples(self) -> int:
-        return sum(len(rows) for rows in self.rows.values())
-
-    @property
-    def sentences(self) -> int:
-        return len(self.tokenized)
-
-    @property
-    def tokens(self) -> int:
-        """Word pieces, nothing padded."""
-        return int(self.tokenized.offsets[-1])
 
     def lengths(self, task: str) -> Tensor:
         """(batch, segment) int64, in word pieces."""
@@ -186,18 +168,29 @@ Run = Callable[[Mark], None]
 """One step; calls its argument with the name of each part as it begins."""
 
 
+def ignore(name: str) -> None:
+    """The `Mark` of a step whose parts are not timed."""
+
+
 # So small that a hundred thousand steps on one batch leave weights, and with them the time of a step, as they were.
 _RATE = 1e-9
 
 
 @dataclass
 class PreparedBenchmark:
-    """A point with everything that its heads share."""
+    """A point with everything that its heads share.
+
+    Attributes:
+        encoder: a copy where it is trained, compiled, or computes in bf16 weights.
+        kinds: how the inputs of the heads are encoded, by the kind of features that they read.
+        moments: the optimiser's, of the encoder's parameters.
+    """
 
     setup: Setup
     point: BenchmarkPoint
     inputs: Inputs
     encoder: Encoder
+    kinds: dict[str, FeatureSettings]
     tables: dict[FeatureSettings, FeatureTable] = field(default_factory=dict)
     moments: dict[int, Any] = field(default_factory=dict)
     compiled: dict[str, nn.Module] = field(default_factory=dict)
@@ -205,74 +198,91 @@ class PreparedBenchmark:
 
     @staticmethod
     def of(setup: Setup, point: BenchmarkPoint) -> PreparedBenchmark:
-        inputs = make_inputs(setup.encoder, setup.shapes, point)
-        return PreparedBenchmark(setup, point, inputs, _encoder(setup.encoder, point))
+        encoder, casts = setup.encoder, point.precision == "bf16" and point.mode in ("infer", "encode")
+        if casts or point.compiled or point.mode == "train":
+            encoder = encoder.copy()
+        if casts:
+            encoder.model.to(torch.bfloat16)
+        if point.compiled:
+            encoder.model.compile()
+        if point.mode == "train":
+            encoder.train()
+        found = (setup.assembly(head, point.precision).features for head in setup.plan.heads)
+        kinds: dict[str, FeatureSettings] = {settings.reads: settings for settings in found}
+        return PreparedBenchmark(setup, point, make_inputs(setup.encoder, setup.shapes, point), encoder, kinds)
 
     def names(self) -> tuple[str, ...]:
         """What is compared: heads; for `encode` the kinds of features that they read."""
-        if self.point.mode != "encode":
-            return self.setup.plan.heads
-        return tuple(self._kinds())
-
-    def make(self, name: str) -> Run:
-        """The step of one of `names`, built anew."""
-        if self.point.mode == "encode":
-            return self._encode(self._kinds()[name])
-        head = self.compiled.get(name) or self.assembly(name).build().to(self.setup.device)
-        if self.point.compiled and name not in self.compiled:
-            head.compile()
-            self.compiled[name] = head  # compiling it again for each repetition would take longer than all the rest
-        run = {"infer": self._infer, "train": self._train, "head": self._head}[self.point.mode](name, head)
-        return Captured(run, self.setup.device, compiled=self.point.compiled) if self.point.graph else run
+        return tuple(self.kinds) if self.point.mode == "encode" else self.setup.plan.heads
 
     def assembly(self, head: str) -> Assembly:
         return self.setup.assembly(head, self.point.precision)
 
-    def settings(self, name: str) -> FeatureSettings:
-        """How the inputs of one of `names` are encoded."""
-        return self._kinds()[name] if self.point.mode == "encode" else self.assembly(name).features
+    def make(self, name: str) -> Run:
+        """The step of one of `names`, built anew."""
+        if self.point.mode == "encode":
+            return partial(self._encode, self.kinds[name])
+        head = self.compiled.get(name) or self.assembly(name).build().to(self.setup.device)
+        if self.point.compiled and name not in self.compiled:
+            head.compile()
+            self.compiled[name] = head  # compiling it again for each repetition would take longer than all the rest
+        run = self._step(name, head)
+        return captured(run, self.setup.device, self.point.compiled) if self.point.graph else run
 
-    def _kinds(self) -> dict[str, FeatureSettings]:
-        found = (self.setup.assembly(head, self.point.precision).features for head in self.setup.plan.heads)
-        return {settings.reads: settings for settings in found}
-
-    def _encode(self, settings: FeatureSettings) -> Run:
+    def _encode(self, settings: FeatureSettings, mark: Mark) -> None:
         """As the feature store has its inputs encoded. The copy on the encoder's model is in the precision already."""
         reads = Tokens if settings.reads == "tokens" else Pooled
+        pooling, layers = settings.pooling, settings.layers
+        for _ in self.encoder.encode_chunks(
+            self.inputs.tokenized, reads=reads, pooling=pooling, layers=layers, precision="fp32"
+        ):
+            pass
 
+    def _step(self, name: str, head: nn.Module) -> Run:
+        """A batch of every task, as `training.loop` takes them.
+
+        `infer` is a forward pass. `train` and `head` also take a backward pass and an optimiser step; heads share the
+        encoder and the optimiser's moments of it. `head` reads features in memory, so that its step has no parts.
+        """
+        mode, device, batch = self.point.mode, self.setup.device, self.point.batch
+        trains, tuned = mode != "infer", mode == "train"
+        assembly = self.assembly(name)
+        losses, labels = assembly.losses(), {task: y.to(device) for task, y in self.inputs.labels.items()}
+        own = list(self.encoder.model.parameters()) if tuned else []
+        optimizer = AdamW([*own, *head.parameters()], weight_decay=0.01)
+        optimizer.state.update(self.moments)
+        head.train(trains)
+        read = self._stored(assembly.features) if mode == "head" else partial(self._live, assembly)
+
+        @torch.inference_mode(not trains)
         def run(mark: Mark) -> None:
-            chunks = self.encoder.encode_chunks(
-                self.inputs.tokenized,
-                reads=reads,
-                pooling=settings.pooling,
-                layers=settings.layers,
-                precision="fp32",
-            )
-            for _ in chunks:
-                pass
-
-        return run
-
-    def _infer(self, name: str, head: nn.Module) -> Run:
-        head.eval()
-
-        @torch.inference_mode()
-        def run(mark: Mark) -> None:
+            mark = ignore if mode == "head" else mark
             for shape in self.setup.shapes:
                 mark("encoder")
-                features = self._live(name, shape)
+                with torch.autocast(device.type, torch.bfloat16, enabled=tuned and self.point.precision == "bf16"):
+                    features = read(shape)
                 mark("head")
-                forward(head, features, shape, self.point.batch)
+                if tuned:  # the head's part of the backward pass ends once the gradients of all features are there
+                    wanted = [tensor for tensor in _tensors(features) if tensor.requires_grad]
+                    register_multi_grad_hook(wanted, lambda gradients: mark("encoder"), mode="all")
+                outputs = forward(head, features, shape, batch)
+                if trains:
+                    loss = losses[shape.name](outputs, labels[shape.name], shape)
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    mark("optimiser")
+                    optimizer.step(_RATE)
+            self.moments.update((number, moments) for number, moments in optimizer.state.items() if number < len(own))
 
         return run
 
-    def _live(self, name: str, shape: TaskShape) -> Pooled:
-        spec, settings = self.setup.plugins.head(name), self.settings(name)
+    def _live(self, assembly: Assembly, shape: TaskShape) -> Pooled:
+        reads, settings = assembly.spec.reads, assembly.features
         rows = self.inputs.rows[shape.name]
         if self.point.graph:
-            features = self.encoder.features_of(self._fixed(shape), spec.reads, settings.pooling, settings.layers)
+            features = self.encoder.features_of(self._fixed(shape), reads, settings.pooling, settings.layers)
             return part_of(features, 0, rows.shape)
-        return self.encoder.features(self.inputs.tokenized, rows, spec.reads, settings.pooling, settings.layers)
+        return self.encoder.features(self.inputs.tokenized, rows, reads, settings.pooling, settings.layers)
 
     def _fixed(self, shape: TaskShape) -> Batch:
         """A task's inputs in tensors of fixed shape, on the device, as steps that are captured have them."""
@@ -284,119 +294,53 @@ class PreparedBenchmark:
             self.batches[shape.name] = batch_of(there, size)
         return self.batches[shape.name]
 
-    def _train(self, name: str, head: nn.Module) -> Run:
-        """As `train.loop` does in the second phase. Heads share the encoder and the optimiser's moments of it."""
-        losses, labels = self.assembly(name).losses(), self._labels()
-        own = list(self.encoder.model.parameters())
-        optimizer = AdamW([*own, *head.parameters()], weight_decay=0.01)
-        optimizer.state.update(self.moments)
-        device, autocast = self.setup.device.type, self.point.precision == "bf16"
-        self.encoder.train()
-        head.train()
-
-        def run(mark: Mark) -> None:
-            for shape in self.setup.shapes:
-                mark("encoder")
-                with torch.autocast(device, torch.bfloat16, enabled=autocast):
-                    features = self._live(name, shape)
-                mark("head")
-                _when_reached(features, lambda: mark("encoder"))
-                outputs = forward(head, features, shape, self.point.batch)
-                loss = losses[shape.name](outputs, labels[shape.name], shape)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                mark("optimiser")
-                optimizer.step(_RATE)
-            self.moments.update((number, moments) for number, moments in optimizer.state.items() if number < len(own))
-
-        return run
-
-    def _head(self, name: str, head: nn.Module) -> Run:
-        """As `train.loop` does in the first phase, from features in memory."""
-        losses, labels, table = self.assembly(name).losses(), self._labels(), self._table(self.settings(name))
-        optimizer = AdamW(head.parameters(), weight_decay=0.01)
-        head.train()
-        rows = {each: value.to(self.setup.device) for each, value in self.inputs.rows.items()}
-
-        def gather(task: str) -> Pooled:
-            if self.point.graph:
-                return table.gather_fixed(rows[task], int(self.inputs.lengths(task).max()))
-            return table.gather(self.inputs.rows[task])
-
-        def run(mark: Mark) -> None:
-            for shape in self.setup.shapes:
-                outputs = forward(head, gather(shape.name), shape, self.point.batch)
-                loss = losses[shape.name](outputs, labels[shape.name], shape)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step(_RATE)
-
-        return run
-
-    def _labels(self) -> Mapping[str, Tensor]:
-        return {name: each.to(self.setup.device) for name, each in self.inputs.labels.items()}
-
-    def _table(self, settings: FeatureSettings) -> FeatureTable:
+    def _stored(self, settings: FeatureSettings) -> Callable[[TaskShape], Pooled]:
+        """Reads a task's features from a table in memory, which heads that read the same kind share."""
+        device = self.setup.device
         if settings not in self.tables:
-            table, device = encode_table(self.encoder, self.inputs.tokenized, settings), self.setup.device
-            if isinstance(table.tokens, ResidentTokens):
-                tokens = ResidentTokens(
-                    table.tokens.tokens.to(device), table.tokens.start.to(device), table.tokens.length
-                )
-                table = dataclasses.replace(table, tokens=tokens)
+            table = encode_table(self.encoder, self.inputs.tokenized, settings)
+            if isinstance(held := table.tokens, ResidentTokens):
+                moved = ResidentTokens(held.tokens.to(device), held.start.to(device), held.length)
+                table = dataclasses.replace(table, tokens=moved)
             self.tables[settings] = table.to(device)
-        return self.tables[settings]
+        table = self.tables[settings]
+        if not self.point.graph:
+            return lambda shape: table.gather(self.inputs.rows[shape.name])
+        rows = {task: each.to(device) for task, each in self.inputs.rows.items()}
+        return lambda shape: table.gather_fixed(rows[shape.name], int(self.inputs.lengths(shape.name).max()))
 
 
-def _encoder(encoder: Encoder, point: BenchmarkPoint) -> Encoder:
-    """The encoder as the point needs it: a copy where it is trained, compiled, or computes in bf16 weights."""
-    casts = point.precision == "bf16" and point.mode in ("infer", "encode")
-    if not (casts or point.compiled or point.mode == "train"):
-        return encoder
-    model = copy.deepcopy(encoder.model)
-    if casts:
-        model = model.to(torch.bfloat16)
-    if point.compiled:
-        model.compile()
-    return Encoder(encoder.name, model, encoder.tokenizer)
+def _tensors(features: Pooled) -> list[Tensor]:
+    """What a head's gradients go to: all of its features but their mask."""
+    found = [getattr(features, each.name) for each in dataclasses.fields(features)]
+    return [tensor for tensor in found if tensor.is_floating_point()]
 
 
-def _when_reached(features: Pooled, call: Any) -> None:
-    """Call once the gradients of all features are there: the head's part of the way back is done."""
-    tensors = [getattr(features, each.name) for each in dataclasses.fields(features)]
-    wanted = [tensor for tensor in tensors if tensor.requires_grad]
-    if wanted:
-        torch.autograd.graph.register_multi_grad_hook(wanted, lambda gradients: call(), mode="all")
-
-
-class Captured:
-    """A `Run` without parts: what a graph is made of cannot be told apart while it is replayed.
+def captured(run: Run, device: torch.device, compiled: bool) -> Run:
+    """A step as replays of a CUDA graph. It has no parts: within a replay none can be timed.
 
     Raises:
         UserError: the step waits for the device somewhere, or does something else that no graph can hold.
     """
 
-    def __init__(self, run: Run, device: torch.device, *, compiled: bool = False) -> None:
-        def step(row: torch.Tensor) -> torch.Tensor:
-            run(lambda name: None)
-            return row
+    def step(row: Tensor) -> Tensor:
+        run(ignore)
+        return row
 
-        self.refused: list[str] = []
-        self.device, self.row = device, torch.zeros(1, dtype=torch.int32, device=device)
-        # A compiled step is made in its first run, and is itself only from the second on.
-        warmups = 1 + compiled
-        self.program = GraphedStep(step, 1, device, graph_pool(device), warmups, self.refused.append)
-        for _ in range(warmups + 1):
-            self.run()
+    refused: list[str] = []
+    warmups = 1 + compiled  # a compiled step is made in its first run, and is itself only from the second on
+    graphed = GraphedStep(step, 1, device, graph_pool(device), warmups, refused.append)
+    row = torch.zeros(1, dtype=torch.int32, device=device)
 
-    def __call__(self, mark: Mark) -> None:
-        self.run()
+    def replay(mark: Mark) -> None:
+        with side_stream(device):
+            graphed.run(row)
+        if refused:
+            raise UserError(f"no CUDA graph can be made of it: {refused[0]}")
 
-    def run(self) -> None:
-        with side_stream(self.device):
-            self.program.run(self.row)
-        if self.refused:
-            raise UserError(f"no CUDA graph can be made of it: {self.refused[0]}")
+    for _ in range(warmups + 1):
+        replay(ignore)
+    return replay
 
 
 @dataclass(frozen=True)
@@ -424,66 +368,49 @@ _FEW = 2  # examples; one is too few for batch normalisation
 
 def count_work(prepared: PreparedBenchmark, name: str) -> Work:
     """Raises: whatever the head raises."""
-    point, inputs, mode = prepared.point, prepared.inputs, prepared.point.mode
-    encoder = _encoder_counts(prepared, name) if mode != "head" else 0
-    forth, whole, unknown = _head(prepared, name) if mode != "encode" else (0, 0, ())
-    head = count(prepared.assembly(name).build()) if mode != "encode" else 0
-    # The way back takes two products for each of the way there: gradients of what went in, and of the weights.
-    macs = encoder * (3 if mode == "train" else 1) + (forth if mode == "infer" else whole)
-    return Work(
-        examples=inputs.examples,
-        sentences=inputs.sentences,
-        tokens=inputs.tokens,
-        flops=2 * macs,
-        macs=(encoder + forth) / (point.batch * len(prepared.setup.shapes)),
-        parameters=head + (prepared.setup.encoder.parameters if mode != "head" else 0),
-        unknown=unknown,
-    )
+    setup, point, inputs = prepared.setup, prepared.point, prepared.inputs
+    encoder = forth = whole = parameters = 0
+    unknown: tuple[str, ...] = ()
+    if point.mode != "head":
+        settings = prepared.kinds[name] if point.mode == "encode" else prepared.assembly(name).features
+        model, parameters = setup.encoder, setup.encoder.parameters
+        top, pooler = max(model.check(settings.pooling, settings.layers)), settings.pooling == "pooler"
+        first_only = settings.reads != "tokens" and settings.pooling in ("pooler", "cls")
+        lengths = inputs.tokenized.lengths.tolist()
+        encoder = encoder_macs(model.config, lengths, top=top, first_only=first_only, pooler=pooler)
+    if point.mode != "encode":
+        forth, whole, unknown = _head_macs(prepared, name)
+        parameters += count(prepared.assembly(name).build())
+    # The backward pass takes two products for each of the forward pass: gradients of the inputs, and of the weights.
+    macs = encoder * (3 if point.mode == "train" else 1) + whole
+    examples, tokens = point.batch * len(setup.shapes), int(inputs.tokenized.offsets[-1])
+    return Work(examples, len(inputs.tokenized), tokens, 2 * macs, (encoder + forth) / examples, parameters, unknown)
 
 
-def _encoder_counts(prepared: PreparedBenchmark, name: str) -> int:
-    settings, encoder = prepared.settings(name), prepared.setup.encoder
-    layers = encoder.check(settings.pooling, settings.layers)
-    pooler = settings.pooling == "pooler"
-    first_only = settings.reads != "tokens" and (pooler or settings.pooling == "cls")
-    lengths = prepared.inputs.tokenized.lengths.tolist()
-    return encoder_macs(encoder.config, lengths, top=max(layers), first_only=first_only, pooler=pooler)
-
-
-def _head(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[str, ...]]:
-    """Multiply-accumulates of a round, forth alone and forth and back, and what could not be counted.
+def _head_macs(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[str, ...]]:
+    """Of a forward pass over a batch of every task, and of all that a step computes; and what could not be counted.
 
     Where all sentences have one length, a few examples are counted and stand for all.
     """
-    setup, batch = prepared.setup, prepared.point.batch
-    assembly = prepared.assembly(name)
-    spec, layers, head = assembly.spec, len(assembly.features.layers), assembly.build()
+    point, assembly = prepared.point, prepared.assembly(name)
+    reads, layers, head = assembly.spec.reads, len(assembly.features.layers), assembly.build()
     losses, random = assembly.losses(), generator(0, "speed", "counts")
     forth = whole = 0
     unknown: set[str] = set()
-    for shape in setup.shapes:
-        few = batch if prepared.point.length == MIXED and issubclass(spec.reads, Tokens) else min(batch, _FEW)
-        lengths = prepared.inputs.lengths(shape.name)[:few]
-        features = make_features(spec.reads, lengths, width_of(assembly), layers)
+    for shape in prepared.setup.shapes:
+        few = point.batch if point.length == MIXED and issubclass(reads, Tokens) else min(point.batch, _FEW)
+        features = make_features(reads, prepared.inputs.lengths(shape.name)[:few], width_of(assembly), layers)
         macs = head_macs(head.eval(), features, shape.name)
-        forth += macs.total * batch // few
+        forth += macs.total * point.batch // few
         unknown.update(macs.unknown)
-        if prepared.point.mode == "infer":
+        if point.mode == "infer":
             continue
-        if prepared.point.mode == "train":
-            _ask_for_gradients(features)
-        head.train(batch > 1)
+        for tensor in _tensors(features):
+            tensor.requires_grad_(point.mode == "train")
+        head.train(point.batch > 1)
         with counting() as counter:
             loss = losses[shape.name](forward(head, features, shape, few), make_labels(shape, few, random), shape)
             loss.backward()  # type: ignore[no-untyped-call]
-        whole += counter.macs * batch // few
+        whole += counter.macs * point.batch // few
         unknown.update(counter.unknown)
-    return forth, whole, tuple(sorted(unknown))
-
-
-def _ask_for_gradients(features: Pooled) -> None:
-    features.pooled.requires_grad_()
-    if isinstance(features, Tokens):
-        features.tokens.requires_grad_()
-    if isinstance(features, Layers):
-        features.layers.requires_grad_()
+    return forth, whole if point.mode != "infer" else forth, tuple(sorted(unknown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -154,12 +155,14 @@ class CellStore:
         predictions: Mapping[str, Sequence[Any]],
         weights: Mapping[str, Tensor],
         encoder: Mapping[str, Tensor] | None = None,
+        kept: str = "all",
     ) -> Record:
         """Store a finished cell, its record last, and drop its checkpoint; a failed one keeps it.
 
         Args:
             predictions: columns of equal length, see `benchkit.store.cells`.
             encoder: weights of the encoder that was trained along, where they are to be kept.
+            kept: `best` where `drop_encoder` may delete them once there are better ones.
 
         Returns:
             The record as stored, with the sha256 of the predictions in it.
@@ -174,7 +177,7 @@ class CellStore:
         with self._saving(key):
             self._save_tensors(key, "weights", weights)
             if encoder is not None:
-                self._save_tensors(key, "encoder", encoder)
+                self._save_tensors(key, "encoder", encoder, kept=kept)
             write_atomic(self._path(key, "predictions.parquet"), table)
             write_atomic(self._path(key, "record.json"), text.encode())
             if record.status != "failed":
@@ -216,11 +219,20 @@ class CellStore:
         """The weights of the encoder that a cell trained along, on the CPU; raises as `weights` does."""
         return self._tensors(key, "encoder")
 
-    def _save_tensors(self, key: str, name: str, weights: Mapping[str, Tensor]) -> None:
+    def drop_encoder(self, key: str) -> None:
+        """Delete a cell's encoder that was kept only as long as it was the best; one that was asked for stays."""
+        path = self._path(key, "encoder.safetensors")
+        with contextlib.suppress(OSError, SafetensorError):
+            with safe_open(path, framework="pt") as file:
+                replaceable = (file.metadata() or {}).get("kept") == "best"
+            if replaceable:
+                path.unlink()
+
+    def _save_tensors(self, key: str, name: str, weights: Mapping[str, Tensor], **notes: str) -> None:
         from safetensors.torch import save as to_safetensors
 
         tensors = {name: each.detach().cpu().contiguous() for name, each in weights.items()}
-        content = to_safetensors(tensors, {"cell": key, "format": "pt"})
+        content = to_safetensors(tensors, {"cell": key, "format": "pt", **notes})
         write_atomic(self._path(key, f"{name}.safetensors"), content)
 
     def _tensors(self, key: str, name: str) -> dict[str, Tensor]:

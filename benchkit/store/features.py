@@ -17,7 +17,7 @@ import torch
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Pooled, Tokens
-from benchkit.core.prefetch import ahead, behind, directly
+from benchkit.core.prefetch import background_writer, prefetch, synchronous
 from benchkit.core.settings import plain, read_json
 from benchkit.core.source import ENCODING, code_hash, numeric_versions, package_files
 from benchkit.encoder.attention import kernels
@@ -180,14 +180,14 @@ class FeatureStore:
         # A GPU would stand idle meanwhile; a CPU is what is busy.
         aside = encoder.device.type != "cpu"
         parts = encoder.encode_batches(
-            ahead(tokenized()) if aside else tokenized(),
+            prefetch(tokenized()) if aside else tokenized(),
             reads=Tokens if settings.reads == "tokens" else Pooled,
             pooling=settings.pooling,
             layers=settings.layers,
             precision=settings.precision,
             chunk=self._chunk,
         )
-        with behind() if aside else directly() as later:
+        with background_writer() if aside else synchronous() as later:
             for part in parts:
                 later(partial(write, part))
                 done += len(part.rows)

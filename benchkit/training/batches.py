@@ -158,7 +158,8 @@ class Order:
             return [names[i % len(names)] for i in range(self.batches())]
         # Annealed (Stickland & Murray 2019, section 4.2): towards equal shares in the last epoch.
         progress = (epoch - 1) / max(1, self.epochs - 1)
-        weights = torch.tensor([float(size) for size in self.sizes.values()]) ** (1 - 0.8 * progress)
+        power = {"by_size": 1.0, "square_root": 0.5, "annealed": 1 - 0.8 * progress}[self.sampling]
+        weights = torch.tensor([float(size) for size in self.sizes.values()]) ** power
         drawn = torch.multinomial(weights, self.batches(), replacement=True, generator=random)
         return [names[i] for i in drawn.tolist()]
 

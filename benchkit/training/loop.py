@@ -113,7 +113,8 @@ def _epoch(
             dev = _dev_points(context, modules, reader, state)
             points += dev
             score = sum(point.value for point in dev) / len(dev)
-            if score > state.best_score and not state.diverged:
+            # A head that is not trained says nothing about the epoch.
+            if (score > state.best_score or context.settings.ranking_only) and not state.diverged:
                 state.best_score, state.best_epoch = score, state.epoch
                 state.best = {name: value.detach().clone() for name, value in modules.state_dict().items()}
     if context.interference and not state.diverged:
@@ -126,6 +127,7 @@ def _steps(context: PhaseContext, modules: nn.ModuleDict, steps: Steps, state: S
     """All optimiser steps of an epoch; returns the results of its batches by task."""
     seen = OrderHash(state.order_hash)
     modules.train()
+    modules["head"].train(not context.settings.ranking_only)
     batches = list(context.order.epoch(state.epoch))
     seen.epoch(batches)
     state.order_hash = seen.state
@@ -154,7 +156,7 @@ def _train_points(context: PhaseContext, kept: Mapping[str, Trained], state: Sta
         limit = _DIVERGED * context.constant_losses[name]
         first = next((each["loss"] for each in state.curve if (each["task"], each["split"]) == (name, "train")), None)
         # A loss that is high but falls belongs to a training that was too short.
-        falling = first is None or loss < first
+        falling = first is None or loss < first or context.settings.ranking_only
         if state.epoch == context.settings.epochs and loss > limit and not falling and not state.diverged:
             state.diverged = (
                 f"{context.phase} epoch {state.epoch}, its last, has a training loss of {loss:.3g} on {name}; "
@@ -175,6 +177,6 @@ def _dev_points(context: PhaseContext, modules: nn.ModuleDict, reader: Reader, s
                 state.diverged or f"{context.phase} epoch {state.epoch}: the dev loss of {name} is {result.loss}"
             )
         reason = collapsed(result.predictions, None if part.labels is None else part.labels.numpy(), task)
-        if reason:
+        if reason and not context.settings.ranking_only:
             state.events.append(f"{context.phase} epoch {state.epoch}: {reason} on dev")
     return points

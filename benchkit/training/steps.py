@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
 from benchkit.core.task import TaskShape
+from benchkit.nn.losses import multiple_negatives
 from benchkit.training.batches import Batch
 from benchkit.training.evaluation import PhaseContext, Reader, forward
 from benchkit.training.optimizer import AdamW
@@ -118,17 +119,17 @@ def descend(
         shape, loss = context.shapes[task], context.losses[task]
         read = forward(head, given, shape, len(wanted) * passes)
         both = read.chunk(passes)
-        outputs, task_loss = (
-            both[0],
-            sum((loss(each, wanted, shape) for each in both[1:]), loss(both[0], wanted, shape)),
-        )
-        task_loss = task_loss / passes
-        losses.append(task_loss)
+        task_loss = sum((loss(each, wanted, shape) for each in both[1:]), loss(both[0], wanted, shape)) / passes
+        total = task_loss
         if passes == 2:
-            losses[-1] = losses[-1] + context.settings.r_drop * disagreement(both[0], both[1], shape)
+            total = total + context.settings.r_drop * disagreement(both[0], both[1], shape)
         if context.auxiliary:
-            losses[-1] = losses[-1] + context.auxiliary(head, given, read, wanted.repeat(passes), shape)
-        results.append((outputs.detach(), wanted, task_loss.detach()))
+            total = total + context.auxiliary(head, given, read, wanted.repeat(passes), shape)
+        if context.settings.ranking and (similar := context.tasks[task].ranks(shape)) is not None:
+            ranking = context.settings.ranking * multiple_negatives(given.pooled, (wanted >= similar).repeat(passes))
+            total = ranking if context.settings.ranking_only else total + ranking
+        losses.append(total)
+        results.append((both[0].detach(), wanted, task_loss.detach()))
     optimizer.zero_grad()
     sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
     if shadow:

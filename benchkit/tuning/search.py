@@ -1,50 +1,53 @@
-"""A search: studies of several heads, and what they found."""
+"""A search: studies of several heads, what they found, and the best config against the default on fresh seeds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
+
+from benchkit.analysis.statistics import Difference, Paired, paired_differences
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.plugins import Plugins
+from benchkit.core.plugins import Plugins, load_plugins
 from benchkit.core.protocol import parse_settings
+from benchkit.core.record import Record
+from benchkit.core.task import TaskSpec
+from benchkit.experiment import executors
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.config import Request, requested_protocol
-from benchkit.experiment.executors import POLL_SECONDS, Job, JobQueue, Result, describe_end, make_executor
 from benchkit.experiment.run_cell import Emit
 from benchkit.experiment.session import Session
-from benchkit.tuning.final import (
-    FinalComparison,
-    fresh_seeds,
-    retrain,
-    trial_protocol,
-    write_protocol,
-    write_protocols,
-)
-from benchkit.tuning.space import DEFAULT_GROUPS, build_space, empty, fit_size, parse_size, width_fields
-from benchkit.tuning.storage import Storage, absolute, shown
+from benchkit.experiment.workspace import Workspace
+from benchkit.store.cells import CellStore
+from benchkit.store.files import cache_root
+from benchkit.tuning.space import COSTS, DEFAULT_GROUPS, build_space, check_methods, parse_size, without_width
+from benchkit.tuning.storage import Storage, absolute, open_storage, shown
 from benchkit.tuning.study import (
-    COSTS,
-    GRID_LIMIT,
-    Objective,
     Study,
     StudyConfig,
     Trial,
     best,
     check_name,
-    check_pruner,
-    check_sampler,
-    given_up,
     open_study,
     pareto_front,
+    read_config,
+    study_names,
 )
-from benchkit.tuning.trial import run_next, storage_of
+from benchkit.tuning.trial import BEST, DEFAULT, run_next, storage_of, write_protocols, write_trial
+
+_TUNED = Path("results/tune")
+_AS_GIVEN = ("device", "threads", "feature_cache", "keep_encoder", "encoder_dtype", "cuda_graph", "compiled")
+"""How a final comparison is run: as the search, or as `benchkit run` was told."""
 
 _RESTARTS = 3  # of workers that died, for each that runs at the same time
 SEED = 0  # of every trial's training: configs differ, batches and initial draws do not
+_FRESH = tuple(range(1, 1001))  # seeds that no trial was trained with
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,33 @@ class TuneRequest:
     study: str = ""
     storage: str = ""
     final_seeds: int = 3
+
+
+@dataclass(frozen=True)
+class FinalComparison:
+    """The default config against the best one.
+
+    Attributes:
+        split: `test`, or `dev` where no task has a labelled test; dev has chosen the best config, so it flatters it.
+        metrics: by task.
+        differences: by task, and "mean"; empty where a cell has no numbers.
+        records: by `default` and `best`, a record a seed.
+    """
+
+    head: str
+    split: str
+    seeds: tuple[int, ...]
+    metrics: dict[str, str]
+    differences: dict[str, Difference]
+    records: dict[str, tuple[Record, ...]]
+
+    def faults(self) -> list[str]:
+        return [
+            f"{which} config, seed {record.seed}: {record.status}: {record.error}"
+            for which, records in self.records.items()
+            for record in records
+            if record.status != "ok"
+        ]
 
 
 @dataclass(frozen=True)
@@ -90,7 +120,7 @@ class StudyResult:
 
 
 @dataclass
-class TrialQueue(JobQueue):
+class TrialQueue(executors.JobQueue):
     """Jobs that run a trial each, until the study has enough or `stopped` says so.
 
     Attributes:
@@ -105,27 +135,25 @@ class TrialQueue(JobQueue):
     done: bool = False
     next_ask: float = 0.0
 
-    def next(self) -> Job | Literal["wait"] | None:
+    def next(self) -> executors.Job | Literal["wait"] | None:
         if self.done or self.stopped():
             return None
         if time.monotonic() < self.next_ask:
             return "wait"
-        return Job.of(run_next, self.config.to_data(), self.config.cell.head_files)
+        return executors.Job.of(run_next, self.config.to_data(), self.config.cell.head_files)
 
-    def ended(self, job: Job, result: Result) -> None:
+    def ended(self, job: executors.Job, result: executors.Result) -> None:
         if result["event"] == "error":
             raise UserError(result["line"])
         if result["event"] == "died":
-            self._died(describe_end(result["code"]))
+            how = executors.describe_end(result["code"])
+            self.restarts -= 1
+            if not self.restarts:
+                raise UserError(f"workers of study {self.config.name!r} keep dying; the last {how}")
+            self.emit({"event": "log", "line": f"a worker {how}; its trial will be tried again"})
         else:
             self.done = self.done or result["state"] == "done"
-            self.next_ask = time.monotonic() + POLL_SECONDS if result["state"] == "wait" else 0.0
-
-    def _died(self, how: str) -> None:
-        self.restarts -= 1
-        if not self.restarts:
-            raise UserError(f"workers of study {self.config.name!r} keep dying; the last {how}")
-        self.emit({"event": "log", "line": f"a worker {how}; its trial will be tried again"})
+            self.next_ask = time.monotonic() + executors.POLL_SECONDS if result["state"] == "wait" else 0.0
 
 
 @dataclass
@@ -145,12 +173,15 @@ class Tuning:
         Raises:
             UserError: something in it is unknown, missing or impossible.
         """
+        request = replace(request, pruner=request.pruner or ("none" if request.objective in COSTS else "median"))
         _check(request)
         phases = request.run.phases or requested_protocol(request.run, plugins).phases[:1]
         session = Session.open(replace(request.run, seeds=(SEED,), phases=phases), plugins, emit)
-        out = request.run.out or Path("results/tune") / session.plan.out.name
+        out = request.run.out or _TUNED / session.plan.out.name
         session.plan = replace(session.plan, out=out)
-        _check_objective(request.objective, session.plan.protocol.tasks)
+        objectives = ("mean", *COSTS, *session.plan.protocol.tasks)
+        if request.objective not in objectives:
+            raise unknown("objective", request.objective, objectives)
         url = absolute(request.storage or f"journal:{out / 'studies.journal'}")
         return Tuning(request, session, [_config(request, session, cell, url) for cell in session.cells], url)
 
@@ -178,15 +209,15 @@ class Tuning:
         """
         study, plan = Study(config, self.storage), self.session.plan
         emit({"event": "study", "head": config.head, "wanted": config.wanted(), "counts": study.counts()})
-        executor = make_executor(plan.executor, self.session.workspace, plan.jobs, config.trials)
+        executor = executors.make_executor(plan.executor, self.session.workspace, plan.jobs, config.trials)
         try:
             executor.run(TrialQueue(config, emit, stopped, _RESTARTS * executor.jobs), emit)
         except BaseException:
             study.fail_lost()  # leave no trial running that nobody runs
             raise
         trials = tuple(study.trials())
-        front = tuple(pareto_front(trials)) if config.objective.cost else ()
-        return StudyResult(config, trials, given_up(trials, config.trials), front)
+        front = tuple(pareto_front(trials)) if config.cost else ()
+        return StudyResult(config, trials, config.given_up(trials), front)
 
     def conclude(self, found: StudyResult, emit: Emit) -> StudyResult:
         """Write the best config and the default as protocols, train both with fresh seeds, and compare them."""
@@ -196,11 +227,12 @@ class Tuning:
         write_protocols(folder, found.config, found.best, workspace)
         for trial in found.front:
             comment = f"Trial {trial.number}: dev mean {trial.values[0]:.4f} with {trial.parameters:,} parameters."
-            protocol = trial_protocol(found.config, trial, workspace)
-            write_protocol(folder / "front" / f"trial-{trial.number}.toml", found.config, protocol, comment)
+            write_trial(folder / "front" / f"trial-{trial.number}.toml", found.config, trial, comment, workspace)
         if not self.request.final_seeds:
             return found
-        request = final_request(self.request.run, folder, fresh_seeds(self.request.final_seeds))
+        run = self.request.run
+        shared: dict[str, Any] = {name: getattr(run, name) for name in ("head_files", "jobs", *_AS_GIVEN)}
+        request = Request(seeds=_FRESH[: self.request.final_seeds], out=folder / "final", **shared)
         return replace(found, final=retrain(folder, request, workspace.plugins, emit))
 
     def close(self) -> None:
@@ -225,23 +257,9 @@ class Tuning:
         return lines
 
 
-def final_request(run: Request, folder: Path, seeds: Sequence[int]) -> Request:
-    """What trains the two protocols of a folder; everything but how it is run comes from these."""
-    return Request(
-        head_files=run.head_files,
-        seeds=tuple(seeds),
-        device=run.device,
-        out=folder / "final",
-        jobs=run.jobs,
-        threads=run.threads,
-        feature_cache=run.feature_cache,
-        cuda_graph=run.cuda_graph,
-        compiled=run.compiled,
-    )
-
-
+_GRID_LIMIT = 100_000  # points
 # Most that makes sense by far; beyond, memory or patience would end before the search does.
-_LIMITS = {"trials": (1, 100_000), "final_seeds": (0, 1000), "sampler_seed": (0, 2**32 - 1)}
+_LIMITS = {"trials": (1, 100_000), "final_seeds": (0, len(_FRESH)), "sampler_seed": (0, 2**32 - 1)}
 
 
 def _check(request: TuneRequest) -> None:
@@ -249,71 +267,40 @@ def _check(request: TuneRequest) -> None:
         value = getattr(request, name)
         if not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} is from {low:,} to {high:,}, not {value}")
-    objectives = len(Objective(request.objective).directions)
-    check_sampler(request.sampler, objectives=objectives)
-    check_pruner(_pruner(request), objectives=objectives)
+    check_methods(request.sampler, request.pruner, request.objective)
     if request.study:
         check_name(request.study)
-
-
-def _pruner(request: TuneRequest) -> str:
-    return request.pruner or ("none" if Objective(request.objective).cost else "median")
-
-
-def _check_objective(name: str, tasks: Sequence[str]) -> None:
-    if name not in ("mean", *COSTS, *tasks):
-        raise unknown("objective", name, ["mean", *COSTS, *tasks])
 
 
 def _config(request: TuneRequest, session: Session, cell: Cell, url: str) -> StudyConfig:
     """A head's study; its name is that of the head, or made of the one that was given."""
     workspace = session.workspace
     spec, protocol = workspace.plugins.head(cell.head), session.plan.protocol
-    pins = _pins(request.run.settings)
+    given = parse_settings(request.run.settings).items()  # what `--set` sets is not searched
+    pins = [f"{table}.{name}" for table, value in given for name in (value if isinstance(value, dict) else ())]
+    pins += [name for name, value in given if not isinstance(value, dict)]
     tasks = workspace.tasks(protocol)
     space = build_space(spec, session.plan.configs[cell.head], protocol, tasks, request.search or DEFAULT_GROUPS, pins)
     size = parse_size(request.match_params) if request.match_params else 0
     widths: tuple[str, ...] = ()
     if size:
-        widths = tuple(width_fields(cell, workspace, pins))
-        fit_size(cell, cell.config, size, widths, workspace)  # the default, at least, must be possible
-        space = space.without([f"{cell.head}.{name}" for name in widths[:1]])
-        if not space.dimensions:
-            raise empty(cell.head, f"{widths[0]} alone was searched, and --match-params solves it")
-    if request.sampler == "grid" and space.grid_size() > GRID_LIMIT:
+        space, widths = without_width(space, cell, size, pins, workspace)
+    if request.sampler == "grid" and space.grid_size() > _GRID_LIMIT:
         raise UserError(
-            f"a grid of {space.grid_size():,} points is too large (at most {GRID_LIMIT:,}): narrow --search"
+            f"a grid of {space.grid_size():,} points is too large (at most {_GRID_LIMIT:,}): narrow --search"
         )
     several = len(session.plan.heads) > 1
-    return StudyConfig(
-        name=check_name(f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head),
-        storage=url,
-        cell=cell,
-        space=space,
-        objective=Objective(request.objective),
-        trials=request.trials,
-        sampler=request.sampler,
-        sampler_seed=request.sampler_seed,
-        pruner=_pruner(request),
-        size=size,
-        widths=widths,
-        encoder=request.run.encoder or protocol.encoder,
-        data=request.run.data or protocol.data,
-    )
-
-
-def _pins(settings: Sequence[str]) -> list[str]:
-    """Dotted names of the fields that `--set` sets."""
-    names = []
-    for table, value in parse_settings(settings).items():
-        names += [f"{table}.{field}" for field in value] if isinstance(value, dict) else [table]
-    return names
+    name = check_name(f"{request.study}-{cell.head}" if request.study and several else request.study or cell.head)
+    encoder, data = request.run.encoder or protocol.encoder, request.run.data or protocol.data
+    same = ("objective", "trials", "sampler", "sampler_seed", "pruner")
+    shared: dict[str, Any] = {field: getattr(request, field) for field in same}
+    return StudyConfig(name, url, cell, space, size=size, widths=widths, encoder=encoder, data=data, **shared)
 
 
 def describe(tuning: Tuning, config: StudyConfig) -> list[str]:
     """What is about to be searched, a line each."""
     size = f", {config.size:,} parameters ±5 % by {', '.join(config.widths[:1])}" if config.size else ""
-    goal = config.objective.quality + (f" against {config.objective.cost}" if config.objective.cost else "")
+    goal = f"{config.quality} against {config.cost}" if config.cost else config.quality
     sampler = f"sampler {config.sampler} (seed {config.sampler_seed}), pruner {config.pruner}"
     phases = " then ".join(config.cell.protocol.phases)
     return [
@@ -321,3 +308,98 @@ def describe(tuning: Tuning, config: StudyConfig) -> list[str]:
         f"  {config.trials} trials, {sampler}, for {goal}{size};",
         f"  every trial trains {phases} with seed {config.cell.seed} and never sees test",
     ]
+
+
+def retrain(folder: Path, request: Request, plugins: Plugins, emit: Emit) -> FinalComparison:
+    """Train `default.toml` and `best.toml` of a folder with the request's seeds, in fresh processes, and compare.
+
+    Finished cells are reused; with another `out` everything is trained again, to the same numbers.
+
+    Raises:
+        UserError: a protocol is missing, or what it names cannot be used.
+    """
+    sessions = {
+        name: Session.open(replace(request, protocol=folder / f"{name}.toml"), plugins, emit)
+        for name in (DEFAULT, BEST)
+    }
+    records = {}
+    for name, each in sessions.items():
+        records[name] = each.run(emit, executors.LocalProcesses(each.workspace, each.plan.jobs)).records
+    session = sessions[BEST]
+    return compare(records, session.store, session.workspace.tasks(session.plan.protocol))
+
+
+def compare(records: dict[str, tuple[Record, ...]], store: CellStore, tasks: Sequence[TaskSpec]) -> FinalComparison:
+    """The paired test on the last phase's predictions, over the tasks that have labels on test."""
+    split, pairs, first = "test", dict[str, Paired](), records[DEFAULT]
+    if all(record.status in ("ok", "collapsed") for side in records.values() for record in side):
+        a, b = ([store.predictions(record.key) for record in records[side]] for side in (DEFAULT, BEST))
+        for split in ("test", "dev"):
+            pairs = {task.name: pair for task in tasks if (pair := _pair(a, b, task, split))}
+            if pairs:
+                break
+    seeds = tuple(record.seed for record in first)
+    metrics = {task.name: task.metric.name for task in tasks}
+    return FinalComparison(first[0].head, split, seeds, metrics, paired_differences(pairs) if pairs else {}, records)
+
+
+def _pair(a: Sequence[pd.DataFrame], b: Sequence[pd.DataFrame], task: TaskSpec, split: str) -> Paired | None:
+    """A task's predictions side by side; None if the split is unlabelled."""
+    sides = [[frame[(frame["task"] == task.name) & (frame["split"] == split)] for frame in frames] for frames in (a, b)]
+    first = sides[0][0]
+    if not len(first) or first["label"].isna().any():
+        return None
+    if any(list(frame["id"]) != list(first["id"]) for side in sides for frame in side):
+        raise UserError(f"predictions of {task.name} {split} are not for the same examples: run it again")
+    before, after = (np.stack([frame["prediction"].to_numpy(float) for frame in side]) for side in sides)
+    return Paired(first["label"].to_numpy(float), before, after, task.metric.score)
+
+
+def run_again(
+    name: str, url: str, seeds: Sequence[int], options: Mapping[str, Any], emit: Emit
+) -> tuple[FinalComparison, Path]:
+    """Train the best config of a study and its default, and compare them.
+
+    Args:
+        url: of the storage; "" looks into the journals under `results/tune`.
+        seeds: by default those that `benchkit tune` takes.
+        options: of `benchkit run`: where and how to run, and where data and encoder are.
+
+    Returns:
+        The comparison, and the folder with its cells.
+
+    Raises:
+        UserError: there is no such study, or no trial of it is complete.
+    """
+    storage, folder = _find(check_name(name), url)
+    with closing(storage):
+        config = read_config(storage, name)
+        found = best(Study(config, storage).trials())
+    if found is None:
+        raise UserError(f"study {name!r} has no complete trial: go on with benchkit tune --study {name}")
+    files = tuple(options["head_files"]) or tuple(map(Path, config.cell.head_files))
+    plugins = load_plugins(files)
+    workspace = Workspace(plugins, cache_root(), lambda line: emit({"event": "log", "line": line}))
+    out = options["out"] or folder / name / "final"
+    write_protocols(out, config, found, workspace)
+    own = {"data": options["data"] or "", "encoder": options["encoder"] or "", "jobs": options["jobs"] or 0}
+    shared: dict[str, Any] = {name: options[name] for name in _AS_GIVEN} | own
+    request = Request(head_files=files, seeds=tuple(seeds) or _FRESH[:3], out=out, **shared)
+    return retrain(out, request, plugins, emit), out
+
+
+def _find(name: str, url: str) -> tuple[Storage, Path]:
+    """The storage of a study, and the folder that its results belong in."""
+    if url:
+        return open_storage(absolute(url), create=False), _TUNED / "from-study"
+    found = []
+    for path in sorted(_TUNED.glob("*/studies.journal")):
+        storage = open_storage(f"journal:{path}", create=False)
+        if name in study_names(storage):
+            found.append((storage, path.parent))
+    if not found:
+        raise UserError(f"no study {name!r} in the journals under {_TUNED}: say where it is with --storage")
+    if len(found) > 1:
+        places = ", ".join(f"journal:{folder / 'studies.journal'}" for _, folder in found)
+        raise UserError(f"study {name!r} is in several journals: choose one with --storage, of {places}")
+    return found[0]

@@ -1,33 +1,30 @@
-"""What is searched: a head's config and its rates; and configs of a given size."""
+"""What is searched and how it is drawn: a head's config and rates, configs of a given size, samplers and pruners."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from optuna import pruners, samplers
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.head import Choice, HeadSpec, Range
+from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.protocol import Phase, Protocol
+from benchkit.core.rng import derive
 from benchkit.core.task import TaskSpec
 from benchkit.experiment.cell import Cell
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.workspace import Workspace
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-
-_GRID_POINTS = 3  # of a range, where a grid is searched
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,6 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def distribution(self) -> BaseDistribution:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
         if self.kind == "choice":
             return CategoricalDistribution(self.choices)
         if self.kind == "int":
@@ -61,9 +56,9 @@ class Dimension:
         """The values that a grid tries: all choices; of a range both ends and the middle."""
         if self.kind == "choice":
             return self.choices
-        ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        steps = [ends[0] + (ends[1] - ends[0]) * i / (_GRID_POINTS - 1) for i in range(_GRID_POINTS)]
-        values = [self.low, *(math.exp(each) if self.log else each for each in steps[1:-1]), self.high]
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        middle = low + (high - low) / 2
+        values = (self.low, math.exp(middle) if self.log else middle, self.high)
         return tuple(dict.fromkeys(round(each) if self.kind == "int" else each for each in values))
 
     def __str__(self) -> str:
@@ -81,12 +76,6 @@ class Space:
     def names(self) -> list[str]:
         return [each.name for each in self.dimensions]
 
-    def without(self, names: Sequence[str]) -> Space:
-        return Space(tuple(each for each in self.dimensions if each.name not in names))
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return {each.name: each.distribution() for each in self.dimensions}
-
     def default(self) -> dict[str, Any]:
         return {each.name: each.default for each in self.dimensions}
 
@@ -95,35 +84,17 @@ class Space:
         for values in product(*(each.points() for each in self.dimensions)):
             yield dict(zip(self.names(), values, strict=True))
 
+    def shuffled_grid(self, seed: int) -> list[dict[str, Any]]:
+        """The default, then the grid's other points in an order drawn by a seed."""
+        points = [point for point in self.grid() if point != self.default()]
+        order = np.random.default_rng(seed).permutation(len(points))
+        return [self.default(), *(points[i] for i in order)]
+
     def grid_size(self) -> int:
         return math.prod(len(each.points()) for each in self.dimensions)
 
-    def to_data(self) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(each) for each in self.dimensions]
 
-    @staticmethod
-    def from_data(data: Sequence[Mapping[str, Any]]) -> Space:
-        return Space(tuple(Dimension(**{**each, "choices": tuple(each["choices"])}) for each in data))
-
-
-def digest(data: Any) -> str:
-    """16 hex digits of JSON-ready data."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def nested(params: Mapping[str, Any]) -> dict[str, dict[str, Any] | Any]:
-    """`{"cnn.pool": 2, "sampling": "annealed"}` as `protocol.override` takes it."""
-    values: dict[str, Any] = {}
-    for name, value in params.items():
-        table, dot, leaf = name.partition(".")
-        if dot:
-            values.setdefault(table, {})[leaf] = value
-        else:
-            values[table] = value
-    return values
-
-
-def empty(head: str, reason: str) -> UserError:
+def _empty(head: str, reason: str) -> UserError:
     return UserError(f"nothing to search for head {head!r}: {reason}; see benchkit tune --head {head} --show-space")
 
 
@@ -152,7 +123,9 @@ def build_space(
     Raises:
         UserError: a name is unknown, or nothing is left to search.
     """
-    groups = _groups(spec, config, protocol, tasks)
+    head = list(_head_fields(spec, config))
+    groups = {"head": head, "dropout": [each for each in head if "dropout" in each.name.partition(".")[2]]}
+    groups |= _protocol_fields(protocol, tasks)
     fields = {each.name: each for dimensions in groups.values() for each in dimensions}
     chosen: dict[str, Dimension] = {}
     for name in search:
@@ -161,36 +134,48 @@ def build_space(
         chosen |= {each.name: each for each in groups.get(name) or ([fields[name]] if name in fields else [])}
     left = [each for name, each in chosen.items() if name not in pins]
     if not left:
-        what = ", ".join(search) or "--search is empty"
-        reason = f"{what}: every field is pinned by --set" if chosen else f"{what}: it has no such field"
-        raise empty(spec.name, reason if search else what)
+        reason = "every field is pinned by --set" if chosen else "it has no such field"
+        raise _empty(spec.name, f"{', '.join(search)}: {reason}" if search else "--search is empty")
     return Space(tuple(left))
 
 
-def _groups(spec: HeadSpec, config: Any, protocol: Protocol, tasks: Sequence[TaskSpec]) -> dict[str, list[Dimension]]:
-    head = list(_head(spec, config))
-    found = {"head": head, "dropout": [each for each in head if "dropout" in each.name.partition(".")[2]]}
-    return {**found, **{name: list(make(protocol, tasks)) for name, make in _PROTOCOL.items()}}
-
-
-def _head(spec: HeadSpec, config: Any) -> Iterator[Dimension]:
+def _head_fields(spec: HeadSpec, config: Any) -> Iterator[Dimension]:
     hints = typing.get_type_hints(spec.config)
     for field in dataclasses.fields(spec.config):
         search, name, value = field.metadata.get("search"), f"{spec.name}.{field.name}", getattr(config, field.name)
         if isinstance(search, Range):
-            kind: typing.Literal["int", "float"] = "int" if hints[field.name] is int else "float"
-            yield _ranged(name, kind, value, search.low, search.high, log=search.log)
+            kind: Literal["int", "float"] = "int" if hints[field.name] is int else "float"
+            yield _range(name, kind, value, search.low, search.high, log=search.log)
         elif isinstance(search, Choice):
-            yield Dimension(name, "choice", _settable(value), choices=tuple(map(_settable, search.values)))
+            yield _choice(name, _settable(value), map(_settable, search.values))
 
 
-def _ranged(
-    name: str, kind: typing.Literal["int", "float"], value: Any, low: float, high: float, log: bool
-) -> Dimension:
+def _protocol_fields(protocol: Protocol, tasks: Sequence[TaskSpec]) -> dict[str, list[Dimension]]:
+    """By group. Losses are those of tasks that have several; "" leaves it to the head, or else to the task."""
+    groups: dict[str, list[Dimension]] = {name: [] for name in ("lr", "weight_decay", "batch", "schedule")}
+    schedules, samplings = typing.get_type_hints(Phase)["schedule"], typing.get_type_hints(Protocol)["sampling"]
+    for name in protocol.phases:
+        phase = protocol.phase(name)
+        rates, sizes = (_ENCODER_RATES, _ENCODER_BATCHES) if phase.trains_encoder else (_HEAD_RATES, _HEAD_BATCHES)
+        groups["lr"].append(_range(f"{name}.learning_rate", "float", phase.learning_rate, *rates, log=True))
+        groups["weight_decay"].append(_range(f"{name}.weight_decay", "float", phase.weight_decay, *_DECAY, log=True))
+        groups["batch"].append(_choice(f"{name}.batch_size", phase.batch_size, sorted({*sizes, phase.batch_size})))
+        groups["schedule"].append(_choice(f"{name}.schedule", phase.schedule, typing.get_args(schedules)))
+    losses = [(f"{task.name}.loss", protocol.options(task.name).loss, task.losses) for task in tasks]
+    groups["loss"] = [_choice(name, default, [default, *known]) for name, default, known in losses if len(known) > 1]
+    groups["sampling"] = [_choice("sampling", protocol.sampling, typing.get_args(samplings))]
+    return groups
+
+
+def _range(name: str, kind: Literal["int", "float"], value: Any, low: float, high: float, *, log: bool) -> Dimension:
     """A range that holds the default, wherever the protocol has put it; 0 has no place on a log scale."""
     if log and value <= 0:
         low, log = 0.0, False
     return Dimension(name, kind, value, min(low, value), max(high, value), log)
+
+
+def _choice(name: str, value: Any, choices: Iterable[Any]) -> Dimension:
+    return Dimension(name, "choice", value, choices=tuple(dict.fromkeys(choices)))
 
 
 def _settable(value: Any) -> Any:
@@ -200,63 +185,7 @@ def _settable(value: Any) -> Any:
     return ",".join(map(str, value))
 
 
-def _phases(protocol: Protocol) -> Iterator[tuple[str, Phase]]:
-    for name in protocol.phases:
-        yield name, protocol.phase(name)
-
-
-def _rates(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    for name, phase in _phases(protocol):
-        rates = _ENCODER_RATES if phase.trains_encoder else _HEAD_RATES
-        yield _ranged(f"{name}.learning_rate", "float", phase.learning_rate, *rates, log=True)
-
-
-def _decays(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    for name, phase in _phases(protocol):
-        yield _ranged(f"{name}.weight_decay", "float", phase.weight_decay, *_DECAY, log=True)
-
-
-def _batches(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    for name, phase in _phases(protocol):
-        usual = _ENCODER_BATCHES if phase.trains_encoder else _HEAD_BATCHES
-        sizes = sorted({*usual, phase.batch_size})
-        yield Dimension(f"{name}.batch_size", "choice", phase.batch_size, choices=tuple(sizes))
-
-
-def _schedules(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    choices = typing.get_args(typing.get_type_hints(Phase)["schedule"])
-    for name, phase in _phases(protocol):
-        yield Dimension(f"{name}.schedule", "choice", phase.schedule, choices=choices)
-
-
-def _losses(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    """Of tasks that have several; "" leaves it to the head, or else to the task."""
-    for task in tasks:
-        if len(task.losses) > 1:
-            default = protocol.options(task.name).loss
-            yield Dimension(
-                f"{task.name}.loss", "choice", default, choices=tuple(dict.fromkeys([default, *task.losses]))
-            )
-
-
-def _sampling(protocol: Protocol, tasks: Sequence[TaskSpec]) -> Iterator[Dimension]:
-    choices = typing.get_args(typing.get_type_hints(Protocol)["sampling"])
-    yield Dimension("sampling", "choice", protocol.sampling, choices=choices)
-
-
-_PROTOCOL: Mapping[str, Callable[[Protocol, Sequence[TaskSpec]], Iterator[Dimension]]] = {
-    "lr": _rates,
-    "weight_decay": _decays,
-    "batch": _batches,
-    "schedule": _schedules,
-    "loss": _losses,
-    "sampling": _sampling,
-}
-
-
 TOLERANCE = 0.05
-
-Count = Callable[[Mapping[str, Any]], int]
 
 
 def parse_size(text: str) -> int:
@@ -276,14 +205,26 @@ def parse_size(text: str) -> int:
     return size
 
 
-def width_fields(cell: Cell, workspace: Workspace, pins: Sequence[str] = ()) -> list[str]:
-    """The whole-number fields of a head that change its size, the strongest first; without those that are pinned."""
-    spec, count = workspace.plugins.head(cell.head), counter(cell, workspace)
-    spans = {}
-    for name, (low, high) in _ranges(spec).items():
+def without_width(
+    space: Space, cell: Cell, size: int, pins: Sequence[str], workspace: Workspace
+) -> tuple[Space, tuple[str, ...]]:
+    """The space without the field that is solved so that the head has `size` parameters; and `fit_size`'s widths: the
+    whole-number fields that change its size, the strongest first, without those that are pinned.
+
+    Raises:
+        UserError: the default config cannot have that size, or nothing is left to search.
+    """
+    assembly, spans = Assembly.of_cell(cell, workspace), dict[str, int]()
+    for name, ends in _ranges(assembly.spec).items():
         if f"{cell.head}.{name}" not in pins:
-            spans[name] = abs(count({**cell.config, name: high}) - count({**cell.config, name: low}))
-    return sorted((name for name, span in spans.items() if span), key=lambda name: -spans[name])
+            low, high = (_count(assembly, {**cell.config, name: end}) for end in ends)
+            spans[name] = abs(high - low)
+    widths = tuple(sorted((name for name, span in spans.items() if span), key=lambda name: -spans[name]))
+    fit_size(cell, cell.config, size, widths, workspace)
+    left = tuple(each for each in space.dimensions if each.name not in [f"{cell.head}.{name}" for name in widths[:1]])
+    if not left:
+        raise _empty(cell.head, f"{widths[0]} alone was searched, and --match-params solves it")
+    return Space(left), widths
 
 
 def fit_size(
@@ -297,14 +238,13 @@ def fit_size(
     Raises:
         UserError: no widths give that size.
     """
-    spec, count = workspace.plugins.head(cell.head), counter(cell, workspace)
-    fitted, ranges = dict(config), _ranges(spec)
+    assembly, fitted = Assembly.of_cell(cell, workspace), dict(config)
     for name in widths:
-        if _fits(count(fitted), size):
+        if abs(_count(assembly, fitted) - size) <= TOLERANCE * size:
             break
-        fitted[name] = _solve(partial(_count_with, count, fitted, name), *ranges[name], size)
-    found = count(fitted)
-    if not _fits(found, size):
+        fitted[name] = _solve(assembly, fitted, name, size)
+    found = _count(assembly, fitted)
+    if abs(found - size) > TOLERANCE * size:
         raise UserError(
             f"head {cell.head!r} cannot have {size:,} parameters ±{TOLERANCE:.0%} with {dict(config)}: "
             f"the nearest has {found:,}"
@@ -312,29 +252,29 @@ def fit_size(
     return fitted
 
 
-def counter(cell: Cell, workspace: Workspace) -> Count:
-    """Counts a head's parameters by config; on the meta device nothing is allocated."""
-    assembly = Assembly.of_cell(cell, workspace)
+def _solve(assembly: Assembly, config: Mapping[str, Any], name: str, size: int) -> int:
+    """The value of a width with which the parameters are nearest to `size`; they grow with the value."""
 
-    def count(config: Mapping[str, Any]) -> int:
-        with torch.device("meta"):
-            head = dataclasses.replace(assembly, config=assembly.spec.configure(config)).build()
-        return sum(parameter.numel() for parameter in head.parameters())
+    def parameters(value: int) -> int:
+        return _count(assembly, {**config, name: value})
 
-    return count
-
-
-def _count_with(count: Count, config: Mapping[str, Any], name: str, value: int) -> int:
-    return count({**config, name: value})
+    low, high = _ranges(assembly.spec)[name]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if parameters(middle) < size else (low, middle)
+    return min((low, high), key=lambda value: abs(parameters(value) - size))
 
 
-def _fits(found: int, size: int) -> bool:
-    return abs(found - size) <= TOLERANCE * size
+def _count(assembly: Assembly, config: Mapping[str, Any]) -> int:
+    """A head's parameters with a config; on the meta device nothing is allocated."""
+    with torch.device("meta"):
+        return count(dataclasses.replace(assembly, config=assembly.spec.configure(config)).build())
 
 
 def _ranges(spec: HeadSpec) -> dict[str, tuple[int, int]]:
+    """The ranges of the whole-number fields, by name."""
     hints = typing.get_type_hints(spec.config)
-    searched = {field.name: field.metadata.get("search") for field in fields(spec.config)}
+    searched = {field.name: field.metadata.get("search") for field in dataclasses.fields(spec.config)}
     return {
         name: (int(each.low), int(each.high))
         for name, each in searched.items()
@@ -342,9 +282,59 @@ def _ranges(spec: HeadSpec) -> dict[str, tuple[int, int]]:
     }
 
 
-def _solve(count: Callable[[int], int], low: int, high: int, size: int) -> int:
-    """The value from low to high whose count is nearest to `size`; counts grow with the value."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < size else (low, middle)
-    return min((low, high), key=lambda value: abs(count(value) - size))
+COSTS = {"pareto": "parameters", "pareto-latency": "latency (ms)"}
+"""Objectives that are two, and what they weigh against the mean on dev: the number of the head's parameters, or its
+milliseconds for one example.
+"""
+
+_STARTUP = 5  # trials that are never pruned, so that there is a median to be below
+SAMPLERS = ("tpe", "random", "cmaes", "qmc", "grid")
+PRUNERS = ("none", "median", "hyperband")
+
+
+def check_methods(sampler: str, pruner: str, objective: str) -> None:
+    """Raise UserError if there is no such sampler or pruner, or it cannot do what is asked."""
+    for kind, name, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if name not in known:
+            raise unknown(kind, name, known)
+    if sampler == "cmaes" and objective in COSTS:
+        raise UserError("--sampler cmaes has one objective; for --objective pareto use tpe, random, qmc or grid")
+    if sampler == "cmaes" and find_spec("cmaes") is None:
+        raise UserError("--sampler cmaes takes the package cmaes: pip install 'benchkit[tune]'")
+    if pruner != "none" and objective in COSTS:
+        raise UserError(f"--pruner {pruner} has one objective; with --objective pareto use --pruner none")
+
+
+def make_sampler(name: str, seed: int, trial: int) -> samplers.BaseSampler:
+    """A sampler for one trial.
+
+    What it draws depends on `seed`, on how many trials were begun before, and on what these found, not on which
+    process asks: workers never draw the same, and a search that was resumed goes on as if it had not been stopped.
+    A grid has no sampler of its own: its points are queued.
+    """
+    own = derive(seed, "sampler", trial) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "experimental": their interface may change, their results are checked
+        if name == "tpe":
+            return samplers.TPESampler(seed=own, constant_liar=True)
+        if name == "cmaes":
+            return samplers.CmaEsSampler(seed=own, warn_independent_sampling=False)
+        if name == "qmc":  # one sequence for the whole study; its place in it is kept by the storage
+            return samplers.QMCSampler(
+                seed=seed,
+                scramble=True,
+                # Before a trial has ended, Optuna 4 knows no space to go through and draws at random.
+                independent_sampler=samplers.RandomSampler(seed=own),
+                warn_asynchronous_seeding=False,
+                warn_independent_sampling=False,
+            )
+        return samplers.RandomSampler(seed=own)
+
+
+def make_pruner(name: str, epochs: int) -> pruners.BasePruner:
+    """A pruner for trials of so many epochs, over all phases."""
+    if name == "median":
+        return pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=max(1, epochs // 4))
+    if name == "hyperband":
+        return pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
+    return pruners.NopPruner()

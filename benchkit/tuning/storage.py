@@ -6,20 +6,22 @@ import hashlib
 import os
 import re
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from benchkit.core.errors import UserError
 from benchkit.store.files import locked, writing
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from sqlalchemy import URL, Connection
 
 
@@ -27,55 +29,41 @@ if TYPE_CHECKING:
 _KEEPALIVE = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 6}
 
 
-class Locks(ABC):
-    """Named locks between all processes of a storage."""
-
-    @abstractmethod
-    def hold(self, name: str) -> AbstractContextManager[None]:
-        """Wait for a lock and hold it."""
-
-    @abstractmethod
-    def is_free(self, name: str) -> bool:
-        """Whether nobody holds a lock."""
-
-    def forget(self, name: str) -> None:  # noqa: B027 - not all keep something
-        """Drop what is kept of a lock that nobody will ask for again."""
-
-    def close(self) -> None:  # noqa: B027
-        """Let go of everything."""
-
-
 @dataclass(frozen=True)
-class FileLocks(Locks):
-    """Lock files in a folder, for processes of one machine."""
+class FileLocks:
+    """Named locks between the processes of one machine: files in a folder."""
 
     folder: Path
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
+        """Wait for a lock and hold it."""
         with locked(self.folder / name, wait=True):
             yield
 
     def is_free(self, name: str) -> bool:
+        """Whether nobody holds a lock."""
         with locked(self.folder / name, wait=False) as mine:
             return mine
 
     def forget(self, name: str) -> None:
+        """Drop what is kept of a lock that nobody will ask for again."""
         with suppress(OSError):
             (self.folder / name).unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Let go of everything: nothing is held but within `hold`."""
 
-class PostgresLocks(Locks):
-    """Advisory locks of a session that lives as long as this object: for processes of any machine.
+
+class PostgresLocks:
+    """As `FileLocks`, between processes of any machine: advisory locks of a session that lives as long as this object.
 
     They need a connection of their own: a pooler that shares sessions between clients, as pgbouncer in transaction
     mode does, would share the locks too.
     """
 
     def __init__(self, url: URL) -> None:
-        self._url = url
-        self._connection: Connection | None = None
-        self._held: set[str] = set()
+        self._url, self._held = url, set[str]()
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
@@ -95,30 +83,31 @@ class PostgresLocks(Locks):
             self._call("pg_advisory_unlock", name)
         return mine
 
+    def forget(self, name: str) -> None:
+        """The server keeps nothing of a lock."""
+
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if connection := vars(self).pop("_connection", None):
+            connection.close()
 
     def _call(self, function: str, name: str) -> bool:
         from sqlalchemy import exc, text
 
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
         try:
-            result = self._open().execute(text(f"SELECT {function}(:number)"), {"number": number}).scalar()
+            result = self._connection.execute(text(f"SELECT {function}(:number)"), {"number": number}).scalar()
         except exc.SQLAlchemyError as error:
             raise UserError(f"the connection to {self._url.render_as_string()} is lost: {_reason(error)}") from error
         return bool(result)
 
-    def _open(self) -> Connection:
+    @cached_property
+    def _connection(self) -> Connection:
         from sqlalchemy import create_engine, pool, text
 
-        if self._connection is None:
-            engine = create_engine(self._url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT")
-            self._connection = engine.connect()
-            for setting, seconds in _KEEPALIVE.items():
-                self._connection.execute(text(f"SET {setting} = {seconds}"))
-        return self._connection
+        connection = create_engine(self._url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT").connect()
+        for setting, seconds in _KEEPALIVE.items():
+            connection.execute(text(f"SET {setting} = {seconds}"))
+        return connection
 
 
 KNOWN = "journal:PATH, sqlite:///PATH, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
@@ -133,7 +122,7 @@ class Storage:
 
     url: str
     optuna: BaseStorage
-    locks: Locks
+    locks: FileLocks | PostgresLocks
 
     def close(self) -> None:
         """Close what is open to a database; locks that are held are lost."""
@@ -154,15 +143,26 @@ def open_storage(url: str, *, create: bool = True) -> Storage:
     Raises:
         UserError: unknown scheme, a file that is not there or is none of Optuna's, a database that does not answer.
     """
-    quiet()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # benchkit has its own lines
     scheme, _, rest = url.partition(":")
-    if scheme == "journal":
-        return _journal(url, Path(rest.removeprefix("//")).expanduser(), create)
-    if scheme == "sqlite":
-        return _sqlite(url, create)
     if scheme in ("postgresql", "postgresql+psycopg"):
         return _postgres(url)
-    raise UserError(f"unknown storage {shown(url)!r} (known: {KNOWN})")
+    if scheme not in ("journal", "sqlite"):
+        raise UserError(f"unknown storage {shown(url)!r} (known: {KNOWN})")
+    path = Path(rest.removeprefix("//" if scheme == "journal" else "///")).expanduser()
+    if not path.name or path.is_dir() or str(path) == ":memory:" or (scheme == "sqlite" and rest[:3] != "///"):
+        raise UserError(
+            f"storage {shown(url)!r} names no file: {'journal:' if scheme == 'journal' else 'sqlite:///'}PATH"
+        )
+    if not create and not path.exists():
+        raise UserError(f"no studies at {path}: give --storage, or run benchkit tune first")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    locks = FileLocks(Path(f"{path}.locks"))
+    if scheme == "journal":
+        return Storage(url, _journal(path), locks)
+    with locks.hold("open"):  # two that make the tables at once would stumble over each other
+        return Storage(url, _rdb(f"sqlite:///{path}", {"timeout": _SQLITE_SECONDS}), locks)
 
 
 def absolute(url: str) -> str:
@@ -206,81 +206,44 @@ def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", error)).split())
 
 
-def quiet() -> None:
-    """Keep Optuna's own log to what went wrong; benchkit has its own lines."""
-    import optuna
+class _Journal(JournalFileBackend):
+    """Optuna's, whose errors name no file."""
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with writing(Path(self._file_path)):  # what a full disk cuts off is dropped by the next lock
+            super().append_logs(logs)
 
 
-def _journal(url: str, path: Path, create: bool) -> Storage:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if not path.name or path.is_dir():
-        raise UserError(f"storage {shown(url)!r} names no file: journal:PATH")
-    _there(path, create)
-
-    class Backend(JournalFileBackend):
-        def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            with writing(path):  # what a full disk cuts off is dropped by the next lock
-                super().append_logs(logs)
-
+def _journal(path: Path) -> BaseStorage:
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        backend = Backend(str(path), lock_obj=_journal_lock(path))
+        backend = _Journal(str(path), lock_obj=_JournalLock(path))  # type: ignore[arg-type]
     try:
-        optuna = JournalStorage(backend)
+        return JournalStorage(backend)
     except _DAMAGE as error:
         raise UserError(f"{path} is not a journal of Optuna's, or a damaged one: {_reason(error)[:200]}") from error
-    return Storage(url, optuna, FileLocks(Path(f"{path}.locks")))
 
 
-def _journal_lock(path: Path) -> Any:
-    from optuna.storages.journal import JournalFileOpenLock
+class _JournalLock:
+    """Optuna's own locks are files that outlive their holder; the system releases this one.
 
-    class Lock(JournalFileOpenLock):
-        """Optuna's locks are files that outlive their holder; the system releases this one.
+    Whoever gets it first removes a last line that a killed writer left unfinished: anything written after it would make
+    the journal unreadable.
+    """
 
-        Whoever gets it first removes a last line that a killed writer left unfinished: anything written after it
-        would make the journal unreadable.
-        """
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, FileLock(f"{path}.lock")
 
-        def __init__(self) -> None:
-            self._lock = FileLock(f"{path}.lock")
+    def acquire(self) -> bool:
+        self._lock.acquire(poll_interval=0.005)
+        with self._path.open("rb+") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        return True
 
-        def acquire(self) -> bool:
-            self._lock.acquire(poll_interval=0.005)
-            _drop_unfinished_line(path)
-            return True
-
-        def release(self) -> None:
-            self._lock.release()
-
-    return Lock()
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        if not end:
-            return
-        file.seek(end - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _sqlite(url: str, create: bool) -> Storage:
-    path = Path(url.removeprefix("sqlite:///")).expanduser()
-    if not url.startswith("sqlite:///") or not path.name or str(path) == ":memory:" or path.is_dir():
-        raise UserError(f"storage {shown(url)!r} names no file: sqlite:///PATH")
-    _there(path, create)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    locks = FileLocks(Path(f"{path}.locks"))
-    with locks.hold("open"):  # two that make the tables at once would stumble over each other
-        return Storage(url, _rdb(f"sqlite:///{path}", {"timeout": _SQLITE_SECONDS}), locks)
+    def release(self) -> None:
+        self._lock.release()
 
 
 def _postgres(url: str) -> Storage:
@@ -297,12 +260,12 @@ def _postgres(url: str) -> Storage:
     locks = PostgresLocks(full.update_query_dict({"connect_timeout": str(_CONNECT_SECONDS)}))
     try:
         with locks.hold("benchkit/open"):
-            optuna = _rdb(full.render_as_string(hide_password=False), {"connect_timeout": _CONNECT_SECONDS})
+            found = _rdb(full.render_as_string(hide_password=False), {"connect_timeout": _CONNECT_SECONDS})
     except UserError as error:
         locks.close()
         reason = str(error).partition(" is lost: ")[2] or str(error)
         raise UserError(f"cannot reach the database {shown(url)}: {reason}") from error
-    return Storage(url, optuna, locks)
+    return Storage(url, found, locks)
 
 
 def _rdb(url: str, connect: dict[str, Any]) -> BaseStorage:
@@ -315,8 +278,3 @@ def _rdb(url: str, connect: dict[str, Any]) -> BaseStorage:
             return RDBStorage(url, engine_kwargs={"connect_args": connect, "pool_pre_ping": True})
     except (exc.SQLAlchemyError, RuntimeError) as error:
         raise UserError(f"cannot use the database {shown(url)}: {_reason(error)}") from error
-
-
-def _there(path: Path, create: bool) -> None:
-    if not create and not path.exists():
-        raise UserError(f"no studies at {path}: give --storage, or run benchkit tune first")

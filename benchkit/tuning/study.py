@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.rng import derive
+from benchkit.core.settings import parse, plain
 from benchkit.experiment.cell import Cell
-from benchkit.tuning.space import Space, digest
-from benchkit.tuning.storage import Storage, damage_is_one_line, quiet, shown
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
-
-
-COSTS = {"pareto": "parameters", "pareto-latency": "latency (ms)"}
-"""Objectives that are two, and what they weigh against the mean on dev."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is maximised on dev: the `mean` over tasks, one task's metric, or the mean against a cost that is minimised:
-    `pareto` the number of the head's parameters, `pareto-latency` its milliseconds for one example.
-    """
-
-    name: str = "mean"
-
-    @property
-    def cost(self) -> str:
-        """What is minimised beside it, as tables name it, or ""."""
-        return COSTS.get(self.name, "")
-
-    @property
-    def quality(self) -> str:
-        """What is maximised, as tables name it."""
-        return f"dev {'mean' if self.cost else self.name}"
-
-    @property
-    def directions(self) -> list[str]:
-        return ["maximize", "minimize"] if self.cost else ["maximize"]
-
+from benchkit.tuning.space import COSTS, Space, make_pruner, make_sampler
+from benchkit.tuning.storage import Storage, damage_is_one_line, shown
 
 _NAME = re.compile(r"\w[\w.-]{0,99}")
-GRID_LIMIT = 100_000
 
 
 def check_name(name: str) -> str:
@@ -73,8 +41,9 @@ class StudyConfig:
     """One head's search: all that a worker must know, and all that makes its trials comparable.
 
     Attributes:
-        name: of the study.
         storage: its URL.
+        objective: what is maximised on dev: the `mean` over tasks, or one task's metric; or one of `COSTS`: the mean,
+            against a cost that is minimised.
         cell: the default config under the base protocol, with the seed that all trials train with.
         trials: finished trials wanted in all, whoever runs them.
         size: parameters that the head must have, within 5 %; 0 for any.
@@ -86,7 +55,7 @@ class StudyConfig:
     storage: str
     cell: Cell
     space: Space
-    objective: Objective
+    objective: str
     trials: int
     sampler: str
     sampler_seed: int
@@ -100,6 +69,16 @@ class StudyConfig:
     def head(self) -> str:
         return self.cell.head
 
+    @property
+    def cost(self) -> str:
+        """What is minimised beside the quality, as tables name it, or ""."""
+        return COSTS.get(self.objective, "")
+
+    @property
+    def quality(self) -> str:
+        """What is maximised, as tables name it."""
+        return f"dev {'mean' if self.cost else self.objective}"
+
     def epochs(self) -> int:
         """Of a trial, over all phases."""
         protocol = self.cell.protocol
@@ -109,106 +88,42 @@ class StudyConfig:
         """Finished trials that end the study: those asked for, or as many as a grid has."""
         return min(self.trials, self.space.grid_size()) if self.sampler == "grid" else self.trials
 
+    def given_up(self, trials: Sequence[Trial]) -> str:
+        """Why more trials would be lost time, or "": the last ones all failed, or more failed than were asked for."""
+        ended = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
+        failed, last = [trial for trial in ended if trial.state == "FAIL"], ended[-_IN_A_ROW:]
+        if len(last) == _IN_A_ROW and all(trial.state == "FAIL" for trial in last):
+            return f"the last {_IN_A_ROW} trials failed; trial {last[-1].number}: {last[-1].reason}"
+        if len(failed) >= max(_IN_A_ROW, self.trials):
+            return f"{len(failed)} trials failed; trial {failed[-1].number}: {failed[-1].reason}"
+        return ""
+
     def to_data(self) -> dict[str, Any]:
         """Plain data; `from_data` is the inverse."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        cell = json.loads(self.cell.to_json())
-        return {**values, "cell": cell, "space": self.space.to_data(), "objective": self.objective.name}
+        return {**vars(self), "cell": json.loads(self.cell.to_json()), "space": plain(self.space)["dimensions"]}
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> StudyConfig:
-        changed = {
-            "cell": Cell.from_json(json.dumps(data["cell"])),
-            "space": Space.from_data(data["space"]),
-            "objective": Objective(data["objective"]),
-            "widths": tuple(data["widths"]),
-        }
-        return StudyConfig(**{**data, **changed})
+        cell = Cell.from_json(json.dumps(data["cell"]))
+        space = parse(Space, {"dimensions": data["space"]})
+        return StudyConfig(**{**data, "cell": cell, "space": space, "widths": tuple(data["widths"])})
 
-    def parts(self) -> dict[str, str]:
-        """Digests of what two commands must agree on to work on one study, by what a user calls it. The number of
+    def parts(self) -> dict[str, Any]:
+        """What two commands must agree on to work on one study, by what a user calls it. The number of
         trials is not of it, nor are paths.
         """
         names = {"head": "head", "protocol": "protocol", "tasks": "tasks", "data": "data", "encoder": "encoder"}
         names |= {"engine": "benchkit or torch", "seed": "seed"}
         names |= {"execution": "device, precision, threads, CUDA graphs or compilation"}
-        own = {
-            "search space": self.space.to_data(),
-            "objective": self.objective.name,
+        found = {label: self.cell.identity[part] for part, label in names.items()}
+        found |= {
+            "search space": plain(self.space)["dimensions"],
+            "objective": self.objective,
             "sampler": [self.sampler, self.sampler_seed],
             "pruner": self.pruner,
             "size": [self.size, list(self.widths)],
         }
-        found = {label: self.cell.identity[part] for part, label in names.items()}
-        return {label: digest(value) for label, value in {**found, **own}.items()}
-
-
-_STARTUP = 5  # trials that are never pruned, so that there is a median to be below
-SAMPLERS = ("tpe", "random", "cmaes", "qmc", "grid")
-PRUNERS = ("none", "median", "hyperband")
-
-
-def check_sampler(name: str, *, objectives: int) -> None:
-    """Raise UserError if there is no such sampler, or it cannot do what is asked."""
-    if name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
-    if name == "cmaes":
-        if objectives > 1:
-            raise UserError("--sampler cmaes has one objective; for --objective pareto use tpe, random, qmc or grid")
-        if find_spec("cmaes") is None:
-            raise UserError("--sampler cmaes takes the package cmaes: pip install 'benchkit[tune]'")
-
-
-def check_pruner(name: str, *, objectives: int) -> None:
-    """Raise UserError if there is no such pruner, or it cannot do what is asked."""
-    if name not in PRUNERS:
-        raise unknown("pruner", name, PRUNERS)
-    if name != "none" and objectives > 1:
-        raise UserError(f"--pruner {name} has one objective; with --objective pareto use --pruner none")
-
-
-def make_sampler(name: str, seed: int, trial: int) -> BaseSampler:
-    """A sampler for one trial.
-
-    What it draws depends on `seed`, on how many trials were begun before, and on what these found, not on which
-    process asks: workers never draw the same, and a search that was resumed goes on as if it had not been stopped.
-    A grid has no sampler of its own: its points are queued.
-    """
-    from optuna import samplers
-
-    own = derive(seed, "sampler", trial) % 2**32
-    makers: Mapping[str, Callable[[], BaseSampler]] = {
-        "tpe": lambda: samplers.TPESampler(seed=own, constant_liar=True),
-        "random": lambda: samplers.RandomSampler(seed=own),
-        "grid": lambda: samplers.RandomSampler(seed=own),
-        "cmaes": lambda: samplers.CmaEsSampler(seed=own, warn_independent_sampling=False),
-        # One sequence for the whole study; its place in it is kept by the storage.
-        "qmc": lambda: samplers.QMCSampler(
-            seed=seed,
-            scramble=True,
-            # Before a trial has ended, Optuna 4 knows no space to go through and draws at random.
-            independent_sampler=samplers.RandomSampler(seed=own),
-            warn_asynchronous_seeding=False,
-            warn_independent_sampling=False,
-        ),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "experimental": their interface may change, their results are checked
-        return makers[name]()
-
-
-def make_pruner(name: str, epochs: int) -> BasePruner:
-    """A pruner for trials of so many epochs, over all phases."""
-    from optuna import pruners
-
-    if name == "median":
-        return pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=max(1, epochs // 4))
-    if name == "hyperband":
-        return pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
-    return pruners.NopPruner()
-
-
-FINISHED = ("COMPLETE", "PRUNED")
+        return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as what was stored is read
 
 
 @dataclass(frozen=True)
@@ -244,7 +159,7 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        return self.state in FINISHED
+        return self.state in ("COMPLETE", "PRUNED")
 
 
 def read(frozen: FrozenTrial) -> Trial:
@@ -253,52 +168,34 @@ def read(frozen: FrozenTrial) -> Trial:
     Raises:
         ValueError, TypeError: what is stored of it is damaged.
     """
-    attrs = frozen.user_attrs
-    pruned = frozen.state.name == "PRUNED"
-    values = [attrs["best"]] if pruned and "best" in attrs else frozen.values or []
-    return Trial(
-        number=frozen.number,
-        state=frozen.state.name,
-        values=tuple(map(float, values)),
-        params={**frozen.system_attrs.get("fixed_params", {}), **frozen.params},
-        config=dict(attrs.get("config", {})),
-        scores={str(task): float(score) for task, score in dict(attrs.get("scores", {})).items()},
-        parameters=int(attrs.get("parameters", 0)),
-        seconds=float(attrs.get("seconds", 0.0)),
-        epoch=int(attrs.get("epoch", 0)),
-        reason=str(attrs.get("reason", "")),
-        note=str(attrs.get("note", "")),
-        worker=str(attrs.get("worker", "")),
-        attempt=int(attrs.get("attempt", 1)),
-        curve=tuple(value for _, value in sorted(frozen.intermediate_values.items())),
-    )
+    attrs, state = frozen.user_attrs, frozen.state.name
+    values = {
+        **{name: attrs[name] for name in (*_KEPT, "worker", "attempt") if name in attrs},
+        "number": frozen.number,
+        "state": state,
+        "values": [attrs["best"]] if state == "PRUNED" and "best" in attrs else frozen.values or [],
+        "params": {**frozen.system_attrs.get("fixed_params", {}), **frozen.params},
+        "curve": [value for _, value in sorted(frozen.intermediate_values.items())],
+    }
+    trial: Trial = parse(Trial, values, f"trial {frozen.number}")
+    return trial
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a study is."""
+    """How far a study is; `finished` trials are complete or pruned."""
 
-    complete: int
+    finished: int
     pruned: int
     failed: int
     running: int
     best: float | None
 
-    @property
-    def finished(self) -> int:
-        return self.complete + self.pruned
-
-
-def count_trials(trials: Sequence[Trial]) -> Counts:
-    states = [trial.state for trial in trials]
-    found = best(trials)
-    return Counts(
-        complete=states.count("COMPLETE"),
-        pruned=states.count("PRUNED"),
-        failed=states.count("FAIL"),
-        running=states.count("RUNNING"),
-        best=found.values[0] if found else None,
-    )
+    @staticmethod
+    def of(trials: Sequence[Trial]) -> Counts:
+        states, found = Counter(trial.state for trial in trials), best(trials)
+        pruned, failed, running = (states[name] for name in ("PRUNED", "FAIL", "RUNNING"))
+        return Counts(states["COMPLETE"] + pruned, pruned, failed, running, found.values[0] if found else None)
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
@@ -318,10 +215,6 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
         if not kept or trial.values[0] > kept[-1].values[0]:
             kept.append(trial)
     return kept
-
-
-ATTEMPTS = 3  # for parameters whose worker died: perhaps they take more memory than there is
-_IN_A_ROW = 10  # failures without a success between them, after which a study is given up
 
 
 ATTEMPTS = 3  # for parameters whose worker died: perhaps they take more memory than there is
@@ -364,8 +257,8 @@ class Study:
                 study.enqueue_trial(config.space.default())
             self._fail_lost(study)
             trials = self.trials()
-            counts = count_trials(trials)
-            if counts.finished >= config.wanted() or given_up(trials, config.trials):
+            counts = Counts.of(trials)
+            if counts.finished >= config.wanted() or config.given_up(trials):
                 return "done"
             if counts.finished + counts.running >= config.wanted():
                 return "wait"
@@ -373,15 +266,12 @@ class Study:
             if config.sampler == "grid" and not self._queue_next_of_grid(study, trials):
                 return "wait" if counts.running else "done"
             study.sampler = make_sampler(config.sampler, config.sampler_seed, begun)
-            trial = study.ask(config.space.distributions())
+            trial = study.ask({each.name: each.distribution() for each in config.space.dimensions})
             trial.set_user_attr("worker", self.worker)
             return trial
 
     def finish(self, trial: optuna.Trial, found: Trial) -> bool:
         """Store how a trial ended; False if it was taken from this worker meanwhile, and its result is dropped."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         notes = {name: getattr(found, name) for name in _KEPT if getattr(found, name)}
         if found.state == "PRUNED":
             notes["best"] = found.values[0]
@@ -413,7 +303,7 @@ class Study:
             return [read(each) for each in frozen]
 
     def counts(self) -> Counts:
-        return count_trials(self.trials())
+        return Counts.of(self.trials())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -439,9 +329,6 @@ class Study:
 
     def _requeue(self, study: optuna.Study, frozen: FrozenTrial, reason: str) -> bool:
         """Fail a running trial and queue its parameters again, so often; False if it has ended meanwhile."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         trial = read(frozen)
         with suppress(UpdateFinishedTrialError):
             self.storage.optuna.set_trial_user_attr(frozen._trial_id, "reason", reason)
@@ -457,45 +344,19 @@ class Study:
         if not trials or any(trial.state == "WAITING" for trial in trials):
             return True
         tried = [dict(trial.params) for trial in trials]
-        left = next((point for point in grid(self.config) if point not in tried), None)
+        points = self.config.space.shuffled_grid(self.config.sampler_seed)
+        left = next((point for point in points if point not in tried), None)
         if left is not None:
             study.enqueue_trial(left)
         return left is not None
 
 
-def grid(config: StudyConfig) -> list[dict[str, Any]]:
-    """The points of a grid, the default first, then in an order drawn by the sampler's seed."""
-    import numpy as np
-
-    default = config.space.default()
-    points = [point for point in config.space.grid() if point != default]
-    order = np.random.default_rng(config.sampler_seed).permutation(len(points))
-    return [default, *(points[i] for i in order)]
-
-
-def given_up(trials: Sequence[Trial], wanted: int) -> str:
-    """Why more trials would be lost time, or "": the last ones all failed, or more failed than were asked for."""
-    ended = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
-    failed = [trial for trial in ended if trial.state == "FAIL"]
-    last = ended[-_IN_A_ROW:]
-    if len(last) == _IN_A_ROW and all(trial.state == "FAIL" for trial in last):
-        return f"the last {_IN_A_ROW} trials failed; trial {last[-1].number}: {last[-1].reason}"
-    if len(failed) >= max(_IN_A_ROW, wanted):
-        return f"{len(failed)} trials failed; trial {failed[-1].number}: {failed[-1].reason}"
-    return ""
-
-
 def study_names(storage: Storage) -> list[str]:
-    import optuna
-
     names: list[Any] = optuna.get_all_study_names(storage.optuna)
     return [name for name in names if isinstance(name, str)]  # a damaged journal may have others
 
 
 def load(name: str, storage: Storage) -> optuna.Study:
-    import optuna
-
-    quiet()
     return optuna.load_study(study_name=name, storage=storage.optuna)
 
 
@@ -521,9 +382,20 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
             if named.name not in known:
-                _create(storage, named)
+                goals: list[Any] = ["maximize", "minimize"][: 2 if config.cost else 1]
+                study = optuna.create_study(study_name=named.name, storage=storage.optuna, directions=goals)
+                study.set_user_attr(_ATTRIBUTE, replace(named, storage="").to_data())
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
+                    study.set_metric_names([config.quality, *[config.cost] * bool(config.cost)])
                 return named, note + f": starting study {named.name!r}" if note else ""
-            changed = _changed(named, read_config(storage, named.name))
+            stored = read_config(storage, named.name)
+            if config.head != stored.head:
+                raise UserError(
+                    f"study {named.name!r} is one of head {stored.head!r}, not of {config.head!r}: use another --study"
+                )
+            theirs = stored.parts()
+            changed = [label for label, value in named.parts().items() if theirs.get(label) != value]
             if not changed:
                 return named, note + f": going on with study {named.name!r}" if note else ""
             note = note or f"study {wanted!r} was made with another {', '.join(changed)}"
@@ -546,24 +418,3 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
                 f"study {name!r} in {shown(storage.url)} was not made by benchkit tune: use another --study"
             )
         return StudyConfig.from_data(attrs[_ATTRIBUTE])
-
-
-def _create(storage: Storage, config: StudyConfig) -> None:
-    import optuna
-
-    objective = config.objective
-    directions: Any = objective.directions
-    study = optuna.create_study(study_name=config.name, storage=storage.optuna, directions=directions)
-    study.set_user_attr(_ATTRIBUTE, replace(config, storage="").to_data())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
-        study.set_metric_names([objective.quality, *[objective.cost] * bool(objective.cost)])
-
-
-def _changed(mine: StudyConfig, stored: StudyConfig) -> list[str]:
-    if mine.head != stored.head:
-        raise UserError(
-            f"study {stored.name!r} is one of head {stored.head!r}, not of {mine.head!r}: use another --study"
-        )
-    theirs = stored.parts()
-    return [label for label, value in mine.parts().items() if theirs.get(label) != value]

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import ascii_lowercase, digits
 from typing import TYPE_CHECKING
 
-from benchkit.core.hookspecs import hookimpl
+from benchkit import hookimpl
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder, EncoderSpec
@@ -22,7 +22,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 def demo_vocabulary() -> list[str]:
     """Special pieces first, then characters and their continuations, then words; distinct."""
-    from benchkit_demo.grammar import demo_words
+    from benchkit_demo.sentences import demo_words
 
     characters = [*ascii_lowercase, *digits]
     pieces = (*SPECIAL, *characters, *(f"##{each}" for each in characters), *"'\"!:;()-&", *demo_words())
@@ -33,17 +33,10 @@ def _load_demo() -> Encoder:
     from benchkit.encoder import BertConfig, random_encoder
 
     vocab = demo_vocabulary()
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=512,
-        max_position_embeddings=128,
-        # So small and so briefly trained, it gains nothing from dropout but slower steps.
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    # So small and so briefly trained, it gains nothing from dropout but slower steps.
+    config = BertConfig(vocab_size=len(vocab), hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=512, max_position_embeddings=128, hidden_dropout_prob=0.0,
+                        attention_probs_dropout_prob=0.0)  # fmt: skip
     encoder = random_encoder(name="demo", vocab=vocab, config=config, seed=0)
     # BERT's initial embeddings give word, position and segment an equal say, which suits training but not frozen
     # features: with louder words, the features of two sentences differ by their words.

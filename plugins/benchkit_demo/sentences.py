@@ -1,371 +1,243 @@
-"""Synthetic sentences for the three tasks: sentiment, paraphrase, similarity."""
+"""Synthetic sentences for the three tasks: sentiment, paraphrase, similarity.
+
+They are made from small grammars with the words of `words.toml`, so that the package shows its whole path without a
+download. They are meant to be learnable and not easy; no number on them says anything about real language.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
 
-from benchkit.core.task import Example
-from benchkit_demo.grammar import SIZES, Dice, Draw, build, sentence
+from benchkit import Example
+from benchkit.core.rng import derive
+
+T = TypeVar("T")
+
+WORDS: dict[str, Any] = tomllib.loads((Path(__file__).parent / "words.toml").read_text("utf-8"))
+SIZES: Mapping[str, int] = {"train": 1500, "dev": 400, "test": 600}
+_ATTEMPTS = 10_000  # at an example that is new
+
+
+class Dice:
+    """A random stream that is the same in every Python: only `Random.random` is guaranteed not to change."""
+
+    def __init__(self, seed: int, *stream: str) -> None:
+        self._random = Random(derive(seed, *stream)).random
+
+    def chance(self, probability: float) -> bool:
+        return self._random() < probability
+
+    def pick(self, values: Sequence[T]) -> T:
+        return values[int(self._random() * len(values))]
+
+    def other(self, values: Sequence[T], than: T) -> T:
+        """One of `values` that is not `than`."""
+        return self.pick([value for value in values if value != than])
+
+    def sample(self, values: Sequence[T], count: int) -> list[T]:
+        """`count` distinct positions of `values`, in their order."""
+        left = list(range(len(values)))
+        chosen = sorted(left.pop(int(self._random() * len(left))) for _ in range(count))
+        return [values[index] for index in chosen]
+
+    def weighted(self, weights: Sequence[float]) -> int:
+        """An index, by weight."""
+        mark = self._random() * sum(weights)
+        for index, weight in enumerate(weights):
+            mark -= weight
+            if mark < 0:
+                return index
+        return len(weights) - 1
+
+    def normal(self) -> float:
+        """Near enough a standard normal: twelve uniforms, so within ±6."""
+        return sum(self._random() for _ in range(12)) - 6.0
+
+
+Row = tuple[tuple[str, ...], float]
+"""The texts of an example, and its label."""
+
+
+def make(task: str, seed: int) -> dict[str, list[Example]]:
+    """Splits of `sst`, `quora` or `sts`, without a text in common and without a repeated example."""
+    # A plan is drawn once an example, texts until they are new, so that refusals do not shift what was planned.
+    plan, say = _GRAMMARS[task]
+    splits: dict[str, list[Example]] = {}
+    earlier: set[str] = set()
+    for name, size in SIZES.items():
+        dice = Dice(seed, "demo", task, name)
+        own: dict[tuple[str, ...], Example] = {}
+        while len(own) < size:
+            planned = plan(dice)
+            for _ in range(_ATTEMPTS):
+                texts, label = say(dice, planned)
+                if texts not in own and not earlier.intersection(texts):
+                    break
+            else:
+                raise ValueError(f"the grammar of {task} has too few sentences for {size} {name} examples")
+            own[texts] = Example(f"{name}-{len(own) + 1}", texts, label)
+        earlier.update(text for texts in own for text in texts)
+        splits[name] = list(own.values())
+    return splits
+
+
+PROPER = ("i", "english", "french", "python", "india", "canada", "france", "germany", "spain", "china", "japan",
+          "egypt", "kenya", "monday", "tuesday")  # fmt: skip
+
+
+def _sentence(words: str, end: str = ".") -> str:
+    """With capitals and an end; spaces tidied, `a` before a vowel made `an`."""
+    text = re.sub(r"\ba (?=[aeiou])", "an ", " ".join(words.split()))
+    text = re.sub(r"\w+", lambda word: word[0].capitalize() if word[0] in PROPER else word[0], text)
+    return text[0].upper() + text[1:] + end
+
+
+def demo_words() -> list[str]:
+    """Every word and mark of the demo data, sorted: the vocabulary of the demo encoder."""
+    return sorted(_words_in(WORDS) | {"a", "an", ".", ",", "?"})
+
+
+def _words_in(words: Any) -> set[str]:
+    """All words of nested tables, `{fields}` of templates left out."""
+    if isinstance(words, str):
+        return set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", words.lower())))
+    parts = words.values() if isinstance(words, Mapping) else words if isinstance(words, Iterable) else ()
+    return set[str]().union(*map(_words_in, parts))
+
 
 SST_NOISE = 0.08
 """Share of labels moved to a neighbouring class, as raters do."""
 SHARES = (0.14, 0.26, 0.19, 0.26, 0.15)
 """Of the classes, very negative first; much as in the Stanford Sentiment Treebank."""
-
-ADJECTIVES: Mapping[float, tuple[str, ...]] = {
-    2.0: ("brilliant", "superb", "wonderful", "stunning", "masterful", "delightful", "magnificent"),
-    1.0: ("good", "charming", "enjoyable", "clever", "funny", "touching", "pleasant", "solid"),
-    0.0: ("long", "recent", "quiet", "foreign", "modern", "familiar", "short"),
-    -1.0: ("slow", "dull", "weak", "uneven", "clumsy", "forgettable", "bland", "thin"),
-    -2.0: ("awful", "terrible", "dreadful", "horrible", "unbearable", "atrocious", "painful"),
-}
-# Past tense, and the form after "did not".
-VERBS: Mapping[float, tuple[tuple[str, str], ...]] = {
-    2.0: (("adored", "adore"), ("loved", "love")),
-    1.0: (("enjoyed", "enjoy"), ("liked", "like"), ("admired", "admire")),
-    0.0: (("watched", "watch"), ("noticed", "notice"), ("discussed", "discuss")),
-    -1.0: (("disliked", "dislike"), ("regretted", "regret")),
-    -2.0: (("hated", "hate"), ("loathed", "loathe")),
-}
-DEGREES = ((1.5, ("very", "truly", "remarkably")), (0.6, ("slightly", "somewhat", "rather")))
-NOT = ("not", "never", "hardly")
 NEGATED = -0.6  # "not good" is bad, but less so than "bad"; "not awful" is faint praise
 
-WORKS = ("film", "movie", "picture", "comedy", "drama", "thriller", "story")
-PARTS = ("plot", "script", "dialogue", "acting", "cast", "music", "direction", "ending", "camera work", "humor")
-PEOPLE = ("i", "we", "critics", "many viewers", "the audience", "my friends")
-COPULAS = ("is", "was", "feels", "seems")
-ASIDES = (
-    "from start to finish", "in the second half", "for most of its two hours", "on a rainy evening", "at the festival",
-    "after the first few scenes", "in the final act", "for the first hour", "in every scene", "this time",
-)  # fmt: skip
-CLAUSES = ("the {part} {copula} {phrase}", "the {work} {copula} {phrase}", "this is a {phrase} {work}")
-FEELING, UNFELT = "{people} {past} the {thing}", "{people} did not {base} the {thing}"
-# The first and the second clause count by these weights.
-JOINS = (
-    ("{a} and {b}", 0.8, 0.8),
-    ("{a}, but {b}", 0.4, 1.1),
-    ("although {a}, {b}", 0.4, 1.1),
-)
-SST_LEXICON = (
-    tuple(ADJECTIVES.values()), tuple(VERBS.values()), DEGREES, NOT, WORKS, PARTS, PEOPLE, COPULAS, ASIDES, CLAUSES,
-    FEELING, UNFELT, JOINS,
-)  # fmt: skip
 
-
-def make_sst(seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[Example]]:
-    """Sentences with labels 0 to 4."""
-    return build("sst", seed, sizes, lambda dice: dice.weighted(SHARES), _say_sst)
-
-
-def _say_sst(dice: Dice, wanted: int) -> Draw:
-    while True:
+def _say_sst(dice: Dice, wanted: int) -> Row:
+    """A sentence with a label from 0 to 4."""
+    text, strength = _review(dice)
+    while sum(strength > threshold for threshold in (-1.25, -0.35, 0.35, 1.25)) != wanted:
         text, strength = _review(dice)
-        if _class(strength) == wanted:
-            break
-    label = wanted
-    if dice.chance(SST_NOISE):
-        label = min(max(wanted + dice.pick((-1, 1)), 0), 4)
-    return Draw((sentence(text),), float(label))
-
-
-def _class(strength: float) -> int:
-    return sum(strength > threshold for threshold in (-1.25, -0.35, 0.35, 1.25))
+    label = min(max(wanted + dice.pick((-1, 1)), 0), 4) if dice.chance(SST_NOISE) else wanted
+    return (_sentence(text),), float(label)
 
 
 def _review(dice: Dice) -> tuple[str, float]:
     text, strength = _clause(dice)
     if dice.chance(0.5):
-        join, first, second = dice.pick(JOINS)
+        join = dice.pick(WORDS["sst"]["joins"])
         other, more = _clause(dice)
-        text, strength = join.format(a=text, b=other), first * strength + second * more
+        first, second = join["weights"]
+        text, strength = join["text"].format(a=text, b=other), first * strength + second * more
     if dice.chance(0.5) or len(text.split()) < 5:
-        text += " " + dice.pick(ASIDES)
+        text += " " + dice.pick(WORDS["sst"]["asides"])
     return text, strength
 
 
 def _clause(dice: Dice) -> tuple[str, float]:
-    strength = dice.pick(tuple(ADJECTIVES))
+    words = WORDS["sst"]
+    feeling = dice.pick(words["feelings"])
+    strength = feeling["strength"]
     if dice.chance(0.3):
-        past, base = dice.pick(VERBS[strength])
+        past, base = dice.pick(feeling["verbs"])
         negated = dice.chance(0.25)
-        text = (UNFELT if negated else FEELING).format(
-            people=dice.pick(PEOPLE), past=past, base=base, thing=dice.pick(WORKS + PARTS)
-        )
+        people, thing = dice.pick(words["people"]), dice.pick(words["works"] + words["parts"])
+        text = words["unfelt" if negated else "felt"].format(people=people, past=past, base=base, thing=thing)
         return text, strength * (NEGATED if negated else 1.0)
-    template = dice.pick(CLAUSES)
-    phrase = dice.pick(ADJECTIVES[strength])
+    template = dice.pick(words["clauses"])
+    phrase = dice.pick(feeling["adjectives"])
     if dice.chance(0.35):
-        factor, degrees = dice.pick(DEGREES)
-        phrase, strength = f"{dice.pick(degrees)} {phrase}", strength * factor
+        degree = dice.pick(words["degrees"])
+        phrase, strength = f"{dice.pick(degree['words'])} {phrase}", strength * degree["factor"]
     if "a {phrase}" not in template and dice.chance(0.25):
-        phrase, strength = f"{dice.pick(NOT)} {phrase}", strength * NEGATED
-    text = template.format(part=dice.pick(PARTS), work=dice.pick(WORKS), copula=dice.pick(COPULAS), phrase=phrase)
-    return text, strength
+        phrase, strength = f"{dice.pick(words['not'])} {phrase}", strength * NEGATED
+    part, work, copula = (dice.pick(words[name]) for name in ("parts", "works", "copulas"))
+    return template.format(part=part, work=work, copula=copula, phrase=phrase), strength
 
 
 POPULAR_SHARE = 0.367
-DUPLICATES = {True: 0.75, False: 0.15}
+DUPLICATES = {"popular": 0.75, "niche": 0.15}
 """Share of duplicates among pairs on popular and on niche topics: 37 % together."""
 QUORA_NOISE = 0.04
 """Share of labels that are turned round."""
 
-Synonyms = tuple[tuple[str, str], ...]
+
+def _plan_quora(dice: Dice) -> tuple[str, bool]:
+    kind = "popular" if dice.chance(POPULAR_SHARE) else "niche"
+    return kind, dice.chance(DUPLICATES[kind])
 
 
-@dataclass(frozen=True)
-class Topic:
-    """Actions (synonyms, each with its participle) and objects (synonyms) that go with each other."""
-
-    actions: tuple[Synonyms, ...]
-    objects: tuple[tuple[str, ...], ...]
-
-
-POPULAR = (
-    Topic(
-        ((("learn", "learned"), ("study", "studied")), (("teach", "taught"), ("explain", "explained")),
-         (("practise", "practised"), ("rehearse", "rehearsed")), (("forget", "forgotten"), ("unlearn", "unlearned"))),
-        (("english",), ("french",), ("python",), ("mathematics", "maths"), ("grammar",)),
-    ),
-    Topic(
-        ((("lose", "lost"), ("reduce", "reduced")), (("gain", "gained"), ("increase", "increased")),
-         (("control", "controlled"), ("manage", "managed")), (("measure", "measured"), ("check", "checked"))),
-        (("weight",), ("fat",), ("muscle",), ("stress", "anxiety"), ("strength",)),
-    ),
-    Topic(
-        ((("earn", "earned"), ("make", "made")), (("save", "saved"), ("keep", "kept")),
-         (("invest", "invested"), ("place", "placed")), (("spend", "spent"), ("use", "used"))),
-        (("money", "cash"), ("bitcoin",), ("dollars",), ("a salary", "an income"), ("a pension",)),
-    ),
-    Topic(
-        ((("recover", "recovered"), ("restore", "restored")), (("delete", "deleted"), ("remove", "removed")),
-         (("secure", "secured"), ("protect", "protected")), (("create", "created"), ("open", "opened"))),
-        (("a password",), ("an account", "a profile"), ("photos", "pictures"), ("messages",), ("a website",)),
-    ),
-)  # fmt: skip
-NICHE = (
-    Topic(
-        ((("grow", "grown"), ("cultivate", "cultivated")), (("water", "watered"), ("irrigate", "irrigated")),
-         (("cut", "cut"), ("trim", "trimmed")), (("plant", "planted"), ("sow", "sown"))),
-        (("roses",), ("tomatoes",), ("orchids",), ("herbs",), ("vines",)),
-    ),
-    Topic(
-        ((("repair", "repaired"), ("fix", "fixed")), (("clean", "cleaned"), ("wash", "washed")),
-         (("paint", "painted"), ("varnish", "varnished")), (("sell", "sold"), ("trade", "traded"))),
-        (("a violin",), ("a clock",), ("a bicycle", "a bike"), ("a boat",), ("a piano",)),
-    ),
-    Topic(
-        ((("bake", "baked"), ("roast", "roasted")), (("store", "stored"), ("preserve", "preserved")),
-         (("freeze", "frozen"), ("chill", "chilled")), (("season", "seasoned"), ("spice", "spiced"))),
-        (("bread",), ("fish",), ("mushrooms",), ("potatoes",), ("cheese",)),
-    ),
-    Topic(
-        ((("train", "trained"), ("tame", "tamed")), (("feed", "fed"), ("nourish", "nourished")),
-         (("breed", "bred"), ("raise", "raised")), (("transport", "transported"), ("move", "moved"))),
-        (("goats",), ("parrots",), ("bees",), ("ponies",), ("rabbits", "bunnies")),
-    ),
-)  # fmt: skip
-TOPICS = {True: POPULAR, False: NICHE}
-DETAILS = (
-    ("at home", "in the house"), ("in india",), ("in canada",), ("in winter", "during the winter"), ("in one month",),
-    ("quickly", "fast"), ("cheaply", "at low cost"), ("safely", "without risk"), ("as a student",),
-    ("without help", "alone"),
-)  # fmt: skip
-# What is asked; each way of asking says the same. `{made}` is the participle: the passive voice.
-INTENTS = (
-    ("how do i {make} {thing} {detail}", "what is the best way to {make} {thing} {detail}",
-     "how can {thing} be {made} {detail}", "{detail}, how do i {make} {thing}"),
-    ("why should i {make} {thing} {detail}", "what are the reasons to {make} {thing} {detail}",
-     "why should {thing} be {made} {detail}", "{detail}, why should i {make} {thing}"),
-    ("how much does it cost to {make} {thing} {detail}", "how expensive is it to {make} {thing} {detail}",
-     "{detail}, how much does it cost to {make} {thing}"),
-    ("how long does it take to {make} {thing} {detail}", "how many days do i need to {make} {thing} {detail}",
-     "{detail}, how long does it take to {make} {thing}"),
-)  # fmt: skip
-QUORA_LEXICON = (
-    [(topic.actions, topic.objects) for topic in POPULAR + NICHE],
-    DETAILS,
-    INTENTS,
-)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked, whatever the words; all but the topic are slots."""
-
-    topic: Topic
-    intent: tuple[str, ...]
-    action: Synonyms
-    object: tuple[str, ...]
-    detail: tuple[str, ...]
-
-
-def make_quora(seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[Example]]:
-    """Pairs with labels 0 (different) and 1 (duplicate)."""
-    return build("quora", seed, sizes, _plan, _say_quora)
-
-
-def _plan(dice: Dice) -> tuple[bool, bool]:
-    popular = dice.chance(POPULAR_SHARE)
-    return popular, dice.chance(DUPLICATES[popular])
-
-
-def _say_quora(dice: Dice, plan: tuple[bool, bool]) -> Draw:
-    popular, duplicate = plan
-    first = _question(dice, dice.pick(TOPICS[popular]))
-    second = first if duplicate else _change(dice, first)
+def _say_quora(dice: Dice, plan: tuple[str, bool]) -> Row:
+    """A pair with label 0 (different) or 1 (duplicate)."""
+    kind, duplicate = plan
+    topic = dice.pick(WORDS["quora"][kind])
+    # What can be asked: the values of each slot, in the order in which they are drawn.
+    slots = {"intent": WORDS["quora"]["intents"], "action": topic["actions"], "object": topic["objects"],
+             "detail": WORDS["quora"]["details"]}  # fmt: skip
+    first = {name: dice.pick(values) for name, values in slots.items()}
+    second = first
+    if not duplicate:  # one slot in three pairs, else two or three: near misses, and pairs that share a mere topic
+        others = {name: dice.other(values, first[name]) for name, values in slots.items()}
+        second = first | {name: others[name] for name in dice.sample(tuple(slots), 1 + dice.weighted((1, 1, 1)))}
     a, b = _ask(dice, first), _ask(dice, second)
     while a == b:
         b = _ask(dice, second)
-    return Draw((a, b), float(duplicate != dice.chance(QUORA_NOISE)))
+    return (a, b), float(duplicate != dice.chance(QUORA_NOISE))
 
 
-def _question(dice: Dice, topic: Topic) -> Question:
-    return Question(topic, dice.pick(INTENTS), dice.pick(topic.actions), dice.pick(topic.objects), dice.pick(DETAILS))
+def _ask(dice: Dice, question: Mapping[str, Any]) -> str:
+    make, made = dice.pick(question["action"])
+    template = dice.pick(question["intent"])
+    thing, detail = dice.pick(question["object"]), dice.pick(question["detail"])
+    return _sentence(template.format(make=make, made=made, thing=thing, detail=detail), "?")
 
 
-def _change(dice: Dice, question: Question) -> Question:
-    """One slot in three pairs, else two or three: near misses, and questions that merely share a topic."""
-    slots: dict[str, Any] = {
-        "intent": dice.other(INTENTS, question.intent),
-        "action": dice.other(question.topic.actions, question.action),
-        "object": dice.other(question.topic.objects, question.object),
-        "detail": dice.other(DETAILS, question.detail),
-    }
-    names = dice.sample(tuple(slots), 1 + dice.weighted((1, 1, 1)))
-    return replace(question, **{name: slots[name] for name in names})
-
-
-def _ask(dice: Dice, question: Question) -> str:
-    make, made = dice.pick(question.action)
-    text = dice.pick(question.intent).format(
-        make=make, made=made, thing=dice.pick(question.object), detail=dice.pick(question.detail)
-    )
-    return sentence(text, "?")
-
-
-WEIGHTS = (0.25, 0.25, 0.25, 0.15, 0.1)
-"""Of agent, action, patient, place and time, of 5 points."""
+ROLES = {"agents": 0.25, "actions": 0.25, "patients": 0.25, "places": 0.15, "times": 0.1}
+"""What a role that two sentences share counts, of 5 points; half if only the kind is the same."""
 STS_NOISE = 0.35
 """Standard deviation of the raters, in points; scores are rounded to fifths."""
 
-Concept = tuple[str, ...]
-"""Synonyms. An action's are pairs `active/passive`."""
-Role = tuple[tuple[Concept, ...], ...]
-"""Kinds of concepts: two concepts of one kind count half."""
 
-
-@dataclass(frozen=True)
-class Genre:
-    """How a kind of text speaks, and how much its pairs share.
-
-    Attributes:
-        roles: agent, action, patient, place, time.
-        same: chance that a role is shared; `near` that it is of the same kind; the rest differs.
-    """
-
-    roles: tuple[Role, Role, Role, Role, Role]
-    forms: tuple[str, ...]
-    same: float
-    near: float
-
-
-CAPTIONS = Genre(
-    roles=(
-        ((("man", "gentleman"), ("woman", "lady"), ("boy",), ("girl",)),
-         (("dog", "puppy"), ("monkey", "ape"), ("cat",))),
-        (
-            (("carrying/carried", "holding/held"), ("pulling/pulled", "dragging/dragged")),
-            (("throwing/thrown", "tossing/tossed"), ("dropping/dropped",)),
-            (("hiding/hidden", "burying/buried"), ("finding/found",)),
-        ),
-        (
-            (("ball",), ("doll", "puppet"), ("kite",)),
-            (("box", "crate"), ("bag", "sack"), ("basket",)),
-            (("chair", "stool"), ("table", "desk")),
-        ),
-        ((("in the park",), ("in the garden", "in the yard")), (("on the beach", "on the shore"), ("near the lake",)),
-         (("on the street", "on the road"),)),
-        ((("in the morning", "at dawn"), ("at noon",)), (("in the evening", "at dusk"), ("at night",))),
-    ),
-    forms=("a {who} is {does} a {what} {where} {when}", "a {what} is being {done} by a {who} {where} {when}",
-           "{when}, a {who} is {does} a {what} {where}"),
-    same=0.66,
-    near=0.17,
-)  # fmt: skip
-HEADLINES = Genre(
-    roles=(
-        ((("government", "cabinet"), ("parliament",), ("president",)), (("court", "judges"), ("police", "officers")),
-         (("company", "firm"), ("bank",), ("union",))),
-        (
-            (("will approve/approved", "will accept/accepted"), ("will support/supported",)),
-            (("will reject/rejected", "will refuse/refused"), ("will delay/delayed", "will postpone/postponed")),
-            (("will announce/announced", "will reveal/revealed"), ("will discuss/discussed",)),
-        ),
-        (
-            (("new law", "new bill"), ("tax reform",), ("budget",)),
-            (("trade deal", "trade agreement"), ("peace talks",)),
-            (("oil project", "oil scheme"), ("rail strike", "rail walkout"), ("bridge plan",)),
-        ),
-        ((("in france",), ("in germany",), ("in spain",)), (("in china",), ("in japan",)),
-         (("in egypt",), ("in kenya",))),
-        ((("on monday",), ("on tuesday",)), (("next week",), ("next month",)), (("this year",),)),
-    ),
-    forms=("{who} {does} {what} {where} {when}", "{what} to be {done} by {who} {where} {when}",
-           "{when}, {who} {does} {what} {where}"),
-    same=0.34,
-    near=0.22,
-)  # fmt: skip
-GENRES = (CAPTIONS, HEADLINES)
-STS_LEXICON = [(genre.roles, genre.forms) for genre in GENRES]
-
-# A scene: for each role the kind and the concept.
-Scene = tuple[tuple[int, int], ...]
-
-
-def make_sts(seed: int, sizes: Mapping[str, int] = SIZES) -> dict[str, list[Example]]:
-    """Pairs with scores from 0 to 5, in fifths."""
-    return build("sts", seed, sizes, lambda dice: dice.pick(GENRES), _say_sts)
-
-
-def _say_sts(dice: Dice, genre: Genre) -> Draw:
-    scene: list[tuple[int, int]] = []
-    other: list[tuple[int, int]] = []
-    points = 0.0
-    for role, weight in zip(genre.roles, WEIGHTS, strict=True):
-        concept = _concept(dice, role)
-        partner, credit = _partner(dice, role, concept, genre)
+def _say_sts(dice: Dice, genre: Mapping[str, Any]) -> Row:
+    """A pair with a score from 0 to 5, in fifths."""
+    scene, other, points = [], [], 0.0  # of each role the synonyms
+    for role, weight in ROLES.items():
+        concept, partner, credit = _concepts(dice, genre[role], genre["same"], genre["near"])
         scene.append(concept)
         other.append(partner)
         points += 5 * weight * credit
-    a, b = _tell(dice, genre, tuple(scene)), _tell(dice, genre, tuple(other))
+    a, b = _say_scene(dice, genre["forms"], scene), _say_scene(dice, genre["forms"], other)
     while a == b:
-        b = _tell(dice, genre, tuple(other))
+        b = _say_scene(dice, genre["forms"], other)
     score = min(max(points + STS_NOISE * dice.normal(), 0.0), 5.0)
-    return Draw((a, b), round(score * 5) / 5)
+    return (a, b), round(score * 5) / 5
 
 
-def _concept(dice: Dice, role: Role) -> tuple[int, int]:
-    kind = dice.pick(range(len(role)))
-    return kind, dice.pick(range(len(role[kind])))
-
-
-def _partner(dice: Dice, role: Role, concept: tuple[int, int], genre: Genre) -> tuple[tuple[int, int], float]:
-    """The role in the other sentence, and what it counts."""
-    kind, index = concept
-    how = dice.weighted((genre.same, genre.near, 1 - genre.same - genre.near))
+def _concepts(dice: Dice, kinds: list[Any], same: float, near: float) -> tuple[list[str], list[str], float]:
+    """A role in the first sentence, in the second, and what this counts."""
+    kind = dice.pick(kinds)
+    concept = dice.pick(kind)
+    how = dice.weighted((same, near, 1 - same - near))
     if how == 0:
-        return concept, 1.0
-    if how == 1 and len(role[kind]) > 1:
-        return (kind, dice.other(range(len(role[kind])), index)), 0.5
-    other = dice.other(range(len(role)), kind)
-    return (other, dice.pick(range(len(role[other])))), 0.0
+        return concept, concept, 1.0
+    if how == 1 and len(kind) > 1:
+        return concept, dice.other(kind, concept), 0.5
+    return concept, dice.pick(dice.other(kinds, kind)), 0.0
 
 
-def _tell(dice: Dice, genre: Genre, scene: Scene) -> str:
-    names = [dice.pick(role[kind][index]) for role, (kind, index) in zip(genre.roles, scene, strict=True)]
-    who, action, what, where, when = names
+def _say_scene(dice: Dice, forms: list[str], scene: list[list[str]]) -> str:
+    who, action, what, where, when = map(dice.pick, scene)
     does, done = action.split("/")
-    return sentence(dice.pick(genre.forms).format(who=who, does=does, done=done, what=what, where=where, when=when))
+    return _sentence(dice.pick(forms).format(who=who, does=does, done=done, what=what, where=where, when=when))
+
+
+_GRAMMARS: Mapping[str, tuple[Callable[[Dice], Any], Callable[[Dice, Any], Row]]] = {
+    "sst": (lambda dice: dice.weighted(SHARES), _say_sst),
+    "quora": (_plan_quora, _say_quora),
+    "sts": (lambda dice: dice.pick(WORDS["sts"]), _say_sts),
+}
+"""By task: what is planned of an example, and how it is said."""

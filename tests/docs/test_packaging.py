@@ -52,6 +52,7 @@ def test_wheel_holds_the_package_and_the_plugins_and_nothing_else(wheel: zipfile
         | _sources("benchkit/analysis/templates", "*.js")
         | _sources("plugins", "*.py")
         | _sources("plugins/benchkit_demo", "embedded/*", base="plugins")
+        | _sources("plugins", "*.toml")
         | {"benchkit/py.typed"}
     )
     assert _names(wheel) == expected

@@ -27,7 +27,7 @@ WIDTH = 8
 
 TASKS = {
     "topic": TaskSpec("topic", "", ("a",), "label", accuracy, {"ce": cross_entropy}, (), ("x", "y", "z")),
-    "match": TaskSpec("match", "", ("a", "b"), "label", accuracy, {"ce": cross_entropy}, (), ("no", "yes")),
+    "match": TaskSpec("match", "", ("a", "b"), "label", accuracy, {"ce": cross_entropy}, (), ("no", "yes"), similar=1),
     "score": TaskSpec("score", "", ("a", "b"), "label", pearson, {"mse": mse}, (), (), 0.0, 5.0),
 }
 

@@ -34,8 +34,8 @@ CASES = {
     "many seeds": (["--seeds", "100000000"], ["--seeds takes at most 10,000 seeds"]),
     "more seeds": (["--seeds", "9" * 4000], ["--seeds takes at most 10,000 seeds"]),
     "seeds of a protocol": (["--set", "seeds=100000000"], ["seeds is from 1 to 10,000"]),
-    "many jobs": (["--jobs", "1000000000"], ["--jobs is at most 1,024"]),
-    "many threads": (["--threads", "1000000000"], ["--threads is at most 1,024"]),
+    "many jobs": (["--jobs", "1000000000"], ["'--jobs'", "1<=x<=1024"]),
+    "many threads": (["--threads", "1000000000"], ["'--threads'", "1<=x<=1024"]),
     "many epochs": (["--set", f"pretrain.epochs={10**30}"], ["epochs is at most 1,000,000"]),
     "wide batches": (["--set", f"pretrain.batch_size={10**30}"], ["batch_size is at most 16,777,216"]),
     "too large a head": (["--set", "cnn.channels=1000000000"], ["head 'cnn' with", "parameters", "GiB of memory"]),
@@ -110,7 +110,7 @@ def test_unknown_option_is_a_usage_error_with_a_suggestion(benchkit: Callable[..
 
 def test_a_search_of_too_many_trials(benchkit: Callable[..., Done]) -> None:
     assert_one_line(benchkit("tune", "--head", "cnn", "--trials", "1000000000"), "--trials is from 1 to 100,000")
-    assert_one_line(benchkit("tune", "--head", "cnn", "--jobs", "1000000000"), "--jobs is at most 1,024")
+    assert_one_line(benchkit("tune", "--head", "cnn", "--jobs", "1000000000"), "1<=x<=1024")
 
 
 def test_too_large_an_allocation(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
@@ -120,7 +120,7 @@ def test_too_large_an_allocation(monkeypatch: pytest.MonkeyPatch, benchkit: Call
 
 def test_a_cache_that_cannot_be(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
     monkeypatch.setenv("BENCHKIT_CACHE", "/proc/nope")
-    assert_one_line(benchkit("run", "--heads", "baseline", "--jobs", "1"), "/proc/nope")
+    assert_one_line(benchkit("run", "--heads", "baseline", "--keep-encoder", "none"), "/proc/nope")
 
 
 def test_a_name_that_the_system_refuses(benchkit: Callable[..., Done]) -> None:

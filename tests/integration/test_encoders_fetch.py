@@ -12,14 +12,14 @@ import pytest
 import torch
 from helpers.checkpoints import CONFIG, VOCAB
 from helpers.hub import COMMIT, Fault, Hub, benchkit, call, serving, use, variables
+from helpers.progress import Silent
 from safetensors.torch import load_file
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
-from benchkit.core.progress import Silent
 from benchkit.encoder import Encoder, load_encoder, random_encoder, save_encoder
 from benchkit.experiment.workspace import open_encoder
-from benchkit.hub.download import RETRIES, read_record
+from benchkit.hub import RETRIES, read_record
 from benchkit.hub.encoders import encoders_root, fetch_encoder, fetched_encoders
 
 ID = "somebody/tiny-bert"

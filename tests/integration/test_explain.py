@@ -9,7 +9,7 @@ import pytest
 from helpers.cli import Call, assert_one_line, caller
 from helpers.runs import flags, run
 
-from benchkit.core.identity import ABSENT, Change, Parts, changes, tell
+from benchkit.core.record import ABSENT, Change, Parts, changes, describe
 
 OWN_HEAD = """
 from dataclasses import dataclass
@@ -59,17 +59,17 @@ def test_a_changed_source_names_its_files() -> None:
     change = Change(("tasks", "sst", "source"), "a", "b")
     a = Parts({}, {"tasks.sst": {"x.py": "1", "y.py": "2", "z.py": "3"}})
     b = Parts({}, {"tasks.sst": {"x.py": "1", "y.py": "9", "new.py": "4"}})
-    assert tell(change, a, b) == "source of task sst: y.py changed, z.py is gone, new.py is new"
-    assert "does not say which file" in tell(change, a, Parts({}))
+    assert describe(change, a, b) == "source of task sst: y.py changed, z.py is gone, new.py is new"
+    assert "does not say which file" in describe(change, a, Parts({}))
 
 
 def test_data_and_encoder_by_name_and_by_content() -> None:
     a = Parts({"encoder": "0" * 64}, splits={"sst.dev": "10 rows of dev.tsv"}, encoder="one")
     b = Parts({"encoder": "1" * 64}, splits={"sst.dev": "20 rows of dev.tsv"}, encoder="two")
     data = Change(("data", "sst", "dev"), "ab" * 32, "cd" * 32)
-    assert tell(data, a, b) == "data.sst.dev: 10 rows of dev.tsv → 20 rows of dev.tsv"
-    assert tell(data, a, a) == "data.sst.dev: other content (abababababab → cdcdcdcdcdcd) in 10 rows of dev.tsv"
-    assert tell(Change(("encoder",), 0, 1), a, b) == "encoder: one (000000000000) → two (111111111111)"
+    assert describe(data, a, b) == "data.sst.dev: 10 rows of dev.tsv → 20 rows of dev.tsv"
+    assert describe(data, a, a) == "data.sst.dev: other content (abababababab → cdcdcdcdcdcd) in 10 rows of dev.tsv"
+    assert describe(Change(("encoder",), 0, 1), a, b) == "encoder: one (000000000000) → two (111111111111)"
 
 
 def test_two_cells_differ_in_one_field(benchkit: Call, stored: tuple[Path, list[str]]) -> None:

@@ -33,7 +33,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuned cell with its encoder."""
     base = tmp_path_factory.mktemp("course")
     data = write_course_files(base / "data")
-    run(base / "run", data, heads=["baseline"], seeds=1, phases=["finetune"], tasks=["sst", "sts"], keep_encoder=True)
+    run(
+        base / "run", data, heads=["baseline"], seeds=1, phases=["finetune"], tasks=["sst", "sts"], encoder_dtype="fp32"
+    )
     return base / "run"
 
 

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
 
 
 def run(out: Path, **settings: Any) -> Record:
-    names = ("feature_cache", "keep_encoder", "protocol", "on_event", "heads")
+    names = ("feature_cache", "encoder_dtype", "protocol", "on_event", "heads")
     options: dict[str, Any] = {"heads": "baseline"}
     options |= {name: settings.pop(name) for name in names if name in settings}
     changes = {name.replace("__", "."): value for name, value in settings.items()}
@@ -55,7 +55,7 @@ def test_stored_lower_layers_give_the_losses_of_the_live_path(tmp_path: Path, he
 
 
 def test_only_the_top_layers_change(tmp_path: Path) -> None:
-    record = run(tmp_path, finetune__trains="top:1", keep_encoder=True)
+    record = run(tmp_path, finetune__trains="top:1", encoder_dtype="fp32")
     before = benchkit.load_encoder("demo").model.state_dict()
     after = CellStore(tmp_path / "cells").encoder_weights(record.key)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -64,7 +64,7 @@ def test_only_the_top_layers_change(tmp_path: Path) -> None:
 
 
 def test_low_rank_changes_are_merged_into_the_encoder(tmp_path: Path) -> None:
-    record = run(tmp_path, finetune__trains="lora:4", keep_encoder=True)
+    record = run(tmp_path, finetune__trains="lora:4", encoder_dtype="fp32")
     before = benchkit.load_encoder("demo").model.state_dict()
     after = CellStore(tmp_path / "cells").encoder_weights(record.key)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -149,3 +149,27 @@ def test_pairs_of_one_task_as_one_input(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_one_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
     with pytest.raises(benchkit.UserError, match=line):
         run(tmp_path, **settings)
+
+
+def test_a_phase_has_losses_of_its_own(tmp_path: Path) -> None:
+    record = run(tmp_path / "a", finetune__losses__sts="mse")
+    plain = run(tmp_path / "b")
+    first, second = (
+        [point.loss for point in each.phases[1].curve if (point.task, point.split) == ("sts", "dev")]
+        for each in (record, plain)
+    )
+    assert max(first) < 0.2 < min(second)  # squared errors on the unit scale; cross-entropies are above those
+    assert record.phases[0].curve == plain.phases[0].curve
+    parts = record.identity["tasks"], plain.identity["tasks"]
+    assert [each[0]["source"] for each in parts] == [each[0]["source"] for each in parts[::-1]]
+    with pytest.raises(benchkit.UserError, match="unknown loss of sts 'hinge'"):
+        run(tmp_path, finetune__losses__sts="hinge")
+
+
+def test_ranking_needs_pairs_encoded_apart(tmp_path: Path) -> None:
+    with pytest.raises(benchkit.UserError, match="needs a pair task that is encoded apart"):
+        run(tmp_path, finetune__ranking=1, pair_input="joint")
+    record = run(tmp_path, finetune__ranking=1, finetune__ranking_only=True)
+    assert record.status == "ok"
+    assert record.phases[1].steps == 2 * -(-96 // 16)  # the batches of sts alone
+    assert record.phases[1].best_epoch == 2

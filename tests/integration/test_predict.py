@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from benchkit.core.record import Record
 from benchkit.data import load_data
 from benchkit.encoder import save_encoder
 from benchkit.experiment.workspace import open_encoder
-from benchkit.predict.model import Loader, Model, dev_mean, of_head, one, open_run, predict
+from benchkit.predict.model import Loader, Model, of_head, one, open_run, predict
 from benchkit.store.cells import CellStore
 
 PAIR = ("A boy is hiding a ball.", "A girl is dropping a sack.")
@@ -86,7 +87,7 @@ def test_without_a_seed_it_is_the_best_on_dev(store: CellStore) -> None:
     records = of_head(store, "baseline")
     assert [record.seed for record in records] == [0, 1]
     best = one(store, "baseline", None, "")
-    assert dev_mean(best) == max(map(dev_mean, records))
+    assert best.dev_mean == max(each.dev_mean for each in records)
     assert one(store, "baseline", 1, "").seed == 1
     assert one(store, "", None, best.key[:9]) == best
 
@@ -193,23 +194,44 @@ def test_another_encoder_of_the_same_name_is_refused(store: CellStore, tmp_path:
         Loader(store, load_plugins(), torch.device("cpu"), str(tmp_path / "demo")).load(of_head(store, "cnn")[0])
 
 
-def test_a_fine_tuned_encoder_is_kept_where_that_was_asked_for(tmp_path: Path, data: Path) -> None:
-    options = {"heads": ["baseline"], "seeds": 1, "tasks": ["sst", "sts"]}
-    (first,) = run(tmp_path, data, **options).cells
+def test_every_fine_tuned_encoder_is_kept_where_that_is_asked_for(tmp_path: Path, data: Path) -> None:
+    options: dict[str, Any] = {"heads": ["baseline"], "seeds": 1, "tasks": ["sst", "sts"], "encoder_dtype": "fp32"}
+    (first,) = run(tmp_path, data, **options, keep_encoder="none").cells
     store = open_run(tmp_path, pytest.fail)
-    with pytest.raises(UserError, match="again with --keep-encoder"):
+    with pytest.raises(UserError, match="again with --keep-encoder all"):
         loader(store).load(first)
-    (second,) = run(tmp_path, data, **options, keep_encoder=True).cells  # trained again, to the same numbers
+    (second,) = run(tmp_path, data, **options, keep_encoder="all").cells  # trained again, to the same numbers
     assert [phase.scores for phase in second.phases] == [phase.scores for phase in first.phases]
     assert store.has_encoder(second.key)
     written = (tmp_path / "cells" / second.key / "record.json").stat().st_mtime_ns
-    assert run(tmp_path, data, **options).cells == run(tmp_path, data, **options, keep_encoder=True).cells == (second,)
+    for keep in ("none", "best", "all"):
+        assert run(tmp_path, data, **options, keep_encoder=keep).cells == (second,)
     assert (tmp_path / "cells" / second.key / "record.json").stat().st_mtime_ns == written
     model = loader(store).load(second)
     assert model.encoder.fingerprint != second.identity["encoder"]
     for task in ("sst", "sts"):
         stored = rows(store, second, task)["score"]
         np.testing.assert_allclose(values(model, task, examples(data, task)), stored, atol=1e-6)
+
+
+def test_the_best_seeds_encoder_is_kept_by_default(tmp_path: Path, data: Path) -> None:
+    lines: list[str] = []
+
+    def watch(event: dict[str, Any]) -> None:
+        lines.append(str(event.get("line", "")))
+
+    cells = run(tmp_path, data, heads=["baseline"], seeds=3, tasks=["sst", "sts"], on_event=watch).cells
+    store = open_run(tmp_path, pytest.fail)
+    best = one(store, "baseline", None, "")
+    assert best.dev_mean == max(each.dev_mean for each in cells)
+    assert [each.key for each in cells if store.has_encoder(each.key)] == [best.key]
+    assert any("encoder of each head's best seed is kept, in bf16: 1 × " in line for line in lines)
+    model = loader(store).load(best)
+    for task in ("sst", "sts"):  # bf16 has eight bits
+        stored = rows(store, best, task)["score"]
+        np.testing.assert_allclose(values(model, task, examples(data, task)), stored, atol=0.1)
+    with pytest.raises(UserError, match="leave out --seed for the seed that is best on dev"):
+        loader(store).load(next(each for each in cells if each.key != best.key))
 
 
 def test_an_answer_as_json(store: CellStore) -> None:

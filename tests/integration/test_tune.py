@@ -19,8 +19,8 @@ from benchkit.core.errors import UserError
 from benchkit.experiment.cell import BLIND, Cell
 from benchkit.experiment.run_cell import execute, explore
 from benchkit.store.cells import CellStore
-from benchkit.tuning.final import run_again
 from benchkit.tuning.report import final_table, front_table, write_search, write_study
+from benchkit.tuning.search import run_again
 from benchkit.tuning.study import Study, Trial
 
 FAILING = """
@@ -182,7 +182,7 @@ def test_a_front_is_drawn_and_each_of_it_can_be_run(objective: str, tmp_path: Pa
         assert costs == [trial.parameters for trial in found.front]
     else:
         assert all(0 < milliseconds < 1000 for milliseconds in costs)
-    assert found.config.objective.cost in front_table(found)
+    assert found.config.cost in front_table(found)
     pictures = write_study(tuning.folder(found.config), found, tuning.storage, lambda line: None)
     assert pictures["front"].startswith(b"\x89PNG")
     for trial in found.front:
@@ -196,7 +196,7 @@ def test_the_files_of_a_search(tmp_path: Path) -> None:
     found = tuning.search(tuning.studies[0], lambda event: None, lambda: False)
     logged: list[str] = []
     pictures = write_study(tmp_path / "baseline", found, tuning.storage, logged.append)
-    write_search(tmp_path, [found], {"baseline": pictures}, logged.append)
+    write_search(tmp_path, [found], {"baseline": pictures})
     assert {"history", "slice", "parallel"} <= set(pictures)
     assert ("importances" in pictures) != any("scikit-learn" in line for line in logged)
     frame = pd.read_csv(tmp_path / "baseline" / "trials.csv")
@@ -299,7 +299,7 @@ def test_from_study_gives_the_same_numbers_again(tmp_path: Path) -> None:
     assert found.final is not None
     options = {"out": tmp_path / "again", "jobs": 1, "threads": 1, "device": "cpu", "feature_cache": True}
     url = f"journal:{tmp_path / 'studies.journal'}"
-    options |= {"head_files": (), "data": "", "encoder": "", "keep_encoder": False}
+    options |= {"head_files": (), "data": "", "encoder": "", "keep_encoder": "best", "encoder_dtype": "bf16"}
     options |= {"cuda_graph": None, "compiled": False}
     again, out = run_again("baseline", url, (1,), options, lambda event: None)
     assert again.differences == found.final.differences

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchkit.cli.progress import Progress, size
+from benchkit.cli.output import size
+from benchkit.cli.progress import Progress
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchkit.core.prefetch import ahead, behind, directly
+from benchkit.core.prefetch import background_writer, prefetch, synchronous
 
 
 def test_items_come_in_order_and_one_ahead() -> None:
@@ -20,7 +20,7 @@ def test_items_come_in_order_and_one_ahead() -> None:
             made.append(threading.current_thread())
             yield number
 
-    assert list(ahead(items())) == [0, 1, 2, 3]
+    assert list(prefetch(items())) == [0, 1, 2, 3]
     assert threading.main_thread() not in made
 
 
@@ -29,13 +29,13 @@ def test_what_making_an_item_raises_comes_after_those_before() -> None:
         yield 0
         raise ValueError("no more")
 
-    got = ahead(items())
+    got = prefetch(items())
     assert next(got) == 0
     with pytest.raises(ValueError, match="no more"):
         next(got)
 
 
-@pytest.mark.parametrize("how", [behind, directly])
+@pytest.mark.parametrize("how", [background_writer, synchronous])
 def test_calls_are_made_in_order_and_all_of_them(how: Any) -> None:
     done: list[int] = []
     with how() as later:
@@ -57,6 +57,6 @@ def test_what_a_call_raises_is_raised_by_the_next_or_at_the_end() -> None:
 
 
 def _all(calls: list[Callable[[], Any]]) -> None:
-    with behind() as later:
+    with background_writer() as later:
         for call in calls:
             later(call)

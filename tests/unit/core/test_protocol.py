@@ -195,7 +195,7 @@ def test_a_protocol_survives_json() -> None:
         ("precision=fp16", "auto, fp32, bf16"),
         ("seeds=0", "seeds is from 1 to"),
         ("layers=", "layers is empty"),
-        ("layers=last", "layers takes a whole number"),
+        ("layers=last", r"layers\[0\] takes a whole number"),
         ("max_length=2", "max_length must be at least 4"),
         ("pretrain.epochs", "field=value"),
         ("=3", "field=value"),

@@ -108,7 +108,7 @@ def test_a_value_becomes_the_fields_type(name: str, value: Any, expected: Any) -
     ],
 )
 def test_a_value_of_another_type_is_one_line_that_names_the_field(name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^part\.{name} ") as caught:
+    with pytest.raises(UserError, match=rf"^part\.{name}\b") as caught:
         apply(Sample(), {name: value}, "part")
     assert "\n" not in str(caught.value)
     wrong = value[-1] if isinstance(value, list) and name in ("sizes", "names") else value

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from benchkit_cs224n import QUORA, SST, STS, benchkit_tasks
 from benchkit_demo import demo_vocabulary
-from benchkit_demo.grammar import demo_words
+from benchkit_demo.sentences import demo_words
 
 from benchkit.core.task import TaskSpec
 from benchkit.data import Split, check_data, load_data
@@ -61,7 +61,7 @@ def test_every_word_is_in_the_vocabulary(data: Data) -> None:
 DIGESTS = """
 from benchkit_cs224n import benchkit_tasks
 from benchkit.data import load_data
-from benchkit_demo.grammar import demo_words
+from benchkit_demo.sentences import demo_words
 data = load_data("demo", benchkit_tasks())
 print([split.sha256 for splits in data.values() for split in splits.values()], demo_words())
 """

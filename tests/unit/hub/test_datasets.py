@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from helpers.hub import COMMIT, Fault, Hub, serving, use
 from helpers.hub_sets import CONTENT, QUORA, ROWS, SMALL, SST, pairs, parquet, sst
+from helpers.progress import Silent
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
-from benchkit.core.progress import Silent
 from benchkit.data import load_data
+from benchkit.hub import RETRIES, git_blob, read_record, sha256_of
 from benchkit.hub.datasets import data_root, fetch_set, split_pairs
-from benchkit.hub.download import RETRIES, git_blob, read_record, sha256_of
 
 
 @pytest.fixture
@@ -120,8 +120,11 @@ def test_by_hand(hub: Hub, tmp_path: Path) -> None:
     (folder / "test.jsonl").write_bytes(b"{}")
     with pytest.raises(UserError, match=r"test.jsonl is not what was expected: it has 2 bytes"):
         fetch("sst", by_hand=folder)
-    (folder / "test.jsonl").write_bytes(CONTENT[SST.repo]["test.jsonl"])
+    (tmp_path / "elsewhere").write_bytes(CONTENT[SST.repo]["test.jsonl"])
+    (folder / "test.jsonl").unlink()
+    (folder / "test.jsonl").symlink_to("../elsewhere")  # as in the hub's own cache
     assert fetch("sst", by_hand=folder) == ROWS["sst"]
+    assert not any(path.is_symlink() for path in (data_root() / "sst").iterdir())
     assert hub.requests == []
 
 

@@ -13,7 +13,16 @@ import pytest
 from helpers.hub import COMMIT, Fault, Hub, etag, serving, use
 
 from benchkit.core.errors import UserError
-from benchkit.hub.download import RETRIES, RemoteFile, Repository, download, look_up, read_record
+from benchkit.hub import (
+    RETRIES,
+    RemoteFile,
+    Repository,
+    _no_link,
+    download,
+    look_up,
+    read_record,
+    staged,
+)
 
 DATA = random.Random(0).randbytes(300_000)
 FILE = RemoteFile("data.parquet", len(DATA), etag("data.parquet", DATA))
@@ -199,7 +208,6 @@ def test_large_files_come_from_elsewhere_and_the_token_does_not_go_there(
         ("a/b", "gone", "the repository has no such revision"),
         ("a/nothing", "main", "no such repository, or a private one and no HF_TOKEN that may read it"),
         ("a/closed", "main", "its owner asks for a request"),
-        ("a//b", "main", "cannot be on the hub"),
     ],
 )
 def test_looking_up_what_is_not_there(hub: Hub, repo: str, revision: str, reason: str) -> None:
@@ -256,10 +264,13 @@ def test_a_licence_is_printable(hub: Hub) -> None:
     assert look_up("a/b", "dataset", "main", "").licence == "mit[2J, other"
 
 
-@pytest.mark.parametrize("value", ["../x", "a" * 39, "a" * 64, "A" * 40, "a" * 40 + "\n", "/" + "a" * 39])
-def test_only_hex_digits_name_a_file(value: str) -> None:
-    with pytest.raises(ValueError, match="checksum"):
-        RemoteFile("x.json", blob=value)
+@pytest.mark.parametrize(("name", "digits"), [("blob", 40), ("sha256", 64)])
+def test_only_hex_digits_name_a_file(name: str, digits: int) -> None:
+    whole = "a" * digits
+    assert RemoteFile("x.json", **{name: whole}).identity == whole  # type: ignore[arg-type]
+    for value in ("../x", whole[1:], whole + "a", "A" * digits, whole + "\n", "/" + whole[1:], whole[5:] + "/../"):
+        with pytest.raises(ValueError, match="checksum"):
+            RemoteFile("x.json", **{name: value})  # type: ignore[arg-type]
 
 
 WHOLE = {"repo": "a/b", "revision": COMMIT, "pinned": "hub", "source": {}, "files": {"train.tsv": "0" * 64}}
@@ -294,3 +305,60 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"fetched.json is damaged .*: remove .* and fetch it again") as caught:
         read_record(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_planted_link_is_not_written_through(hub: Hub, downloader: Downloader, tmp_path: Path, exists: bool) -> None:
+    victim = tmp_path / "victim"
+    if exists:
+        victim.write_bytes(b"precious")
+    downloader.folder.mkdir()
+    part = downloader.folder / f"{FILE.sha256}.part"
+    part.symlink_to(victim)
+    with pytest.raises(UserError, match=r"\.part is a link, and benchkit did not make it: remove it"):
+        downloader.get(FILE)
+    assert hub.requests == []
+    assert victim.exists() == exists
+    assert not exists or victim.read_bytes() == b"precious"
+    part.unlink()
+    assert downloader.get(FILE).read_bytes() == DATA
+
+
+def test_a_link_that_comes_after_the_look_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "x.part").symlink_to(tmp_path / "victim")
+    for mode in ("ab", "wb"):
+        with pytest.raises(OSError, match=r"x\.part"), open(tmp_path / "x.part", mode, opener=_no_link):
+            pass
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["", "raw", "new", "raw/sub", "raw/data.parquet"])
+def test_a_planted_link_in_a_stage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("BENCHKIT_CACHE", str(tmp_path / "cache"))
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    link = tmp_path / "cache" / "hub" / "downloads" / "data-x" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(UserError, match="is a link, and benchkit did not make it"), staged("data-x", Lines()):
+        pass
+    assert list(victim.iterdir()) == []
+
+
+def test_a_copy_of_a_given_file_goes_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk can have no second name for a file."""
+
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setenv("BENCHKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "small.json").write_bytes(b"{}")
+    (tmp_path / "victim").write_bytes(b"precious")
+    with staged("data-x", Lines()) as stage:
+        (stage.raw / "small.json.part").symlink_to(tmp_path / "victim")  # the name that was used once
+        stage.take(replace(REPOSITORY, files={"small.json": SMALL}), ["small.json"], tmp_path / "mine")
+        assert (stage.raw / "small.json").read_bytes() == b"{}"
+    assert (tmp_path / "victim").read_bytes() == b"precious"

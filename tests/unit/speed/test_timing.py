@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchkit.speed.measure import HostClock, Limits, describe_error, ratio, repeatable, take_turns
+from benchkit.speed import Limits, ratio, repeatable
+from benchkit.speed.measure import Clock, describe_error, take_turns
 from benchkit.speed.setup import Mark, Run
 
 
@@ -24,7 +25,7 @@ def test_heads_take_turns_forth_and_back() -> None:
         return make
 
     limits = Limits(warmup=3, iterations=40, seconds=0.0004, repeats=4)
-    timed = take_turns({"a": maker("a"), "b": maker("b")}, limits, HostClock())
+    timed = take_turns({"a": maker("a"), "b": maker("b")}, limits, Clock(torch.device("cpu")))
     assert order[:8] == ["make a", "make b", "a", "a", "a", "b", "b", "b"]
     turns = [name for name, _ in itertools.groupby(order[8:]) if len(name) == 1]
     assert turns[:4] == ["a", "b", "a", "b"]  # A B B A | A B B A: two that meet are one turn here
@@ -49,7 +50,7 @@ def test_one_that_fails_is_given_up_and_the_others_go_on() -> None:
         raise MemoryError
 
     makers = {"good": lambda: lambda mark: None, "bad": make, "none": refuse}
-    timed = take_turns(makers, Limits(1, 20, 0.001, 3), HostClock())
+    timed = take_turns(makers, Limits(1, 20, 0.001, 3), Clock(torch.device("cpu")))
     assert [each.error for each in timed.values()] == ["", "ValueError: no more of this", "out of memory"]
     assert len(timed["good"].all_steps) >= 20
 
@@ -90,3 +91,8 @@ def test_intervals_that_hold_together_are_wider() -> None:
     alone, together = repeatable(values), repeatable(values, family=6)
     assert alone.value == together.value
     assert together.low < alone.low < alone.high < together.high
+
+
+def test_few_and_wild_repeats_have_a_range_that_is_a_number() -> None:
+    found = repeatable([1e-6, 1.0], family=1000)
+    assert 0 < found.low < found.value < found.high < float("inf")

@@ -14,6 +14,8 @@ from benchkit.core.features import Pooled
 from benchkit.core.protocol import Phase, base_protocol, override
 from benchkit.encoder import BertConfig, random_encoder
 from benchkit.encoder.bert import TopLayers
+from benchkit.nn.losses import calibrated_cosent, cosent, multiple_negatives
+from benchkit.training.batches import Order
 from benchkit.training.loop import State
 from benchkit.training.optimizer import AdamW, Average, groups_of
 from benchkit.training.steps import disagreement
@@ -120,6 +122,8 @@ RECIPES: list[dict[str, Any]] = [
     {"layer_decay": 0.5, "encoder_learning_rate": 0.001, "decays": "matrices"},
     {"patience": 2, "epochs": 8},
     {"r_drop": 1.0},
+    {"ranking": 0.5},
+    {"ranking": 1.0, "ranking_only": True},
 ]
 
 
@@ -162,6 +166,57 @@ def test_r_drop_draws_outputs_under_dropout_together() -> None:
     assert apart[1] < apart[0] / 2
 
 
+def test_each_first_sentence_ranks_its_own_second_highest() -> None:
+    pairs, positive = torch.randn(5, 2, 4), torch.tensor([True, False, True, True, False])
+    loss = multiple_negatives(pairs, positive)
+    first, second = (each / each.norm(dim=-1, keepdim=True) for each in pairs.double().unbind(1))
+    scores = 20 * first @ second.T
+    wanted = [-(each[i, i] - each[i].logsumexp(0)) for each in (scores, scores.T) for i in (0, 2, 3)]
+    assert float(loss) == pytest.approx(float(sum(wanted)) / 6, abs=1e-5)
+    assert float(multiple_negatives(pairs, torch.zeros(5, dtype=torch.bool))) == 0
+    assert float(multiple_negatives(pairs[:, :1].expand(-1, 2, -1), positive)) < float(loss)
+
+
+def test_ranking_alone_trains_the_encoder_and_not_the_head() -> None:
+    context, vectors = make_work(("match",), ranking=1.0, ranking_only=True)
+    modules = make_modules(encoder=True)
+    before = weights(modules)
+    state = train(context, vectors, modules)
+    changed = {name.split(".")[0] for name, value in weights(modules).items() if not torch.equal(value, before[name])}
+    assert changed == {"encoder"}
+    assert (state.best_epoch, state.diverged, state.events) == (4, "", [])
+
+
+def test_ranking_brings_paraphrases_closer() -> None:
+    part = make_work()[0].corpus.parts["match", "dev"]
+    assert part.labels is not None
+    found = []
+    for weight in (0.0, 2.0):
+        context, vectors = make_work(ranking=weight, epochs=8)
+        modules = make_modules(encoder=True)
+        train(context, vectors, modules)
+        with torch.no_grad():
+            pairs = modules["encoder"].eval()(vectors[part.rows])
+        found.append(float(multiple_negatives(pairs, part.labels == 1)))
+    assert found[1] < found[0]
+
+
+@pytest.mark.parametrize(("sampling", "share"), [("by_size", 0.8), ("square_root", 2 / 3)])
+def test_tasks_are_drawn_by_a_power_of_their_size(sampling: str, share: float) -> None:
+    order = Order({"large": 40_000, "small": 10_000}, 10, sampling, 0, "finetune", 1)
+    drawn = [task for task, _ in order.epoch(1)]
+    assert len(drawn) == order.batches() == 5000
+    assert drawn.count("large") / 5000 == pytest.approx(share, abs=0.03)
+
+
+def test_a_calibrated_order_stays_on_the_scale_of_the_labels() -> None:
+    shape, labels = SHAPES["score"], torch.tensor([0.0, 2.0, 5.0])
+    right, shifted = labels[:, None], labels[:, None] / 2
+    assert float(cosent(right, labels, shape)) < 0.05
+    assert float(calibrated_cosent(right, labels, shape)) == pytest.approx(float(cosent(right, labels, shape)))
+    assert float(calibrated_cosent(shifted, labels, shape)) > float(cosent(shifted, labels, shape)) + 0.05
+
+
 def test_without_dropout_r_drop_changes_nothing() -> None:
     states = []
     for weight in (0.0, 5.0):
@@ -191,6 +246,10 @@ def test_patience_starts_with_the_first_epoch() -> None:
         ({"finetune": {"average": 1.0}}, "finetune.average is a decay from 0"),
         ({"finetune": {"patience": -1}}, "finetune.patience must be a finite number, at least 0, not -1"),
         ({"finetune": {"decays": "biases"}}, "finetune.decays is one of all, matrices"),
+        ({"pretrain": {"ranking": 1}}, "pretrain.ranking needs an encoder to train"),
+        ({"finetune": {"ranking_only": True}}, "finetune.ranking_only needs the weight of it"),
+        ({"finetune": {"ranking_only": True, "ranking": 1, "r_drop": 1}}, "finetune.ranking_only trains no head"),
+        ({"finetune": {"losses": "cosent"}}, "finetune.losses takes a list or object, not 'cosent'"),
         ({"finetune": {"encoder_learning_rate": 1e-5, "learning_rate": 0}}, "needs a learning_rate above 0"),
     ],
 )

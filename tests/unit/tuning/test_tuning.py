@@ -18,12 +18,13 @@ from benchkit.analysis.statistics import Paired, paired_differences
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.core.protocol import base_protocol, load_file, load_preset, override
+from benchkit.core.settings import parse, plain
 from benchkit.nn import metrics
-from benchkit.tuning.final import write_toml
 from benchkit.tuning.report import best_of_k
 from benchkit.tuning.space import Dimension, Space, build_space, parse_size
 from benchkit.tuning.storage import absolute, damage_is_one_line, open_storage, shown
 from benchkit.tuning.study import Trial, best, check_name, pareto_front, read, read_config
+from benchkit.tuning.trial import write_toml
 
 PLUGINS = load_plugins()
 
@@ -75,7 +76,7 @@ def test_what_cannot_be_searched_is_one_line(search: tuple[str, ...], pins: tupl
 
 def test_a_space_survives_json_and_its_grid_is_the_product_of_its_points() -> None:
     found = space("cnn.pool", "cnn.channels", "lr")
-    assert Space.from_data(found.to_data()) == found
+    assert parse(Space, json.loads(json.dumps(plain(found)))) == found
     points = list(found.grid())
     assert len(points) == found.grid_size() == 4 * 3 * 3
     assert len({tuple(point.values()) for point in points}) == len(points)
