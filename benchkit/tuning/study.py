@@ -294,7 +294,7 @@ class Study:
             return self._fail_lost(self._load())
 
     def trials(self) -> list[Trial]:
-        space = self.config.space.distributions()
+        space = {each.name: each.distribution() for each in self.config.space.dimensions}
         with damage_is_one_line(self.storage, self.config.name):
             frozen = self._load().get_trials(deepcopy=False)
             for each in frozen:
