@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from string import ascii_lowercase
+from string import ascii_letters
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from benchkit.analysis.statistics import (
     Array,
     Difference,
     Evidence,
-    Score,
     differences,
     evidence,
     holm,
@@ -28,12 +27,20 @@ from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, num
 from benchkit.core.errors import unknown
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from benchkit.analysis.results import Results, Stored
     from benchkit.core.record import Record
     from benchkit.core.task import TaskSpec
 
 
 LEVEL = 0.05
+ALL_PAIRS = 10
+"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
+LETTERS_NOTE = (
+    "Heads that share a letter on a task cannot be told apart there: paired over seeds and examples, Holm-corrected p "
+    f"at least {LEVEL}."
+)
 Letters = Mapping[tuple[str, str, str, str], str]
 """A compact letter display, such as `ab`, by phase, task, split and head."""
 
@@ -67,16 +74,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Side:
-    """A head's predictions on one task."""
+    """A head's predictions (seed, n) on one task."""
 
     seeds: tuple[int, ...]
     labels: Array
-    predictions: Array = field(repr=False)
-    evidence: Evidence = field(repr=False)
+    predictions: Array
+    evidence: Evidence
 
-    def of(self, seeds: Sequence[int]) -> Evidence:
+    def of(self, seeds: Sequence[int]) -> _Side:
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
+        part = Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
+        return _Side(tuple(seeds), self.labels, self.predictions[rows], part)
 
 
 def compare(
@@ -97,105 +105,64 @@ def compare(
     """
     if against is not None and against not in stored.heads:
         raise unknown("head", against, stored.heads)
-    records = [each for each in stored.records if each.status in COUNTED and stored.phase_of_predictions(each) == phase]
-    heads = list(dict.fromkeys(record.head for record in records))
-    pairs = [(against, head) for head in heads if head != against] if against else list(combinations(heads, 2))
-    splits = {task: split if _labelled(stored, records, phase, task, split) else "dev" for task in stored.tasks}
-    same = set(splits.values()) == {split}
-    sides = _sides(stored, records, phase, splits)
-    found = list(_compare_pairs(pairs, sides, phase, splits, stored))
-    if not same and len(stored.tasks) > 1:  # a mean of some tasks' test and others' dev means nothing
-        splits = dict.fromkeys(stored.tasks, "dev")
-        found = [each for each in found if each.task != MEAN]
-        again = _compare_pairs(pairs, _sides(stored, records, phase, splits), phase, splits, stored)
-        found += [each for each in again if each.task == MEAN]
-    found = _corrected(found, [*stored.tasks, MEAN])
-    return [replace(each, aso=_stochastic_order(stored, each)) for each in found] if aso else found
+    splits = {task: split if split in stored.results.splits(phase, task) else "dev" for task in stored.tasks}
+    found = list(_compare(stored, phase, splits, against))
+    if len(set(splits.values())) > 1:  # a mean of some tasks' test and others' dev means nothing
+        on_dev = _compare(stored, phase, dict.fromkeys(splits, "dev"), against)
+        found = [each for each in found if each.task != MEAN] + [each for each in on_dev if each.task == MEAN]
+    verdicts = []
+    for task in (*stored.tasks, MEAN):
+        here = [each for each in found if each.task == task]
+        corrected = holm([each.difference.p for each in here])
+        verdicts += [replace(each, p_holm=p) for each, p in zip(here, corrected, strict=True)]
+    return [replace(each, aso=_stochastic_order(stored, each)) for each in verdicts] if aso else verdicts
 
 
-def groups(verdicts: Sequence[Verdict], heads: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Largest groups of heads without a significant difference; a head may be in several, as in a compact letter
-    display (Piepho 2004). Heads that were not compared count as not different.
-
-    Args:
-        verdicts: all pairs on one task.
-        heads: in the order wanted, such as best first.
-    """
-    found: list[set[str]] = [set(heads)]
-    for verdict in verdicts:
-        if verdict.differ:
-            found = [part for each in found for part in _without_pair(each, verdict.a, verdict.b)]
-            found = _largest(found)
-    ordered = [tuple(head for head in heads if head in each) for each in found if each]
-    return tuple(sorted(ordered, key=lambda each: [heads.index(head) for head in each]))
-
-
-def _without_pair(group: set[str], a: str, b: str) -> list[set[str]]:
-    return [group - {a}, group - {b}] if {a, b} <= group else [group]
-
-
-def _largest(sets: Sequence[set[str]]) -> list[set[str]]:
-    """Without those that are part of another, or there already."""
-    kept: list[set[str]] = []
-    for each in sorted(sets, key=len, reverse=True):
-        if not any(each <= other for other in kept):
-            kept.append(each)
-    return kept
-
-
-def _labelled(stored: Stored, records: Sequence[Record], phase: str, task: str, split: str) -> bool:
-    """Whether any cell of the phase was scored there."""
-    return any(
-        (score.task, score.split) == (task, split)
-        for record in records
-        for result in record.phases
-        if result.name == phase
-        for score in result.scores
-    )
-
-
-def _sides(
-    stored: Stored, records: Sequence[Record], phase: str, splits: Mapping[str, str]
-) -> dict[tuple[str, str], _Side]:
-    """By head and task; a head that was not trained on a task has none."""
-    rows: dict[tuple[str, str], dict[int, tuple[Array, Array]]] = {}
-    for record in records:
-        for task, split in splits.items():
-            frame = stored.predictions(record, phase, task, split)
-            if len(frame) and not frame["label"].isna().any():
-                values = (frame["label"].to_numpy(float), frame["prediction"].to_numpy(float))
-                rows.setdefault((record.head, task), {})[record.seed] = values
-    return {key: _side(found, stored.tasks[key[1]].metric.score) for key, found in rows.items()}
-
-
-def _side(found: Mapping[int, tuple[Array, Array]], score: Score) -> _Side:
-    labels = next(iter(found.values()))[0]
-    predictions = np.stack([each for _, each in found.values()])
-    return _Side(tuple(found), labels, predictions, evidence(labels, predictions, score))
-
-
-def _compare_pairs(
-    pairs: Sequence[tuple[str, str]],
-    sides: Mapping[tuple[str, str], _Side],
-    phase: str,
-    splits: Mapping[str, str],
-    stored: Stored,
-) -> Iterator[Verdict]:
-    for a, b in pairs:
+def _compare(stored: Stored, phase: str, splits: Mapping[str, str], against: str | None) -> Iterator[Verdict]:
+    """Each pair, not yet corrected for their number."""
+    sides = _sides(stored, phase, splits)
+    heads = list(dict.fromkeys(head for head, _ in sides))
+    for a, b in [(against, head) for head in heads if head != against] if against else combinations(heads, 2):
         tasks = [task for task in splits if (a, task) in sides and (b, task) in sides]
         seeds = _common([sides[head, task].seeds for head in (a, b) for task in tasks])
         if not seeds:
             continue
         first, second = ({task: sides[head, task].of(seeds) for task in tasks} for head in (a, b))
-        for task, difference in differences(first, second).items():
-            check = None
-            if task != MEAN and stored.tasks[task].classes:
-                left, right = sides[a, task], sides[b, task]
-                rows = ([side.seeds.index(seed) for seed in seeds] for side in (left, right))
-                check = mcnemar(left.labels, *(s.predictions[r] for s, r in zip((left, right), rows, strict=True)))
-            if task != MEAN or len(splits) == len(tasks) > 1:
-                split = splits[task] if task != MEAN else next(iter(splits.values()))
-                yield Verdict(phase, task, split, a, b, difference, math.nan, check)
+        evidences = ({task: side.evidence for task, side in each.items()} for each in (first, second))
+        for task, difference in differences(*evidences).items():
+            if task != MEAN:
+                left, right = first[task], second[task]
+                classes = stored.tasks[task].classes
+                check = mcnemar(left.labels, left.predictions, right.predictions) if classes else None
+                yield Verdict(phase, task, splits[task], a, b, difference, math.nan, check)
+            elif len(splits) == len(tasks) > 1:
+                yield Verdict(phase, task, next(iter(splits.values())), a, b, difference, math.nan, None)
+
+
+def _sides(stored: Stored, phase: str, splits: Mapping[str, str]) -> dict[tuple[str, str], _Side]:
+    """By head and task; a head that was not trained on a task has none."""
+    rows: dict[tuple[str, str], dict[int, tuple[Array, Array]]] = {}
+    for record, task, frame in _labelled_predictions(stored, phase, splits):
+        values = (frame["label"].to_numpy(float), frame["prediction"].to_numpy(float))
+        rows.setdefault((record.head, task), {})[record.seed] = values
+    sides = {}
+    for (head, task), found in rows.items():
+        labels, predictions = next(iter(found.values()))[0], np.stack([each for _, each in found.values()])
+        known = evidence(labels, predictions, stored.tasks[task].metric.score)
+        sides[head, task] = _Side(tuple(found), labels, predictions, known)
+    return sides
+
+
+def _labelled_predictions(
+    stored: Stored, phase: str, splits: Mapping[str, str]
+) -> Iterator[tuple[Record, str, pd.DataFrame]]:
+    """What the cells that count predicted in their last phase, if it is this one, cell by cell and task by task."""
+    for record in stored.records:
+        if record.status in COUNTED and stored.phase_of_predictions(record) == phase:
+            for task, split in splits.items():
+                frame = stored.predictions(record, phase, task, split)
+                if len(frame) and not frame["label"].isna().any():
+                    yield record, task, frame
 
 
 def _stochastic_order(stored: Stored, verdict: Verdict) -> float:
@@ -210,59 +177,45 @@ def _common(seeds: Sequence[tuple[int, ...]]) -> list[int]:
     return [seed for seed in seeds[0] if all(seed in each for each in seeds)] if seeds else []
 
 
-def _corrected(verdicts: Sequence[Verdict], tasks: Sequence[str]) -> list[Verdict]:
-    """Task by task, corrected for the number of comparisons on each."""
-    found = []
-    for task in tasks:
-        here = [each for each in verdicts if each.task == task]
-        corrected = holm([each.difference.p for each in here])
-        found += [replace(each, p_holm=p) for each, p in zip(here, corrected, strict=True)]
+Groups = tuple[tuple[str, ...], ...]
+
+
+def groups(verdicts: Iterable[Verdict], heads: Sequence[str]) -> Groups:
+    """Largest groups of heads without a significant difference; a head may be in several, as in a compact letter
+    display (Piepho 2004). Heads that were not compared count as not different.
+
+    Args:
+        verdicts: all pairs on one task.
+        heads: in the order wanted, such as best first.
+    """
+    found = {frozenset(heads)}
+    for pair in (frozenset((each.a, each.b)) for each in verdicts if each.differ):
+        parts = {part for each in found for part in ([each - {head} for head in pair] if pair <= each else [each])}
+        found = {each for each in parts if not any(each < other for other in parts)}
+    ordered = [[head for head in heads if head in each] for each in found if each]
+    return tuple(map(tuple, sorted(ordered, key=lambda each: [heads.index(head) for head in each])))
+
+
+def all_groups(
+    results: Results, verdicts: Sequence[Verdict]
+) -> dict[tuple[str, str, str], tuple[tuple[str, ...], ...]]:
+    """`groups` by phase, task and split, best head first."""
+    found = {}
+    for key in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
+        here = [each for each in verdicts if (each.phase, each.task, each.split) == key]
+        named = {head for each in here for head in (each.a, each.b)}
+        means = {head: results.over(head, *key).mean for head in results.heads if head in named}
+        found[key] = groups(here, sorted(means, key=lambda head: -means[head]))
     return found
-
-
-ALL_PAIRS = 10
-"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
 
 
 def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
     """Letters of the heads that were compared pair by pair, best first."""
     found: dict[tuple[str, str, str, str], str] = {}
-    for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
-        here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
-        named = {head for each in here for head in (each.a, each.b)}
-        means = {head: results.over(head, phase, task, split).mean for head in named}
-        ordered = sorted((head for head in results.heads if head in named), key=lambda head: -means[head])
-        for place, group in enumerate(groups(here, ordered)):
+    for key, together in all_groups(results, verdicts).items():
+        for place, group in enumerate(together):
             for head in group:
-                key = (phase, task, split, head)
-                found[key] = found.get(key, "") + _letter(place)
-    return found
-
-
-def _letter(place: int) -> str:
-    """`a` to `z`, then `A'`, `B'` …, which no table should need."""
-    return ascii_lowercase[place] if place < len(ascii_lowercase) else f"{chr(65 + place % 26)}'"
-
-
-def letters_note(verdicts: Sequence[Verdict]) -> list[str]:
-    if not verdicts:
-        return []
-    return [
-        "Heads that share a letter on a task cannot be told apart there: paired over seeds and examples, "
-        f"Holm-corrected p at least {LEVEL}."
-    ]
-
-
-def groups_by_task(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """`groups` of each phase, task and split, best head first, for JSON."""
-    found = []
-    for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
-        here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
-        means = {
-            head: mean for each in here for head, mean in ((each.a, each.difference.a), (each.b, each.difference.b))
-        }
-        together = groups(here, sorted(means, key=lambda head: -means[head]))
-        found.append({"phase": phase, "task": task or MEAN, "split": split, "groups": together})
+                found[*key, head] = found.get((*key, head), "") + ascii_letters[place % len(ascii_letters)]
     return found
 
 
@@ -346,8 +299,6 @@ def rows(verdicts: Sequence[Verdict], results: Results) -> list[dict[str, Any]]:
 
 BINS = 10
 
-Counts = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class HeadPredictions:
@@ -364,7 +315,7 @@ class HeadPredictions:
     """
 
     seeds: int
-    confusion: Counts
+    confusion: NDArray[np.int64]
     bins: Array
     errors: Array
     miss: Array
@@ -383,49 +334,27 @@ class TaskPredictions:
     heads: Mapping[str, HeadPredictions]
 
 
-class Tally:
-    """Sums over the seeds of one head."""
-
-    def __init__(self, task: TaskSpec, labels: Array) -> None:
-        self._task, self._labels = task, labels
-        classes = len(task.classes)
-        self._confusion = np.zeros((classes, classes), np.int64)
-        self._votes = np.zeros((len(labels), max(classes, 1)))
-        self._bins = np.zeros((BINS, 3))
-        self._miss = np.zeros(len(labels))
-        self._errors: list[float] = []
-
-    def add(self, predictions: Array, scores: Array) -> None:
-        """One seed: predictions (n,) as class indices or scores, and of classes their probabilities (n,)."""
-        if self._task.classes:
-            self._add_classes(predictions.astype(np.int64), scores)
-        else:
-            self._add_scores(predictions)
-
-    def result(self) -> HeadPredictions:
-        seeds = len(self._errors)
-        said = self._votes.argmax(axis=1) if self._task.classes else self._votes[:, 0] / seeds
-        errors = np.array(self._errors)
-        return HeadPredictions(seeds, self._confusion, self._bins, errors, self._miss / seeds, said.astype(np.float64))
-
-    def _add_classes(self, predictions: Counts, scores: Array) -> None:
-        classes = len(self._task.classes)
-        labels = self._labels.astype(np.int64)
-        pairs = np.bincount(labels * classes + predictions, minlength=classes**2)
-        self._confusion += pairs.reshape(classes, classes)
-        right = (labels == predictions).astype(np.float64)
-        self._votes[np.arange(len(labels)), predictions] += 1
-        self._miss += 1 - right
-        bins = _bins(scores, right, 0.0, 1.0)
-        self._bins += bins
-        self._errors.append(float(np.abs(bins[:, 1] - bins[:, 2]).sum() / len(labels)))
-
-    def _add_scores(self, predictions: Array) -> None:
-        task, off = self._task, predictions - self._labels
-        self._votes[:, 0] += predictions
-        self._miss += np.abs(off) / (task.high - task.low)
-        self._bins += _bins(predictions, self._labels, task.low, task.high)
-        self._errors.append(float(np.sqrt(np.mean(off**2))))
+def summarise(task: TaskSpec, labels: Array, predictions: Array, scores: Array) -> HeadPredictions:
+    """Labels (n,) against predictions (seed, n), class indices or scores, and probabilities of classes (seed, n)."""
+    count, classes = len(predictions), np.arange(len(task.classes))
+    if not task.classes:
+        off = predictions - labels
+        bins = [_bins(each, labels, task.low, task.high) for each in predictions]
+        miss, said = np.abs(off) / (task.high - task.low), predictions.sum(axis=0) / count
+        return HeadPredictions(
+            count, np.zeros((0, 0), np.int64), np.sum(bins, axis=0), np.sqrt(np.mean(off**2, axis=1)),
+            miss.sum(axis=0) / count, said,
+        )  # fmt: skip
+    right = (predictions == labels).astype(np.float64)
+    bins = [_bins(each, y, 0.0, 1.0) for each, y in zip(scores, right, strict=True)]
+    errors = np.array([np.abs(each[:, 1] - each[:, 2]).sum() / len(labels) for each in bins])
+    pairs = (labels * len(classes) + predictions).astype(np.int64).ravel()
+    confusion = np.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), -1)
+    votes = (predictions == classes[:, None, None]).sum(axis=1)
+    return HeadPredictions(
+        count, confusion, np.sum(bins, axis=0), errors, (1 - right).sum(axis=0) / count,
+        votes.argmax(axis=0).astype(np.float64),
+    )  # fmt: skip
 
 
 def _bins(x: Array, y: Array, low: float, high: float) -> Array:
@@ -434,56 +363,33 @@ def _bins(x: Array, y: Array, low: float, high: float) -> Array:
     return np.stack([np.bincount(place, each, minlength=BINS) for each in (np.ones_like(x), x, y)], axis=1)
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """An example on which heads differ; `row` is its place in the split."""
-
-    id: str
-    label: float
-    row: int
-
-
-def disagreements(observed: TaskPredictions, count: int) -> list[Disagreement]:
-    """The examples that divide heads most: some get them right, others do not; of equals, the hardest first."""
+def disagreements(observed: TaskPredictions, count: int) -> list[int]:
+    """Rows of the examples that divide heads most: some get them right, others do not; of equals, the hardest first."""
     if len(observed.heads) < 2:
         return []
     miss = np.stack([each.miss for each in observed.heads.values()])
     spread, mean = np.ptp(miss, axis=0), miss.mean(axis=0)
     order = np.lexsort((np.arange(len(mean)), -mean.round(9), -spread.round(9)))
-    best = [int(row) for row in order[:count] if spread[row] > 0]
-    return [Disagreement(observed.ids[row], float(observed.labels[row]), row) for row in best]
+    return [int(row) for row in order[:count] if spread[row] > 0]
 
 
 def read_predictions(stored: Stored) -> dict[str, TaskPredictions]:
-    """What heads predicted in the last phase, by task, one cell in memory at a time. A task of which nobody has
-    labelled predictions is left out.
+    """What heads predicted in the last phase, by task. A task of which nobody has labelled predictions is left out.
 
     Raises:
         UserError: predictions cannot be read.
     """
-    results = stored.results
-    phase = results.phases[-1]
-    splits = {task: results.judged(phase, task) for task in stored.tasks}
-    spoilt = {(each.head, each.seed) for each in results.faults if not each.counts and phase in each.phases}
-    ids: dict[str, tuple[str, ...]] = {}
-    labels: dict[str, Array] = {}
-    tallies: dict[str, dict[str, Tally]] = {task: {} for task in stored.tasks}
-    for record in stored.records:
-        if (record.head, record.seed) in spoilt or stored.phase_of_predictions(record) != phase:
-            continue
-        for name, task in stored.tasks.items():
-            rows = stored.predictions(record, phase, name, splits[name])
-            if rows.empty or rows["label"].isna().any():
-                continue
-            if name not in ids:
-                ids[name] = tuple(str(each) for each in rows.index)
-                labels[name] = rows["label"].to_numpy(np.float64)
-            tally = tallies[name].setdefault(record.head, Tally(task, labels[name]))
-            tally.add(rows["prediction"].to_numpy(np.float64), rows["score"].to_numpy(np.float64))
-    return {
-        name: TaskPredictions(
-            stored.tasks[name], phase, splits[name], ids[name], labels[name],
-            {head: tally.result() for head, tally in tallies[name].items()},
-        )
-        for name in ids
-    }  # fmt: skip
+    phase = stored.results.phases[-1]
+    splits = {task: stored.results.judged(phase, task) for task in stored.tasks}
+    examples: dict[str, tuple[tuple[str, ...], Array]] = {}
+    values: dict[str, dict[str, list[Array]]] = {}
+    for record, name, frame in _labelled_predictions(stored, phase, splits):
+        if name not in examples:
+            examples[name] = tuple(map(str, frame.index)), frame["label"].to_numpy(float)
+        values.setdefault(name, {}).setdefault(record.head, []).append(frame[["prediction", "score"]].to_numpy(float).T)
+    found = {}
+    for name, (ids, labels) in examples.items():
+        task = stored.tasks[name]
+        heads = {head: summarise(task, labels, *np.stack(each, axis=1)) for head, each in values[name].items()}
+        found[name] = TaskPredictions(task, phase, splits[name], ids, labels, heads)
+    return found

@@ -17,12 +17,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import benchkit
-from benchkit.analysis.comparisons import ALL_PAIRS, compact_letters, difference_sections, disagreements, letters_note
+from benchkit.analysis.comparisons import ALL_PAIRS, LETTERS_NOTE, compact_letters, difference_sections, disagreements
 from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
 from benchkit.analysis.plots import COLOURS, page_data
 from benchkit.analysis.report import comparison, fault_notes
-from benchkit.analysis.results import describe, protocol_fields
+from benchkit.analysis.results import describe
 from benchkit.analysis.tables import NOTHING, Block, Intervals, Row, Section, number, plus_minus, ranges
+from benchkit.analysis.variants import protocol_fields
 from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -70,9 +71,7 @@ def page(
     style, script = _file("page.css"), "\n".join(_file(f"{name}.js") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     shared = compact_letters(results, verdicts) if _all_pairs(results, verdicts) else {}
-    *phases, notes = comparison(
-        results, letters=shared, remarks=[*letters_note(verdicts if shared else ())], overview=True
-    )
+    *phases, notes = comparison(results, letters=shared, remarks=[LETTERS_NOTE] * bool(shared), overview=True)
     tables = _Tables(results)
     multitask = [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
     elsewhere = {*fault_notes(results)}
@@ -309,12 +308,12 @@ def _examples(stored: Stored, predictions: TaskPredictions, texts: bool) -> dict
         "heads": list(predictions.heads),
         "rows": [
             {
-                "id": each.id,
-                "texts": (known or {}).get(each.id, ()),
-                "label": _word(predictions, each.label),
-                "said": [(head, *_said(predictions, head, each.row)) for head in predictions.heads],
+                "id": predictions.ids[row],
+                "texts": (known or {}).get(predictions.ids[row], ()),
+                "label": _word(predictions, float(predictions.labels[row])),
+                "said": [(head, *_said(predictions, head, row)) for head in predictions.heads],
             }
-            for each in found
+            for row in found
         ],
     }
 

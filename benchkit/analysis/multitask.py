@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from benchkit.analysis.results import COUNTED, cell_predictions, load_cells, shared_identity, stack_predictions
-from benchkit.analysis.statistics import Difference, Paired, paired_differences, spread
+from benchkit.analysis.results import COUNTED, paired_predictions, shared_identity
+from benchkit.analysis.statistics import Difference, paired_differences, spread
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, name_seeds, number, plus_minus
 from benchkit.experiment.companions import ALONE
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from benchkit.analysis.results import Stored
     from benchkit.core.record import Record
     from benchkit.core.task import TaskSpec
-
 
 _GAINS_NOTE = (
     "Together: the head trained on all tasks; alone: on this one, with the same data, epochs and seeds; after the last "
@@ -59,22 +59,11 @@ def gains(
 
 def stored_gains(stored: Stored) -> list[Gain]:
     """`gains` of runs with single-task baselines, read back from the folders inside theirs; none for other runs."""
-    runs = {record.key: stored.folders[record.key].parent.parent for record in stored.records}
     found, folders = {}, dict(stored.folders)
     for task in stored.tasks:
-        cells = [(run, *each) for run in dict.fromkeys(runs.values())
-                 for each in load_cells(run / ALONE / task / "cells", stored.log)]  # fmt: skip
-        if not cells:
-            continue
-        heads = {(runs[each.key], _match_key(each, task)): each.head for each in stored.records}
-        records: dict[tuple[str, int], Record] = {}
-        for run, record, folder in cells:
-            if head := heads.get((run, _match_key(record, task))):
-                records[head, record.seed] = replace(record, head=head)
-                folders[record.key] = folder
-        if records:
-            found[task] = list(records.values())
-
+        if cells := stored.companions(f"{ALONE}/{task}", partial(_match_key, task=task)):
+            found[task] = [each.record for each in cells]
+            folders |= {each.record.key: each.folder for each in cells}
     return gains(stored.records, found, stored.tasks, folders)
 
 
@@ -90,7 +79,7 @@ def gains_section(found: Sequence[Gain]) -> Section | None:
     blocks = [
         Block(
             (title, "alone", "together", "together − alone", "95 % interval", ""),
-            [_row(gain) for gain in found if gain.task == task],
+            [_gain_row(gain) for gain in found if gain.task == task],
             ("left", "right", "right", "left", "left", "left"),
         )
         for task, title in titles.items()
@@ -102,23 +91,17 @@ def _gain(
     alone: Sequence[Record], together: Sequence[Record], task: TaskSpec, head: str, folders: Mapping[str, Path]
 ) -> Gain:
     sides = [{r.seed: r for r in side if r.head == head and r.status in COUNTED} for side in (alone, together)]
-    seeds = tuple(seed for seed in sides[0] if seed in sides[1])
+    seeds = tuple(sorted(sides[0].keys() & sides[1].keys()))
     if not seeds:
         return Gain(head, task.name, task.metric.name, "test", (), None)
-    records = [side[seed] for side in sides for seed in seeds]
-    split = "test" if all(_labelled(record, task.name) for record in records) else "dev"
-    frames = [cell_predictions(folders[each.key], each.predictions_sha256)[task.name, split] for each in records]
-    labels, predictions = stack_predictions(frames, f"{task.name} {split}, together and alone,")
-    pair = Paired(labels, predictions[: len(seeds)], predictions[len(seeds) :], task.metric.score)
-    difference = paired_differences({task.name: pair})[task.name]
-    return Gain(head, task.name, task.metric.name, split, seeds, difference)
+    a, b = ([side[seed] for seed in seeds] for side in sides)
+    scored = [{(s.task, s.split) for s in record.phases[-1].scores} for record in (*a, *b)]
+    split = "test" if all((task.name, "test") in each for each in scored) else "dev"
+    pair = paired_predictions(task, split, (a, folders), (b, folders))
+    return Gain(head, task.name, task.metric.name, split, seeds, paired_differences({task.name: pair})[task.name])
 
 
-def _labelled(record: Record, task: str) -> bool:
-    return any((score.task, score.split) == (task, "test") for score in record.phases[-1].scores)
-
-
-def _row(gain: Gain) -> Row:
+def _gain_row(gain: Gain) -> Row:
     found = gain.difference
     if found is None:
         return Row((gain.head, NOTHING, NOTHING, NOTHING, "no seed with a number in both", ""))

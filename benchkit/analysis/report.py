@@ -15,11 +15,11 @@ import pandas as pd
 from benchkit.analysis.comparisons import (
     ALL_PAIRS,
     COLUMNS,
+    LETTERS_NOTE,
+    all_groups,
     compact_letters,
     compare,
     difference_sections,
-    groups_by_task,
-    letters_note,
     rows,
 )
 from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
@@ -484,7 +484,7 @@ def sections(
     shared = {} if against else compact_letters(results, verdicts)
     found = []
     if only != "verdicts":
-        remarks = [*letters_note(verdicts if shared else ()), *stored.notes]
+        remarks = [*[LETTERS_NOTE] * bool(shared), *stored.notes]
         found += comparison(results, letters=shared, remarks=remarks)
         found += [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
     pairs = len({(each.phase, each.a, each.b) for each in verdicts})
@@ -549,7 +549,10 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
         "cells": cells,
         "scores": scores,
         "verdicts": rows(verdicts, results),
-        "groups": groups_by_task(verdicts),
+        "groups": [
+            {"phase": phase, "task": task, "split": split, "groups": together}
+            for (phase, task, split), together in all_groups(results, verdicts).items()
+        ],
         "together_minus_alone": [_gain(each) for each in stored_gains(stored)],
         "interference": [
             {"key": record.key, "phase": phase.name, **asdict(each)}

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from benchkit.analysis.results import Results, Stored, collect, protocol_fields
+from benchkit.analysis.results import Results, Stored, collect
 from benchkit.analysis.statistics import Spread
 from benchkit.analysis.tables import NOTHING, Block, Row, Section, number, plus_minus
+from benchkit.analysis.variants import protocol_fields
 from benchkit.core.errors import UserError
 from benchkit.core.identity import changes, shown
 from benchkit.core.plugins import Plugins

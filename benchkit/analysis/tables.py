@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tabulate import tabulate
 
@@ -223,6 +223,17 @@ def name_seeds(seeds: Iterable[int]) -> str:
     """`seed 1`, `seeds 0, 2`."""
     names = [str(seed) for seed in sorted(seeds)]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+Key = TypeVar("Key")
+
+
+def group_seeds(pairs: Iterable[tuple[Key, int]]) -> dict[Key, list[int]]:
+    """The seeds of each key, in the order of the keys' first seeds."""
+    found: dict[Key, list[int]] = {}
+    for key, seed in pairs:
+        found.setdefault(key, []).append(seed)
+    return found
 
 
 def ranges(values: Iterable[int]) -> str:
