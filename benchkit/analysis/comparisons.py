@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from string import ascii_letters
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,16 @@ from benchkit.analysis.statistics import (
     Array,
     Difference,
     Evidence,
+    Need,
     differences,
     evidence,
     holm,
     mcnemar,
     min_epsilon,
+    need,
 )
-from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, number, p_value
-from benchkit.core.errors import unknown
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, duration, interval, number, p_value
+from benchkit.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,24 +279,88 @@ def _notes(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-COLUMNS = (
-    "phase", "task", "split", "metric", "a", "b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "p", "p_holm",
-    "mcnemar", "aso_epsilon", "n_seeds", "verdict",
-)  # fmt: skip
+def verdicts_frame(verdicts: Sequence[Verdict], results: Results) -> pd.DataFrame:
+    """A row a verdict, for CSV and JSON."""
+    import pandas as pd
 
-
-def rows(verdicts: Sequence[Verdict], results: Results) -> list[dict[str, Any]]:
-    """The values of `COLUMNS` for CSV and JSON; None where there is no number."""
-    found = []
-    for each in verdicts:
-        d = each.difference
-        values = (
+    columns = (
+        "phase", "task", "split", "metric", "a", "b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "p",
+        "p_holm", "mcnemar", "aso_epsilon", "n_seeds", "verdict",
+    )  # fmt: skip
+    rows = [
+        (
             each.phase, each.task, each.split, results.metrics.get(each.task, MEAN), each.a, each.b, d.a, d.b, d.value,
             d.low, d.high, d.p, each.p_holm, each.mcnemar, each.aso, d.seeds, conclusion(each),
-        )  # fmt: skip
-        known = (None if isinstance(value, float) and math.isnan(value) else value for value in values)
-        found.append(dict(zip(COLUMNS, known, strict=True)))
+        )
+        for each in verdicts
+        for d in [each.difference]
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def needs(
+    stored: Stored, value: float, wanted: float, split: str = "test", against: str | None = None
+) -> list[tuple[Verdict, Need]]:
+    """Power analysis of each pair of heads and task, of every phase whose predictions are kept.
+
+    Args:
+        value: the difference to find, in the tasks' metrics.
+        wanted: with which probability.
+
+    Raises:
+        UserError: no two heads have two seeds in common.
+    """
+    verdicts = [each for phase in stored.results.phases for each in compare(stored, phase, split, against)]
+    found = [(each, need(each.difference, value, wanted)) for each in verdicts if each.difference.seeds > 1]
+    if not found:
+        raise UserError("a plan takes two heads with two seeds in common, finished: run these first, then plan")
     return found
+
+
+def plan_sections(stored: Stored, found: Sequence[tuple[Verdict, Need]], value: float, wanted: float) -> list[Section]:
+    """A block a task of each phase, and what it comes to."""
+    seconds: dict[str, list[float]] = {head: [] for head in stored.heads}
+    for record in stored.records:
+        if record.status in COUNTED:
+            seconds[record.head].append(sum(each.train_seconds + each.eval_seconds for each in record.phases))
+    costs = {head: sum(each) / len(each) if each else math.nan for head, each in seconds.items()}  # of a seed
+    sections = []
+    for phase in dict.fromkeys(verdict.phase for verdict, _ in found):
+        blocks = []
+        for task in dict.fromkeys(verdict.task for verdict, _ in found if verdict.phase == phase):
+            here = [(verdict, each) for verdict, each in found if (verdict.phase, verdict.task) == (phase, task)]
+            title = f"{stored.results.title(task)} · {here[0][0].split}"
+            header = (title, "seeds now", "they find", "seeds needed", "cautiously", "limit", "time")
+            rows = [_plan_row(verdict, each, costs[verdict.a] + costs[verdict.b]) for verdict, each in here]
+            blocks.append(Block(header, rows, ("left", *["right"] * 6)))
+        title = f"{phase}: seeds to find a difference of {value:g} with a power of {wanted:.0%}"
+        sections.append(Section(title, blocks))
+    notes = [
+        "They find: the smallest true difference that the seeds so far would find. Limit: what unlimited seeds would; "
+        "the rest is the chance of which test examples there are. Cautiously: if seeds vary by as much as these few "
+        "allow at 80 % confidence. Time: of the missing seeds of both heads, one cell after another."
+    ]
+    if short := dict.fromkeys(verdict.task for verdict, each in found if each.seeds is None):
+        notes.append(
+            f"No number of seeds finds {value:g} between every pair on {', '.join(short)}: the limit is above it. Only "
+            "more test examples lower the limit: four times as many halve it."
+        )
+    if most := max((each.seeds or 0 for _, each in found), default=0):
+        heads = {head for verdict, _ in found for head in (verdict.a, verdict.b)}
+        missing = {head: max(0, most - len(seconds[head])) for head in heads}
+        spent = duration(sum(count * costs[head] for head, count in missing.items() if count))
+        rest = f"{sum(missing.values())} more cells, about {spent}" if any(missing.values()) else "they are there"
+        notes.append(f"For all that seeds can do: {most} seeds of each head ({rest}).")
+    return [*sections, Section("", (), [*notes, "One comparison at p < 0.05; correcting for several takes more."])]
+
+
+def _plan_row(verdict: Verdict, found: Need, cost: float) -> Row:
+    have, time = verdict.difference.seeds, NOTHING
+    if found.seeds is not None:
+        time = duration((found.seeds - have) * cost) if found.seeds > have else "none"
+    counts = ("no number" if seeds is None else str(seeds) for seeds in (found.seeds, found.cautious))
+    pair = f"{verdict.b} − {verdict.a}"
+    return Row((pair, str(have), f"{found.detects:.3f}", *counts, f"{found.limit:.3f}", time))
 
 
 BINS = 10

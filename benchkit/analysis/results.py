@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchkit.analysis.statistics import Paired, Spread, spread
-from benchkit.analysis.tables import name_seeds
+from benchkit.analysis.tables import group_seeds, name_seeds
 from benchkit.analysis.variants import FoundCell, check_comparable, name_variants, newest, protocol_fields
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
@@ -26,7 +26,7 @@ from benchkit.store.cells import CellStore
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchkit.core.record import PhaseResult, Status
+    from benchkit.core.record import Status
     from benchkit.core.task import TaskSpec
     from benchkit.experiment.companions import Control
 
@@ -72,7 +72,7 @@ class Results:
     Attributes:
         metrics: name of the metric, by task.
         values: by (head, phase, task, split): the numbers that count.
-        phase_results: by (head, phase): what the seeds that count left.
+        train_seconds: by (head, phase): of each seed that counts, in the order of the records.
         parameters: of a head, by head.
         events: (head, seed, what happened on the way).
         trained_controls: the same heads trained as controls, by kind: `shuffled labels`, `random encoder`.
@@ -82,7 +82,7 @@ class Results:
     phases: tuple[str, ...]
     metrics: Mapping[str, str]
     values: Mapping[tuple[str, str, str, str], Seeds]
-    phase_results: Mapping[tuple[str, str], Sequence[PhaseResult]]
+    train_seconds: Mapping[tuple[str, str], Sequence[float]]
     parameters: Mapping[str, int]
     controls: Sequence[Control]
     faults: Sequence[Fault]
@@ -133,9 +133,9 @@ class Results:
         values = [known[name] for name in self.metrics if name in known]
         return sum(values) / len(values) if values and len(values) == len(self.metrics) else None
 
-    def seconds(self, head: str, phase: str) -> Seeds:
-        """Training time, numbered by the order of the records."""
-        return dict(enumerate(result.train_seconds for result in self.phase_results.get((head, phase), ())))
+    def seconds(self, head: str, phase: str) -> Spread:
+        """Training time of a seed."""
+        return spread(self.train_seconds.get((head, phase), ()))
 
     def faults_of(self, head: str, phase: str) -> list[Fault]:
         """The faults of a head that affect a phase."""
@@ -162,8 +162,7 @@ def collect(
     longest = sorted(records, key=lambda record: -len(record.phases))
     phases = tuple(phases) or tuple(dict.fromkeys(phase.name for each in longest for phase in each.phases)) or ("",)
     values: dict[tuple[str, str, str, str], dict[int, float]] = {}
-    phase_results: dict[tuple[str, str], list[PhaseResult]] = {}
-    parameters: dict[str, int] = {}
+    train_seconds: dict[tuple[str, str], list[float]] = {}
     faults, seen = [], set()
     for record in records:
         if (record.head, record.seed) in seen:
@@ -171,12 +170,10 @@ def collect(
         seen.add((record.head, record.seed))
         fault = _fault(record, phases)
         faults += [fault] if fault else []
-        if "head" in record.parameters:
-            parameters.setdefault(record.head, record.parameters["head"])
         for result in record.phases:
             if fault and result.name in fault.phases and not fault.counts:
                 continue
-            phase_results.setdefault((record.head, result.name), []).append(result)
+            train_seconds.setdefault((record.head, result.name), []).append(result.train_seconds)
             for score in result.scores:
                 key = (record.head, result.name, score.task, score.split)
                 values.setdefault(key, {})[record.seed] = score.value
@@ -185,16 +182,11 @@ def collect(
         phases=phases,
         metrics={name: task.metric.name for name, task in tasks.items()},
         values=values,
-        phase_results=phase_results,
-        parameters=parameters,
+        train_seconds=train_seconds,
+        parameters={each.head: each.parameters["head"] for each in reversed(records) if "head" in each.parameters},
         controls=controls,
         faults=faults,
-        events=[
-            (record.head, record.seed, event)
-            for record in records
-            for result in record.phases
-            for event in result.events
-        ],
+        events=[(each.head, each.seed, event) for each in records for result in each.phases for event in result.events],
         trained_controls={name: collect(each, (), tasks, phases) for name, each in (trained_controls or {}).items()},
     )
 
@@ -216,14 +208,13 @@ def _fault(record: Record, phases: Sequence[str]) -> Fault | None:
 
 def describe(faults: Iterable[Fault]) -> str:
     """`failed (seeds 0, 2): out of memory; diverged (seed 1): …`."""
-    seeds: dict[tuple[str, str], list[int]] = {}
-    for fault in faults:
-        seeds.setdefault((fault.status, fault.reason), []).append(fault.seed)
+    seeds = group_seeds(((fault.status, fault.reason), fault.seed) for fault in faults)
     return "; ".join(f"{status} ({name_seeds(group)}): {reason}" for (status, reason), group in seeds.items())
 
 
-# What a trained control shares with its cell: all but data, encoder and the version of the code.
-_SHARED_BY_CONTROLS = ("head", "protocol", "tasks", "seed", "execution")
+def _shared_with_control(record: Record) -> str:
+    """What a cell shares with its trained controls: all but data, encoder and the version of the code."""
+    return shared_identity(record, ("head", "protocol", "tasks", "seed", "execution"))
 
 
 def shared_identity(record: Record, parts: Iterable[str]) -> str:
@@ -256,10 +247,7 @@ class Stored:
         """All numbers, arranged for tables."""
         trained = {}
         for kind in (SHUFFLED_LABELS, RANDOM_ENCODER):
-            cells = self.companions(
-                f"{CONTROLS}/{folder_of(kind)}", lambda record: shared_identity(record, _SHARED_BY_CONTROLS)
-            )
-            if cells:
+            if cells := self.companions(f"{CONTROLS}/{folder_of(kind)}", _shared_with_control):
                 trained[kind] = [each.record for each in cells]
         return collect(self.records, self.controls, self.tasks, trained_controls=trained)
 
@@ -468,7 +456,7 @@ def cell_predictions(folder: Path, _: str) -> dict[tuple[str, str], pd.DataFrame
     frame = CellStore(folder.parent).predictions(folder.name).set_index("id")
     columns = ["label", "prediction", "score"]
     groups = frame.groupby(["task", "split"], observed=True, sort=False)[columns]
-    return {("", ""): frame[columns].iloc[:0], **dict(iter(groups))}
+    return {("", ""): frame[columns].iloc[:0], **{(str(key[0]), str(key[1])): rows for key, rows in groups}}
 
 
 Side = tuple[Sequence[Record], Mapping[str, Path]]

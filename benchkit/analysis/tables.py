@@ -95,21 +95,13 @@ def notes(lines: Sequence[str], style: Style) -> str:
     return "\n".join(textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines)
 
 
-def paragraphs(lines: Sequence[str], style: Style) -> str:
-    """Lines of plain text, not wrapped, each with a line end."""
-    if style == "latex":
-        return "".join(f"{latex_escape(line)}\\par\n" for line in lines)
-    return "".join(f"{escape(line) if style == 'markdown' else line}\n" for line in lines)
-
-
 def escape(text: str) -> str:
     """Markdown that shows this text."""
     return re.sub(r"([\\`*_|<\[\]])", r"\\\1", text)
 
 
-def width(text: str) -> int:
-    """Of the longest line."""
-    return max((len(line) for line in text.splitlines()), default=0)
+def fits_terminal(block: Block) -> bool:
+    return max(map(len, _terminal([block]).splitlines())) <= TERMINAL_WIDTH
 
 
 def _widest(blocks: Sequence[Block]) -> Block:
@@ -129,7 +121,7 @@ def _terminal(blocks: Sequence[Block]) -> str:
     ]
     text = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=widest.align)
     lines = iter([line.rstrip() for line in text.splitlines()])
-    rule = "─" * width(text)
+    rule = "─" * max(map(len, text.splitlines()))
     return "\n\n".join("\n".join([next(lines), rule, *(next(lines) for _ in block.rows)]) for block in blocks)
 
 
@@ -152,14 +144,17 @@ def latex_escape(text: str) -> str:
     return "".join(_LATEX.get(sign) or (sign if sign <= "ÿ" else f"[U+{ord(sign):04X}]") for sign in text)
 
 
-def latex_page(body: str) -> str:
-    """What to paste into a paper, with a line on what it needs."""
-    wrapped = re.sub(r"\n{3,}", "\n\n", body.strip())
+def render_page(lines: Sequence[str], sections: Iterable[Section], style: Style) -> str:
+    """Lines of plain text, not wrapped, and sections below them. LaTeX is what one pastes into a paper."""
+    body = render_all(sections, style)
+    if style != "latex":
+        return "".join(f"{escape(line) if style == 'markdown' else line}\n" for line in lines) + f"\n{body}"
+    body = re.sub(r"\n{3,}", "\n\n", "".join(f"{latex_escape(line)}\\par\n" for line in lines) + f"\n{body}").strip()
     needs = (
         "% Needs \\usepackage{booktabs}, \\usepackage[T1]{fontenc} and lines of about 15 cm; made by benchkit report."
     )
     setting = r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\parindent}{0pt}"
-    return f"{needs}\n{setting}\n{wrapped}\n\\par\\endgroup\n"
+    return f"{needs}\n{setting}\n{body}\n\\par\\endgroup\n"
 
 
 def _latex(blocks: Sequence[Block]) -> str:

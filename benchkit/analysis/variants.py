@@ -128,7 +128,7 @@ def _names(head: str, settings: Mapping[str, Sequence[FoundCell]]) -> dict[str, 
 
 def _differing(identities: Mapping[str, Identity]) -> dict[str, dict[str, str]]:
     """Fields, as `--set` has them, that are not the same in all: their values, cut short, by setting."""
-    first, found = next(iter(identities.values())), {}
+    first, found = next(iter(identities.values())), dict[str, dict[str, str]]()
     for key, identity in identities.items():
         for change in changes({**first, "seed": 0}, {**identity, "seed": 0}):
             field = change.field.removeprefix("head.config.").removeprefix("protocol.")

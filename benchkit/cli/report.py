@@ -79,9 +79,10 @@ def _write_page(
 
     predictions = read_predictions(stored)
     if html:
-        from benchkit.analysis.html import write_page
+        from benchkit.analysis.html import page
+        from benchkit.store.files import write_atomic
 
-        write_page(stored, verdicts, predictions, html, texts=texts)
+        write_atomic(html, page(stored, verdicts, predictions, texts=texts).encode())
         click.echo(f"wrote {html}", err=True)
     if figures:
         from benchkit.analysis.plots import write_figures
@@ -110,7 +111,7 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
     More seeds average out the chance of training, not that of which examples the test set has: where these are too
     few for the difference, it says so. Takes at least two seeds of two heads; with three it is a rough guess.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.power import needs, sections
+    from benchkit.analysis.comparisons import needs, plan_sections
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render_all
     from benchkit.core.errors import UserError
@@ -121,7 +122,7 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
         raise UserError(f"--power takes a number between 0.05 and 1, such as 0.8, not {power:g}")
     stored = read_runs(folders, log=_log, head_files=head_files)
     found = needs(stored, difference, power, split, against)
-    click.echo(render_all(sections(stored, found, difference, power)), nl=False)
+    click.echo(render_all(plan_sections(stored, found, difference, power)), nl=False)
 
 
 _ACROSS = ("data", "protocol", "machine", "encoder")
@@ -237,11 +238,11 @@ def _run(context: click.Context, options: dict[str, Any]) -> tuple[Path, int]:
 
 
 def _show(folder: Path) -> None:
-    from benchkit.analysis.reproduce import agreements, deviations, published, section
+    from benchkit.analysis.baselines import agreement_section, agreements, deviations, published
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render
     from benchkit.core.plugins import load_plugins
 
     report, stored = published(), read_runs([folder], log=_log)
     rows = agreements(stored, report)
-    click.echo(render(section(rows, list(deviations(stored, report, load_plugins())), report)))
+    click.echo(render(agreement_section(rows, list(deviations(stored, report, load_plugins())), report)))

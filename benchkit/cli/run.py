@@ -76,23 +76,22 @@ def sessions(session: Session, controls: bool, single_task: bool) -> tuple[dict[
 def run_all(runs: dict[str, Session], progress: Progress, what: str) -> dict[str, Outcome]:
     """Each run to its end, its own tables written to its own folder."""
     from benchkit.analysis.report import write_report
+    from benchkit.analysis.results import collect
 
     found = {}
     for name, session in runs.items():
         progress.say(f"{what.format(name)}: {len(session.cells)} cells")
         outcome = session.run(progress)
         progress.close()
-        phases = session.plan.protocol.phases
-        write_report(
-            session.plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, log=progress.say
-        )
+        results = collect(outcome.records, outcome.controls, outcome.tasks, session.plan.protocol.phases)
+        write_report(session.plan.out, results, outcome.records, log=progress.say)
         found[name] = outcome
     return found
 
 
 def echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alone: dict[str, Outcome]) -> None:
     """The table `together − alone`."""
-    from benchkit.analysis.multitask import gains, gains_section
+    from benchkit.analysis.baselines import gains, gains_section
     from benchkit.analysis.tables import render
 
     stores = [(outcome, session.store), *((each, runs[name].store) for name, each in alone.items())]
@@ -232,8 +231,9 @@ def _request(options: dict[str, Any]) -> Request:
 
 
 def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> None:
-    from benchkit.analysis.multitask import interference_section
+    from benchkit.analysis.baselines import interference_section
     from benchkit.analysis.report import comparison_text, write_report
+    from benchkit.analysis.results import collect
     from benchkit.analysis.tables import render
     from benchkit.experiment.estimate import clock
 
@@ -246,19 +246,14 @@ def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> 
     beside = {name: each.records for name, each in in_vain.items()}
     plan = session.plan
     click.echo(f"\n{_headline(session)}\n")
-    phases = plan.protocol.phases
-    click.echo(
-        comparison_text(outcome.records, outcome.controls, outcome.tasks, phases=phases, trained_controls=beside)
-    )
+    results = collect(outcome.records, outcome.controls, outcome.tasks, plan.protocol.phases, beside)
+    click.echo(comparison_text(results))
     if plan.interference:
         section = interference_section(outcome.records)
         click.echo(f"\n{render(section) if section else 'No two tasks share a weight: no interference.'}")
     if each_alone:
         echo_gains(session, outcome, alone, each_alone)
-    write_report(
-        plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, trained_controls=beside,
-        log=progress.say,
-    )  # fmt: skip
+    write_report(plan.out, results, outcome.records, log=progress.say)
     spent = clock(time.monotonic() - started)
     count = f"{_count(len(outcome.records), 'cell')} ({outcome.reused} reused)"
     click.echo(f"\n{count} in {spent}; table, curves and cells are in {plan.out}")

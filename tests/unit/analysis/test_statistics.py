@@ -15,9 +15,9 @@ from benchkit.analysis.statistics import (
     mcnemar,
     min_epsilon,
     paired_differences,
-    power,
+    power_of,
     standard_error,
-    violation,
+    violations,
 )
 from benchkit.nn import metrics
 
@@ -143,17 +143,17 @@ def test_against_statsmodels() -> None:
     expected = contingency.mcnemar([[8, 12], [3, 17]], exact=True).pvalue
     assert mcnemar(np.ones(40), a, b) == pytest.approx(expected)
     expected = tests.TTestPower().power(0.9, 8, 0.05)  # also counts a find on the wrong side
-    assert power(0.9, 1.0, 0.0, 8, 100) == pytest.approx(expected, abs=1e-3)
+    assert power_of(1.0, 0.0, 8, 100)(0.9) == pytest.approx(expected, abs=1e-3)
 
 
 def test_power_is_that_of_the_noncentral_t() -> None:
     for seeds, effect in ((3, 2.0), (10, 0.8), (30, 0.5)):
         limit = scipy_stats.t.ppf(0.975, seeds - 1)
         expected = scipy_stats.nct.sf(limit, seeds - 1, effect * np.sqrt(seeds))
-        assert power(effect, 1.0, 0.0, seeds, 100) == pytest.approx(expected, abs=1e-6)
-    assert power(0.1, 0.0, 0.05**2, 3, 1e12) == pytest.approx(scipy_stats.norm.sf(1.96 - 2), abs=1e-3)
-    assert power(1.0, 0.01, 0.0, 100, 10) == 1
-    assert power(0.0, 0.0, 0.0, 3, 10) == 0
+        assert power_of(1.0, 0.0, seeds, 100)(effect) == pytest.approx(expected, abs=1e-6)
+    assert power_of(0.0, 0.05**2, 3, 1e12)(0.1) == pytest.approx(scipy_stats.norm.sf(1.96 - 2), abs=1e-3)
+    assert power_of(0.01, 0.0, 100, 10)(1.0) == 1
+    assert power_of(0.0, 0.0, 3, 10)(0.0) == 0
 
 
 def test_more_seeds_do_not_lower_the_examples_part() -> None:
@@ -163,15 +163,15 @@ def test_more_seeds_do_not_lower_the_examples_part() -> None:
 
 def test_almost_stochastic_order() -> None:
     low, high = np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5, 0.6, 0.7])
-    assert violation(high, low) == 0
-    assert violation(low, high) == 1
-    assert violation(low, low) == 0.5
+    assert violations(high[None], low[None]) == 0
+    assert violations(low[None], high[None]) == 1
+    assert violations(low[None], low[None]) == 0.5
     assert min_epsilon(high, low, resamples=200) == 0
     # By the definition, on a fine grid: the order of quantiles changes in the middle.
     a, b = np.array([0.0, 0.5, 1.0]), np.array([0.2, 0.4])
     grid = (np.arange(60_000) + 0.5) / 60_000
     gap = a[(grid * 3).astype(int)] - b[(grid * 2).astype(int)]
-    assert violation(a, b) == pytest.approx((np.minimum(gap, 0) ** 2).sum() / (gap**2).sum())
+    assert violations(a[None], b[None])[0] == pytest.approx((np.minimum(gap, 0) ** 2).sum() / (gap**2).sum())
     random = np.random.default_rng(6)
     same = min_epsilon(random.normal(size=20), random.normal(size=20), resamples=200)
     better = min_epsilon(random.normal(2, 1, 20), random.normal(size=20), resamples=200)
