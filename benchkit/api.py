@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
-from benchkit.analysis.results import collect
+from benchkit.analysis.tables import collect
 from benchkit.core.plugins import load_plugins
 from benchkit.core.record import Record
 from benchkit.core.task import TaskSpec

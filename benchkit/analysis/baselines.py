@@ -11,10 +11,10 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from benchkit.analysis.results import COUNTED, collect, paired_predictions, shared_identity
+from benchkit.analysis import tables
+from benchkit.analysis.results import paired_predictions, protocol_fields, shared_identity
 from benchkit.analysis.statistics import Difference, Spread, paired_differences, spread
-from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, name_seeds, number, plus_minus
-from benchkit.analysis.variants import protocol_fields
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, group, interval, name_seeds, number, plus_minus
 from benchkit.core.errors import UserError
 from benchkit.core.identity import changes, shown
 from benchkit.core.protocol import load_preset
@@ -60,9 +60,10 @@ def gains(
     found = []
     for task in (tasks[name] for name in baselines):
         for head in dict.fromkeys(record.head for record in together):
-            sides = ({r.seed: r for r in side if r.head == head and r.status in COUNTED}
-                     for side in (baselines[task.name], together))  # fmt: skip
-            alone, own = sides
+            alone, own = (
+                {r.seed: r for r in side if r.head == head and r.status in tables.COUNTED}
+                for side in (baselines[task.name], together)
+            )
             seeds = tuple(sorted(alone.keys() & own.keys()))
             a, b = ([side[seed] for seed in seeds] for side in (alone, own))
             scored = [{(s.task, s.split) for s in record.phases[-1].scores} for record in (*a, *b)]
@@ -93,57 +94,53 @@ def _shared_with_alone(record: Record, task: str) -> str:
 
 def gains_section(found: Sequence[Gain]) -> Section | None:
     """A block a task, a row a head; None where nothing was trained on single tasks."""
-    blocks: dict[str, Block] = {}
+    rows = []
     for gain in found:
-        title, side = f"{gain.task} · {gain.metric} · {gain.split}", ("left", "right", "right", "left", "left", "left")
-        header = (title, "alone", "together", "together − alone", "95 % interval", "")
         cells = (NOTHING, NOTHING, NOTHING, "no seed with a number in both", "")
-        if each := gain.difference:
+        if known := gain.difference:
             between, word = f"{name_seeds(gain.seeds)} only: unknown", ""
-            if not math.isnan(each.low):
-                between = interval(each.low, each.high)
-                word = "gains" if each.low > 0 else "loses" if each.high < 0 else "cannot tell"
-            cells = (number(each.a), number(each.b), number(each.value, signed=True), between, word)
-        rows = blocks[gain.task].rows if gain.task in blocks else ()
-        blocks[gain.task] = Block(header, [*rows, Row((gain.head, *cells))], side)
+            if not math.isnan(known.low):
+                between = interval(known.low, known.high)
+                word = "gains" if known.low > 0 else "loses" if known.high < 0 else "cannot tell"
+            cells = (number(known.a), number(known.b), number(known.value, signed=True), between, word)
+        rows.append(((gain.task, gain.metric), (gain.split, Row((gain.head, *cells)))))
+    blocks = []
+    for (task, metric), each in group(rows).items():
+        header = (f"{task} · {metric} · {each[-1][0]}", "alone", "together", "together − alone", "95 % interval", "")
+        blocks.append(Block(header, [row for _, row in each], ("left", "right", "right", "left", "left", "left")))
     note = (
         "Together: the head trained on all tasks; alone: on this one, with the same data, epochs and seeds; after the "
         "last phase. The interval holds the chance of training and of the examples; it is not corrected for the number "
         "of rows."
     )
-    return Section("", list(blocks.values()), [note]) if blocks else None
+    return Section("", blocks, [note]) if blocks else None
 
 
 def interference_section(records: Sequence[Record]) -> Section | None:
     """Whether the gradients of tasks agree: a block a phase and shared part, a row a head and pair of tasks; None where
     nothing was measured.
     """
-    seeds: dict[tuple[str, ...], dict[int, list[float]]] = {}
-    for record in records:
-        for phase in record.phases:
-            for each in phase.interference or ():
-                key = (phase.name, each.part, record.head, f"{each.a} · {each.b}")
-                seeds.setdefault(key, {}).setdefault(record.seed, []).append(each.value)
-    blocks: dict[str, list[Row]] = {}
-    for (name, part, head, pair), by_seed in seeds.items():
-        values = list(by_seed.values())
-        columns = (
-            [each[0] for each in values],
-            [each[-1] for each in values],
-            [sum(each) / len(each) for each in values],
-        )
+    found = group(
+        ((phase.name, each.part, record.head, f"{each.a} · {each.b}"), (record.seed, each.value))
+        for record in records
+        for phase in record.phases
+        for each in phase.interference or ()
+    )
+    rows = []
+    for (name, part, head, pair), cosines in found.items():
+        seeds = list(group(cosines).values())
+        columns = [each[0] for each in seeds], [each[-1] for each in seeds], [sum(each) / len(each) for each in seeds]
         words = [plus_minus(spread(each), signed=True, digits=2).replace("−0.00", "+0.00") for each in columns]
-        below = [value < 0 for each in values for value in each]
-        row = Row((head, pair, *words, f"{sum(below) / len(below):.0%}"))
-        blocks.setdefault(f"{name} · {part}", []).append(row)
+        below = f"{sum(value < 0 for _, value in cosines) / len(cosines):.0%}"
+        rows.append((f"{name} · {part}", Row((head, pair, *words, below))))
     header, align = ("tasks", "first epoch", "last epoch", "all epochs", "below 0"), ("left", "left", *["right"] * 4)
     note = (
         "Cosine of two tasks' gradients on what they share, after each epoch, on a fixed batch of each, dropout off; "
         "mean over seeds, ± their standard deviation. Below 0, a step for the one task undoes some of the other's. It "
         "was measured apart from the training and changes no number of it."
     )
-    found = [Block((title, *header), rows, align) for title, rows in blocks.items()]
-    return Section("", found, [note]) if found else None
+    blocks = [Block((title, *header), each, align) for title, each in group(rows).items()]
+    return Section("", blocks, [note]) if blocks else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,6 @@ def published() -> Published:
     return Published(**tomllib.loads((files("benchkit.analysis") / "report_numbers.toml").read_text("utf-8")))
 
 
-PRESET = "paper"
 # Agreement within more than this is not worth much: a number this far off would agree as well.
 _LOOSE = 0.1
 # The report may have counted a file's header as a row.
@@ -215,7 +211,7 @@ def agreements(stored: Stored, report: Published) -> list[Agreement]:
     Raises:
         UserError: the run has none of the report's heads or tasks.
     """
-    results = collect(stored.records, (), stored.tasks)
+    results = tables.collect(stored.records, (), stored.tasks)
     heads = [label for name in report.numbers for label, own in stored.heads.items() if own == name]
     tasks = [task for task in report.rows if task in stored.tasks]
     if not heads or not tasks:
@@ -300,7 +296,7 @@ def deviations(stored: Stored, report: Published, plugins: Plugins) -> Iterator[
 
 
 def _protocol_deviations(records: Sequence[Record], report: Published, plugins: Plugins) -> Iterator[str]:
-    preset = protocol_fields({"protocol": load_preset(PRESET, plugins.tasks, plugins.heads).identity()})
+    preset = protocol_fields({"protocol": load_preset("paper", plugins.tasks, plugins.heads).identity()})
     protocols = [protocol_fields(record.identity) for record in records]
     lines = [
         f"{change.field.removeprefix('protocol.')} {shown(change.a)} → {shown(change.b)}"
@@ -309,7 +305,7 @@ def _protocol_deviations(records: Sequence[Record], report: Published, plugins: 
         if change.path[-1] not in report.phases  # a phase that was left out is named once, by `phases`
     ]
     if lines:
-        yield f"The protocol is not that of the preset {PRESET}: {'; '.join(dict.fromkeys(lines))}."
+        yield f"The protocol is not that of the preset paper: {'; '.join(dict.fromkeys(lines))}."
     for phases in dict.fromkeys(tuple(protocol["phases"]) for protocol in protocols):
         if not set(report.phases) <= set(phases):
             there, here = (" and ".join(each) for each in (report.phases, phases))

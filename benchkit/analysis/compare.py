@@ -7,13 +7,13 @@ import operator
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from benchkit.analysis.results import COUNTED, MEAN, Stored, paired_predictions
+from benchkit.analysis.results import Stored, paired_predictions
 from benchkit.analysis.statistics import paired_differences, spread
-from benchkit.analysis.tables import Block, Row, Section, group_seeds, interval, name_seeds, number
+from benchkit.analysis.tables import COUNTED, MEAN, Block, Row, Section, group, interval, name_seeds, number
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.identity import Change, changes, parts_of, tell
 
@@ -104,14 +104,14 @@ class Comparison:
     Attributes:
         split: that the metrics are of.
         pairs: by head, the cells of the same seed that have a number in both runs.
-        lost: by head, the cells of A with a number whose match in B has none, with what became of it.
+        lost: by head, the cells of B without a number whose match in A has one.
         differences: what is not the same, by kind; see `identity_differences`.
         notes: what was left out, a line each.
     """
 
     split: str
     pairs: Mapping[str, Sequence[Pair]]
-    lost: Mapping[str, Sequence[Pair]]
+    lost: Mapping[str, Sequence[Record]]
     measures: Sequence[Measure]
     differences: Mapping[str, Sequence[str]]
     notes: Sequence[str]
@@ -135,10 +135,9 @@ def compare(
             the split has no labels.
     """
     others = {(record.head, record.seed): record for record in b.records}
-    pairs: dict[str, list[Pair]] = {}
-    for record in a.records:
-        if other := others.get((record.head, record.seed)):
-            pairs.setdefault(record.head, []).append((record, other))
+    pairs = group(
+        (record.head, (record, other)) for record in a.records if (other := others.get((record.head, record.seed)))
+    )
     if not pairs:
         cells = "; against ".join(", ".join(_with_seeds(each.records)) for each in (a, b))
         raise UserError(f"no cell of the one run has its like in the other: {cells}")
@@ -153,7 +152,7 @@ def compare(
                 f"{kind} if that is the difference meant"
             )
     usable = {head: [pair for pair in each if _counts(pair[0]) and _counts(pair[1])] for head, each in pairs.items()}
-    lost = {head: [pair for pair in each if _counts(pair[0]) and not _counts(pair[1])] for head, each in pairs.items()}
+    lost = {head: [other for own, other in each if _counts(own) and not _counts(other)] for head, each in pairs.items()}
     split = split or _labelled_split([record for each in usable.values() for pair in each for record in pair])
     measures = [
         each
@@ -184,15 +183,13 @@ def _check_conditions(conditions: Iterable[Condition], heads: Collection[str], p
 
 def identity_differences(pairs: Sequence[Pair]) -> dict[str, list[str]]:
     """What differs between the cells of A and those of B, a line each, by kind: one of `ACROSS`, `head` or `code`."""
-    found: dict[str, dict[str, None]] = {}
+    found = []
     for a, b in pairs:
-        for change in changes(a.identity, b.identity):
-            found.setdefault(_kind(change), {})[tell(change, parts_of(a), parts_of(b))] = None
+        found += [(_kind(each), tell(each, parts_of(a), parts_of(b))) for each in changes(a.identity, b.identity)]
         for name in ("processor", "device"):
             was, now = (str(each.environment.get(name, "unknown")) for each in (a, b))
-            if was != now:
-                found.setdefault("machine", {})[f"{name}: {was} → {now}"] = None
-    return {kind: list(lines) for kind, lines in found.items()}
+            found += [("machine", f"{name}: {was} → {now}")] * (was != now)
+    return group(dict.fromkeys(found))
 
 
 def _kind(change: Change) -> str:
@@ -267,15 +264,11 @@ def _cost(name: str, record: Record) -> float:
     return done / seconds if seconds > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether one condition holds for one head; `lost` where B has no number for seeds that A has one for."""
+class Verdict(NamedTuple):
+    """Whether a condition holds for a head, and the condition, the head and the numbers in words."""
 
-    condition: Condition
-    head: str
-    measure: Measure | None
     holds: bool
-    lost: str = ""
+    text: str
 
 
 def judge(comparison: Comparison, conditions: Sequence[Condition], *, sure: bool = False) -> list[Verdict]:
@@ -287,12 +280,16 @@ def judge(comparison: Comparison, conditions: Sequence[Condition], *, sure: bool
     verdicts = []
     for condition in conditions:
         for head in [condition.head] if condition.head else comparison.pairs:
-            measure = comparison.of(head, condition.name)
-            values = () if measure is None else (measure.low, measure.high) if sure else (measure.change,)
-            holds = bool(values) and all(condition.holds(value) for value in values)
-            fates = group_seeds((record.status, record.seed) for _, record in comparison.lost[head])
-            lost = ", ".join(f"{status} with {name_seeds(seeds)}" for status, seeds in fates.items())
-            verdicts.append(Verdict(condition, head, measure, holds or bool(lost), lost))
+            measure, holds, reason = comparison.of(head, condition.name), False, "has no number in either run"
+            if lost := group((record.status, record.seed) for record in comparison.lost[head]):
+                fates = ", ".join(f"{status} with {name_seeds(seeds)}" for status, seeds in lost.items())
+                holds, reason = True, f"{fates}, no number to compare"
+            elif measure:
+                values = (measure.low, measure.high) if sure else (measure.change,)
+                found, unit = _interval(measure), "%" if measure.name in RATIOS else "points"
+                holds = all(map(condition.holds, values))
+                reason = f"{_change(measure)} {unit}{f' ({found})' if found else ''}"
+            verdicts.append(Verdict(holds, f"{condition.text}: {head} {reason}"))
     return verdicts
 
 
@@ -301,7 +298,7 @@ def _counts(record: Record) -> bool:
 
 
 def _with_seeds(records: Iterable[Record]) -> list[str]:
-    seeds = group_seeds((record.head, record.seed) for record in records)
+    seeds = group((record.head, record.seed) for record in records)
     return [f"{head} with {name_seeds(each)}" for head, each in seeds.items()]
 
 
@@ -315,7 +312,7 @@ def _labelled_split(records: Sequence[Record]) -> str:
 def _only_in_one(a: Stored, b: Stored) -> Iterator[str]:
     for name, one, other in (("first", a, b), ("second", b, a)):
         there = {(record.head, record.seed) for record in other.records}
-        seeds = group_seeds((r.head, r.seed) for r in one.records if (r.head, r.seed) not in there)
+        seeds = group((r.head, r.seed) for r in one.records if (r.head, r.seed) not in there)
         yield from (f"Only in the {name} run: {head}, {name_seeds(each)}." for head, each in seeds.items())
 
 
@@ -364,24 +361,10 @@ def _word(measure: Measure) -> str:
 
 
 def _remarks(comparison: Comparison) -> Iterator[str]:
-    heads: dict[str, list[str]] = {}
-    for head, pairs in comparison.pairs.items():
-        common = name_seeds(a.seed for a, _ in pairs) if pairs else "no seed with a number"
-        heads.setdefault(common, []).append(head)
-    yield from (f"{', '.join(each)}: {common} in both." for common, each in heads.items())
+    common = ((head, [a.seed for a, _ in pairs]) for head, pairs in comparison.pairs.items())
+    heads = group((name_seeds(seeds) if seeds else "no seed with a number", head) for head, seeds in common)
+    yield from (f"{', '.join(each)}: {seeds} in both." for seeds, each in heads.items())
     for kind, lines in comparison.differences.items():
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
         yield f"Not the same ({kind}): {'; '.join(lines[:_SHOWN])}{more}."
     yield from comparison.notes
-
-
-def verdict_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """A line a condition and head: `✗` where it holds, which is the regression looked for."""
-    for each in verdicts:
-        reason = each.lost and f"{each.lost}, no number to compare"
-        if each.measure and not reason:
-            found = _interval(each.measure)
-            unit = "%" if each.measure.name in RATIOS else "points"
-            reason = f"{_change(each.measure)} {unit}{f' ({found})' if found else ''}"
-        mark = "✗" if each.holds else "✓"
-        yield f"{mark} {each.condition.text}: {each.head} {reason or 'has no number in either run'}"

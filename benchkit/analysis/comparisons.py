@@ -12,37 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from benchkit.analysis.results import COUNTED, MEAN
-from benchkit.analysis.statistics import (
-    Array,
-    Difference,
-    Evidence,
-    Need,
-    differences,
-    evidence,
-    holm,
-    mcnemar,
-    min_epsilon,
-    need,
-)
-from benchkit.analysis.tables import NOTHING, Block, Row, Section, duration, interval, number, p_value
+from benchkit.analysis import statistics
+from benchkit.analysis.tables import COUNTED, MEAN, NOTHING, Block, Row, Section, duration, group, interval, number
 from benchkit.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchkit.analysis.results import Results, Stored
+    from benchkit.analysis.results import Stored
+    from benchkit.analysis.statistics import Array, Difference, Evidence, Need
+    from benchkit.analysis.tables import Results
     from benchkit.core.record import Record
     from benchkit.core.task import TaskSpec
 
 
 LEVEL = 0.05
-ALL_PAIRS = 10
-"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
-LETTERS_NOTE = (
-    "Heads that share a letter on a task cannot be told apart there: paired over seeds and examples, Holm-corrected p "
-    f"at least {LEVEL}."
-)
 Letters = Mapping[tuple[str, str, str, str], str]
 """A compact letter display, such as `ab`, by phase, task, split and head."""
 
@@ -85,7 +69,7 @@ class _Side:
 
     def of(self, seeds: Sequence[int]) -> _Side:
         rows = [self.seeds.index(seed) for seed in seeds]
-        part = Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
+        part = statistics.Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
         return _Side(tuple(seeds), self.labels, self.predictions[rows], part)
 
 
@@ -115,9 +99,15 @@ def compare(
     verdicts = []
     for task in (*stored.tasks, MEAN):
         here = [each for each in found if each.task == task]
-        corrected = holm([each.difference.p for each in here])
+        corrected = statistics.holm([each.difference.p for each in here])
         verdicts += [replace(each, p_holm=p) for each, p in zip(here, corrected, strict=True)]
     return [replace(each, aso=_stochastic_order(stored, each)) for each in verdicts] if aso else verdicts
+
+
+def compare_all(stored: Stored, split: str = "test", against: str | None = None, *, aso: bool = False) -> list[Verdict]:
+    """`compare` for every phase whose predictions are kept."""
+    phases = stored.results.phases
+    return [each for phase in phases for each in compare(stored, phase, split, against, aso=aso)]
 
 
 def _compare(stored: Stored, phase: str, splits: Mapping[str, str], against: str | None) -> Iterator[Verdict]:
@@ -126,16 +116,17 @@ def _compare(stored: Stored, phase: str, splits: Mapping[str, str], against: str
     heads = list(dict.fromkeys(head for head, _ in sides))
     for a, b in [(against, head) for head in heads if head != against] if against else combinations(heads, 2):
         tasks = [task for task in splits if (a, task) in sides and (b, task) in sides]
-        seeds = _common([sides[head, task].seeds for head in (a, b) for task in tasks])
+        known = [sides[head, task].seeds for head in (a, b) for task in tasks]
+        seeds = [seed for seed in known[0] if all(seed in each for each in known)] if known else []
         if not seeds:
             continue
         first, second = ({task: sides[head, task].of(seeds) for task in tasks} for head in (a, b))
         evidences = ({task: side.evidence for task, side in each.items()} for each in (first, second))
-        for task, difference in differences(*evidences).items():
+        for task, difference in statistics.differences(*evidences).items():
             if task != MEAN:
                 left, right = first[task], second[task]
                 classes = stored.tasks[task].classes
-                check = mcnemar(left.labels, left.predictions, right.predictions) if classes else None
+                check = statistics.mcnemar(left.labels, left.predictions, right.predictions) if classes else None
                 yield Verdict(phase, task, splits[task], a, b, difference, math.nan, check)
             elif len(splits) == len(tasks) > 1:
                 yield Verdict(phase, task, next(iter(splits.values())), a, b, difference, math.nan, None)
@@ -143,15 +134,16 @@ def _compare(stored: Stored, phase: str, splits: Mapping[str, str], against: str
 
 def _sides(stored: Stored, phase: str, splits: Mapping[str, str]) -> dict[tuple[str, str], _Side]:
     """By head and task; a head that was not trained on a task has none."""
-    rows: dict[tuple[str, str], dict[int, tuple[Array, Array]]] = {}
-    for record, task, frame in _labelled_predictions(stored, phase, splits):
-        values = (frame["label"].to_numpy(float), frame["prediction"].to_numpy(float))
-        rows.setdefault((record.head, task), {})[record.seed] = values
+    rows = group(
+        ((record.head, task), (record.seed, frame["label"].to_numpy(float), frame["prediction"].to_numpy(float)))
+        for record, task, frame in _labelled_predictions(stored, phase, splits)
+    )
     sides = {}
     for (head, task), found in rows.items():
-        labels, predictions = next(iter(found.values()))[0], np.stack([each for _, each in found.values()])
-        known = evidence(labels, predictions, stored.tasks[task].metric.score)
-        sides[head, task] = _Side(tuple(found), labels, predictions, known)
+        seeds, labels, columns = zip(*found, strict=True)
+        predictions = np.stack(columns)
+        known = statistics.evidence(labels[0], predictions, stored.tasks[task].metric.score)
+        sides[head, task] = _Side(seeds, labels[0], predictions, known)
     return sides
 
 
@@ -172,11 +164,11 @@ def _stochastic_order(stored: Stored, verdict: Verdict) -> float:
         np.array(list(stored.results.seeds(head, verdict.phase, verdict.task, verdict.split).values()))
         for head in (verdict.a, verdict.b)
     )
-    return min_epsilon(second, first) if second.mean() >= first.mean() else min_epsilon(first, second)
-
-
-def _common(seeds: Sequence[tuple[int, ...]]) -> list[int]:
-    return [seed for seed in seeds[0] if all(seed in each for each in seeds)] if seeds else []
+    return (
+        statistics.min_epsilon(second, first)
+        if second.mean() >= first.mean()
+        else statistics.min_epsilon(first, second)
+    )
 
 
 Groups = tuple[tuple[str, ...], ...]
@@ -198,13 +190,10 @@ def groups(verdicts: Iterable[Verdict], heads: Sequence[str]) -> Groups:
     return tuple(map(tuple, sorted(ordered, key=lambda each: [heads.index(head) for head in each])))
 
 
-def all_groups(
-    results: Results, verdicts: Sequence[Verdict]
-) -> dict[tuple[str, str, str], tuple[tuple[str, ...], ...]]:
+def all_groups(results: Results, verdicts: Iterable[Verdict]) -> dict[tuple[str, str, str], Groups]:
     """`groups` by phase, task and split, best head first."""
     found = {}
-    for key in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
-        here = [each for each in verdicts if (each.phase, each.task, each.split) == key]
+    for key, here in group(((each.phase, each.task, each.split), each) for each in verdicts).items():
         named = {head for each in here for head in (each.a, each.b)}
         means = {head: results.over(head, *key).mean for head in results.heads if head in named}
         found[key] = groups(here, sorted(means, key=lambda head: -means[head]))
@@ -215,43 +204,39 @@ def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
     """Letters of the heads that were compared pair by pair, best first."""
     found: dict[tuple[str, str, str, str], str] = {}
     for key, together in all_groups(results, verdicts).items():
-        for place, group in enumerate(together):
-            for head in group:
+        for place, heads in enumerate(together):
+            for head in heads:
                 found[*key, head] = found.get((*key, head), "") + ascii_letters[place % len(ascii_letters)]
     return found
 
 
 def difference_sections(verdicts: Sequence[Verdict], results: Results) -> list[Section]:
     """A row a pair, a block a task; the last phase first; then notes."""
+    aso = any(each.aso is not None for each in verdicts)
+    header = ("difference", "95 % interval", "p (Holm)", "McNemar", *["ASO ε"] * aso, "seeds", "verdict")
+    align = ("left", *["right"] * (5 + aso), "left")
     sections = []
-    for phase in reversed(results.phases):
-        here = [each for each in verdicts if each.phase == phase]
-        if here:
-            tasks = dict.fromkeys(each.task for each in here)
-            blocks = [_block([each for each in here if each.task == task], results) for task in tasks]
-            sections.append(Section(f"{phase}: differences", blocks))
+    for phase, here in reversed(group((each.phase, each) for each in verdicts).items()):
+        rows = group((f"{results.title(each.task)} · {each.split}", Row(_cells(each, aso))) for each in here)
+        blocks = [Block((title, *header), each, align) for title, each in rows.items()]
+        sections.append(Section(f"{phase}: differences", blocks))
     return [*sections, Section("", (), _notes(verdicts))] if sections else []
-
-
-def _block(verdicts: Sequence[Verdict], results: Results) -> Block:
-    first, aso = verdicts[0], any(each.aso is not None for each in verdicts)
-    title = f"{results.title(first.task)} · {first.split}"
-    header = (title, "difference", "95 % interval", "p (Holm)", "McNemar", *["ASO ε"] * aso, "seeds", "verdict")
-    return Block(header, [Row(_cells(each, aso)) for each in verdicts], ("left", *["right"] * (5 + aso), "left"))
 
 
 def _cells(verdict: Verdict, aso: bool) -> tuple[str, ...]:
     difference = verdict.difference
+    between = NOTHING if math.isnan(difference.p) else interval(difference.low, difference.high)
     return (
-        f"{verdict.b} − {verdict.a}",
-        number(difference.value, signed=True),
-        interval(difference.low, difference.high) if not math.isnan(difference.p) else NOTHING,
-        p_value(verdict.p_holm),
-        p_value(verdict.mcnemar),
-        *[number(verdict.aso, digits=2)] * aso,
-        str(difference.seeds),
-        conclusion(verdict),
-    )
+        f"{verdict.b} − {verdict.a}", number(difference.value, signed=True), between, _p_value(verdict.p_holm),
+        _p_value(verdict.mcnemar), *[number(verdict.aso, digits=2)] * aso, str(difference.seeds), conclusion(verdict),
+    )  # fmt: skip
+
+
+def _p_value(p: float | None) -> str:
+    """`0.032`, `<0.001`."""
+    if p is None or math.isnan(p):
+        return NOTHING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -310,8 +295,8 @@ def needs(
     Raises:
         UserError: no two heads have two seeds in common.
     """
-    verdicts = [each for phase in stored.results.phases for each in compare(stored, phase, split, against)]
-    found = [(each, need(each.difference, value, wanted)) for each in verdicts if each.difference.seeds > 1]
+    verdicts = compare_all(stored, split, against)
+    found = [(each, statistics.need(each.difference, value, wanted)) for each in verdicts if each.difference.seeds > 1]
     if not found:
         raise UserError("a plan takes two heads with two seeds in common, finished: run these first, then plan")
     return found
@@ -319,20 +304,21 @@ def needs(
 
 def plan_sections(stored: Stored, found: Sequence[tuple[Verdict, Need]], value: float, wanted: float) -> list[Section]:
     """A block a task of each phase, and what it comes to."""
-    seconds: dict[str, list[float]] = {head: [] for head in stored.heads}
-    for record in stored.records:
-        if record.status in COUNTED:
-            seconds[record.head].append(sum(each.train_seconds + each.eval_seconds for each in record.phases))
-    costs = {head: sum(each) / len(each) if each else math.nan for head, each in seconds.items()}  # of a seed
+    seconds = group(
+        (record.head, sum(each.train_seconds + each.eval_seconds for each in record.phases))
+        for record in stored.records
+        if record.status in COUNTED
+    )
+    costs = {head: sum(each) / len(each) for head, each in seconds.items()}  # of a seed
+    header = ("seeds now", "they find", "seeds needed", "cautiously", "limit", "time")
     sections = []
-    for phase in dict.fromkeys(verdict.phase for verdict, _ in found):
-        blocks = []
-        for task in dict.fromkeys(verdict.task for verdict, _ in found if verdict.phase == phase):
-            here = [(verdict, each) for verdict, each in found if (verdict.phase, verdict.task) == (phase, task)]
-            title = f"{stored.results.title(task)} · {here[0][0].split}"
-            header = (title, "seeds now", "they find", "seeds needed", "cautiously", "limit", "time")
-            rows = [_plan_row(verdict, each, costs[verdict.a] + costs[verdict.b]) for verdict, each in here]
-            blocks.append(Block(header, rows, ("left", *["right"] * 6)))
+    for phase, here in group((verdict.phase, (verdict, each)) for verdict, each in found).items():
+        rows = group(
+            (f"{stored.results.title(verdict.task)} · {verdict.split}",
+             _plan_row(verdict, each, costs[verdict.a] + costs[verdict.b]))
+            for verdict, each in here
+        )  # fmt: skip
+        blocks = [Block((title, *header), each, ("left", *["right"] * 6)) for title, each in rows.items()]
         title = f"{phase}: seeds to find a difference of {value:g} with a power of {wanted:.0%}"
         sections.append(Section(title, blocks))
     notes = [
@@ -448,14 +434,14 @@ def read_predictions(stored: Stored) -> dict[str, TaskPredictions]:
     phase = stored.results.phases[-1]
     splits = {task: stored.results.judged(phase, task) for task in stored.tasks}
     examples: dict[str, tuple[tuple[str, ...], Array]] = {}
-    values: dict[str, dict[str, list[Array]]] = {}
+    values: dict[str, list[tuple[str, Array]]] = {}
     for record, name, frame in _labelled_predictions(stored, phase, splits):
         if name not in examples:
             examples[name] = tuple(map(str, frame.index)), frame["label"].to_numpy(float)
-        values.setdefault(name, {}).setdefault(record.head, []).append(frame[["prediction", "score"]].to_numpy(float).T)
+        values.setdefault(name, []).append((record.head, frame[["prediction", "score"]].to_numpy(float).T))
     found = {}
     for name, (ids, labels) in examples.items():
         task = stored.tasks[name]
-        heads = {head: summarise(task, labels, *np.stack(each, axis=1)) for head, each in values[name].items()}
+        heads = {head: summarise(task, labels, *np.stack(each, axis=1)) for head, each in group(values[name]).items()}
         found[name] = TaskPredictions(task, phase, splits[name], ids, labels, heads)
     return found

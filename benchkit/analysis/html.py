@@ -18,16 +18,16 @@ from markupsafe import Markup
 
 import benchkit
 from benchkit.analysis.baselines import gains_section, interference_section, stored_gains
-from benchkit.analysis.comparisons import ALL_PAIRS, LETTERS_NOTE, compact_letters, difference_sections, disagreements
+from benchkit.analysis.comparisons import compact_letters, difference_sections, disagreements
 from benchkit.analysis.plots import COLOURS, page_data
-from benchkit.analysis.report import comparison
-from benchkit.analysis.results import describe
-from benchkit.analysis.tables import NOTHING, Block, Intervals, Row, Section, group_seeds, number, plus_minus, ranges
-from benchkit.analysis.variants import protocol_fields
+from benchkit.analysis.report import ALL_PAIRS, comparison
+from benchkit.analysis.results import protocol_fields
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, describe, group, number, plus_minus, ranges
 
 if TYPE_CHECKING:
     from benchkit.analysis.comparisons import TaskPredictions, Verdict
-    from benchkit.analysis.results import Results, Stored
+    from benchkit.analysis.results import Stored
+    from benchkit.analysis.tables import Intervals, Results
     from benchkit.core.record import Record
     from benchkit.core.task import TaskSpec
 
@@ -54,7 +54,7 @@ def page(
     style, script = _file("page.css"), "\n".join(_file(f"{name}.js") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     shared = compact_letters(results, verdicts) if _all_pairs(results, verdicts) else {}
-    *phases, notes = comparison(results, letters=shared, remarks=[LETTERS_NOTE] * bool(shared), overview=True)
+    *phases, notes = comparison(results, letters=shared, overview=True)
     multitask = [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
     return environment.get_template("page.html").render(
         title=_title(stored),
@@ -117,12 +117,8 @@ def _summary(stored: Stored) -> list[tuple[str, str]]:
     sizes = {each.parameters["encoder"] for each in records if "encoder" in each.parameters}
     data = dict.fromkeys(_folder_name(each) for each in records if each.data.get("name"))
     rows = {task: splits for each in records for task, splits in each.data.get("splits", {}).items()}
-    tasks = [
-        f"{task} ({metric}"
-        + (f", {rows[task]['train']['rows']:,} to train" if "train" in rows.get(task, {}) else "")
-        + ")"
-        for task, metric in results.metrics.items()
-    ]
+    train = {task: f", {splits['train']['rows']:,} to train" for task, splits in rows.items() if "train" in splits}
+    tasks = [f"{task} ({metric}{train.get(task, '')})" for task, metric in results.metrics.items()]
     return [
         ("tasks", ", ".join(tasks)),
         ("phases", " then ".join(phase or "none" for phase in results.phases)),
@@ -256,7 +252,7 @@ _EPOCH = re.compile(r"(?P<phase>\S+) epoch (?P<epoch>\d+): (?P<what>.+)", re.DOT
 
 def _fault_sections(results: Results) -> list[Section]:
     """Cells that failed, diverged or collapsed; then events, with the epochs they happened in."""
-    faults = group_seeds(
+    faults = group(
         ((each.head, each.status, each.phases[0] or NOTHING, "yes" if each.counts else "no", each.reason), each.seed)
         for each in results.faults
     )
@@ -281,9 +277,8 @@ def _facts(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     found = []
     for name in dict.fromkeys(name for part in parts for name in part):
         counts = Counter(part[name] for part in parts if part.get(name))
-        if counts:
-            many = len(counts) > 1
-            found.append((name, [f"{value} ({count} cells)" if many else value for value, count in counts.items()]))
+        values = [f"{value} ({count} cells)" if len(counts) > 1 else value for value, count in counts.items()]
+        found += [(name, values)] if values else []
     return found
 
 
@@ -309,8 +304,8 @@ def _protocol(record: Record) -> dict[str, str]:
 
 def _memory(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """The peak memory of the smallest and the largest cell."""
-    memory = [each.peak_memory_bytes / 2**30 for each in records if each.peak_memory_bytes]
-    ends = dict.fromkeys(f"{each:.1f}" for each in (min(memory), max(memory))) if memory else ()
+    memory = sorted(each.peak_memory_bytes / 2**30 for each in records if each.peak_memory_bytes)
+    ends = dict.fromkeys(f"{each:.1f}" for each in (*memory[:1], *memory[-1:]))
     return [("peak memory of a cell", [" to ".join(ends) + " GiB"])] if ends else []
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchkit.analysis.results import MEAN, Results
 from benchkit.analysis.statistics import spread
+from benchkit.analysis.tables import MEAN, Results
 from benchkit.core.errors import UserError
 from benchkit.store.files import write_atomic
 
@@ -37,7 +37,8 @@ _LINES: Mapping[str, Literal["--", "-"]] = {"train": "--", "dev": "-"}
 _GREY = "#777777"
 _UNSAFE = r"[^\w.-]+"  # in a file's name
 
-
+Styles = Mapping[str, tuple[str, str]]
+"""Colour and mark, by head."""
 POINTS = 2000
 """Examples in a scatter; of more, every so many-th of the sorted labels."""
 
@@ -89,7 +90,8 @@ def page_data(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> dic
         "tasks": [*results.metrics],
         "metrics": results.metrics,
         "curves": [
-            {**each._asdict(), "head": number[each.head], "value": _lists(each.value), "loss": _lists(each.loss)}
+            {**each._asdict(), "head": number[each.head],
+             "value": [*map(_list, each.value)], "loss": [*map(_list, each.loss)]}
             for each in curves(results, stored.records)
         ],
         "controls": [
@@ -114,10 +116,6 @@ def _short(value: float) -> float | None:
 
 def _list(values: Iterable[float]) -> list[float | None]:
     return [_short(float(value)) for value in values]
-
-
-def _lists(rows: np.ndarray) -> list[list[float | None]]:
-    return [_list(row) for row in rows]
 
 
 def _cost(results: Results, phase: str, task: str, head: str) -> dict[str, Any]:
@@ -171,11 +169,10 @@ def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[
     found = curves(results, records)
     if not found:
         return None
-    lengths = {
-        phase: max((each.epochs[-1] for each in found if each.phase == phase), default=0) for phase in results.phases
-    }
-    ends = dict(zip(lengths, itertools.accumulate(lengths.values()), strict=True))
-    starts = {phase: ends[phase] - length for phase, length in lengths.items() if length}
+    starts, last = dict[str, int](), 0
+    for phase in results.phases:
+        if epochs := [each.epochs[-1] for each in found if each.phase == phase]:
+            starts[phase], last = last, last + max(epochs)
     names = [name for name in results.metrics if any(each.task == name for each in found)]
     heads = dict.fromkeys(each.head for each in found)
     styles = {head: style(index) for index, head in enumerate(heads)}
@@ -186,14 +183,13 @@ def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[
         level = next((each for each in controls if (each.task, each.split) == (task, "dev")), None)
         for axes, quantity in zip(grid[:, column], ("value", "loss"), strict=True):
             _curve_panel(axes, here, quantity, styles, starts)
-            _phases(axes, starts, label=quantity == "value")
             if level:
                 axes.axhline(getattr(level, quantity), color=_GREY, linestyle="dotted", linewidth=1.2)
-            axes.set_xlim(0.5, sum(lengths.values()) + 0.5)
+            axes.set_xlim(0.5, last + 0.5)
         grid[0, column].set_title(task, fontweight="bold", pad=18 if len(starts) > 1 else 6)
         grid[0, column].set(ylabel=results.metrics[task])
         grid[1, column].set(ylabel="loss", xlabel="epoch")
-    _legend(figure, found, records, styles, controls)
+    _legend(figure, found, records, styles, bool(controls))
     return figure
 
 
@@ -202,9 +198,7 @@ def style(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS) % len(MARKS)]
 
 
-def _curve_panel(
-    axes: Axes, found: Sequence[Curve], quantity: str, styles: Mapping[str, tuple[str, str]], starts: Mapping[str, int]
-) -> None:
+def _curve_panel(axes: Axes, found: Sequence[Curve], quantity: str, styles: Styles, starts: Mapping[str, int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for each in found:
@@ -214,29 +208,18 @@ def _curve_panel(
         (drawn,) = axes.plot(x, mean, _LINES[each.split], color=colour, marker=marker, markersize=4)
         drawn.set_markerfacecolor(colour if each.split == "dev" else "white")
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    for before, after in itertools.pairwise(starts):
+        edge = starts[after] + 0.5
+        axes.axvline(edge, color=_GREY, linewidth=0.8)
+        # Above the upper panel stand the names of the two phases.
+        for text, side in ((f"{before} ", "right"), (f" {after}", "left")) if quantity == "value" else ():
+            place = axes.get_xaxis_transform()
+            axes.text(edge, 1.02, text, transform=place, color=_GREY, fontsize=8, ha=side, va="bottom")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _bare(axes, "y")
 
 
-def _phases(axes: Axes, starts: Mapping[str, int], *, label: bool) -> None:
-    """A thin line between phases, and above the upper panel their names to its left and right."""
-    names = list(starts)
-    for before, after in itertools.pairwise(names):
-        x = starts[after] + 0.5
-        axes.axvline(x, color=_GREY, linewidth=0.8)
-        if label:
-            for text, side in ((f"{before} ", "right"), (f" {after}", "left")):
-                place = axes.get_xaxis_transform()
-                axes.text(x, 1.02, text, transform=place, color=_GREY, fontsize=8, ha=side, va="bottom")
-
-
-def _legend(
-    figure: Figure,
-    found: Sequence[Curve],
-    records: Sequence[Record],
-    styles: Mapping[str, tuple[str, str]],
-    controls: Sequence[Control],
-) -> None:
+def _legend(figure: Figure, found: Sequence[Curve], records: Sequence[Record], styles: Styles, controls: bool) -> None:
     from matplotlib.lines import Line2D
 
     lines = []

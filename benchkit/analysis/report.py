@@ -13,43 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from benchkit.analysis import tables
 from benchkit.analysis.baselines import gains_section, interference_section, stored_gains
-from benchkit.analysis.comparisons import (
-    ALL_PAIRS,
-    LETTERS_NOTE,
-    all_groups,
-    compact_letters,
-    compare,
-    difference_sections,
-    verdicts_frame,
-)
-from benchkit.analysis.results import MEAN, Results, describe
+from benchkit.analysis.comparisons import LEVEL, all_groups, compact_letters, difference_sections, verdicts_frame
 from benchkit.analysis.statistics import spread
-from benchkit.analysis.tables import (
-    NOTHING,
-    Block,
-    Intervals,
-    Row,
-    Section,
-    Style,
-    duration,
-    fits_terminal,
-    group_seeds,
-    name_seeds,
-    number,
-    plus_minus,
-    render_all,
-    render_page,
-)
+from benchkit.analysis.tables import NOTHING, Block, Intervals, Row, Section, group, name_seeds, number, plus_minus
 from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:
     from benchkit.analysis.baselines import Gain
     from benchkit.analysis.comparisons import Letters, Verdict
     from benchkit.analysis.results import Log, Stored
+    from benchkit.analysis.tables import Results, Style
     from benchkit.core.record import Record
 
 
+ALL_PAIRS = 10
+"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
 SUMMARY = (
     "head", "task", "phase", "split", "metric", "mean", "std", "ci_low", "ci_high",
     "n_seeds", "head_params", "train_seconds", "error",
@@ -69,16 +49,16 @@ def summary_frame(results: Results) -> pd.DataFrame:
     rows = [
         {
             "head": f"{head}{kind}", "task": task, "phase": phase, "split": split,
-            "metric": each.metrics.get(task, MEAN),
+            "metric": each.metrics.get(task, tables.MEAN),
             "mean": over.mean, "std": over.std, "ci_low": over.low, "ci_high": over.high, "n_seeds": over.n,
             "head_params": each.parameters.get(head),
             "train_seconds": each.seconds(head, phase).mean,
-            "error": describe(each.faults_of(head, phase)),
+            "error": tables.describe(each.faults_of(head, phase)),
         }
         for kind, each in [("", results), *((f", {name}", each) for name, each in results.trained_controls.items())]
         for head in each.heads
         for phase in each.phases
-        for task in (*each.metrics, MEAN)
+        for task in (*each.metrics, tables.MEAN)
         for split in each.splits(phase, task)
         for over in [each.over(head, phase, task, split)]
     ]  # fmt: skip
@@ -124,7 +104,7 @@ def write_report(folder: Path, results: Results, records: Sequence[Record], *, l
     """
     write_atomic(folder / "summary.csv", _csv(summary_frame(results)).encode())
     write_atomic(folder / "curves.csv", _csv(curves_frame(records)).encode())
-    write_atomic(folder / "table.md", render_all(comparison(results), "markdown").encode())
+    write_atomic(folder / "table.md", tables.render_all(comparison(results), "markdown").encode())
     if find_spec("matplotlib") is None:
         log("curves.png left out: it takes matplotlib, pip install matplotlib")
         return
@@ -143,7 +123,7 @@ def _csv(frame: pd.DataFrame) -> str:
 
 def comparison_text(results: Results, style: Style = "terminal") -> str:
     """The comparison of heads as text, see `comparison`."""
-    return render_all(comparison(results), style)
+    return tables.render_all(comparison(results), style)
 
 
 def comparison(
@@ -158,7 +138,7 @@ def comparison(
     for the best of several heads, so it cannot say which head won; that takes paired predictions.
 
     Args:
-        letters: from paired predictions; with them there is a column of intervals too.
+        letters: from paired predictions, where there are any; with them there is a column of intervals too.
         remarks: lines to put before the footnotes.
         overview: also the short table of each phase, before those at length.
     """
@@ -167,14 +147,18 @@ def comparison(
         blocks, short = _long(results, phase, letters), _short(results, phase)
         if overview:
             blocks = [short, *blocks]
-        elif phase != results.phases[-1] and fits_terminal(short):
+        elif phase != results.phases[-1] and tables.fits_terminal(short):
             blocks = [short]
         counts = {*_seed_counts(results, phase).values()} - {0} or {0}
         known = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
         seeds = {"0": "no numbers", "1": "one seed"}.get(known, f"mean ± std over {known} seeds")
         sections.append(Section(f"{phase or 'no phase'}: {seeds}", blocks))
+    shared = (
+        "Heads that share a letter on a task cannot be told apart there: paired over seeds and examples, "
+        f"Holm-corrected p at least {LEVEL}."
+    )
     notes = footnotes(results, intervals=letters is not None, faults=not overview)
-    return [*sections, Section("", (), [*remarks, *notes])]
+    return [*sections, Section("", (), [*[shared] * bool(letters), *remarks, *notes])]
 
 
 def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
@@ -228,7 +212,7 @@ def _short(results: Results, phase: str) -> Block:
 
 
 def _with_mean(results: Results) -> list[str]:
-    return [*results.metrics, *[MEAN] * (len(results.metrics) > 1)]
+    return [*results.metrics, *[tables.MEAN] * (len(results.metrics) > 1)]
 
 
 def _cells(results: Results, head: str, phase: str, task: str, judged: str) -> list[str]:
@@ -269,7 +253,7 @@ def _mark(results: Results, head: str, phase: str) -> str:
 
 def _costs(results: Results, head: str, phase: str) -> tuple[str, str]:
     parameters, seconds = results.parameters.get(head), results.seconds(head, phase)
-    time = duration(seconds.mean) if seconds.n else NOTHING
+    time = tables.duration(seconds.mean) if seconds.n else NOTHING
     return NOTHING if parameters is None else f"{parameters:,}", time
 
 
@@ -331,7 +315,7 @@ def _seed_counts(results: Results, phase: str) -> dict[str, int]:
 
 
 def _faults(results: Results, kind: str = "") -> Iterator[str]:
-    groups = group_seeds((replace(fault, seed=0), fault.seed) for fault in results.faults)
+    groups = group((replace(fault, seed=0), fault.seed) for fault in results.faults)
     for fault, seeds in groups.items():
         first, reason = fault.phases[0], fault.reason.rstrip(".")
         where = f" in {first}" if first and not reason.startswith(first) else ""
@@ -341,23 +325,11 @@ def _faults(results: Results, kind: str = "") -> Iterator[str]:
 
 def _events(results: Results) -> Iterator[str]:
     """What happened on the way, each event with the cells it happened to."""
-    cells = group_seeds(((event, head), seed) for head, seed, event in results.events)
-    groups: dict[str, list[str]] = {}
-    for (event, head), seeds in cells.items():
-        groups.setdefault(event, []).append(f"{head} {name_seeds(seeds)}")
+    cells = group(((event, head), seed) for head, seed, event in results.events)
+    groups = group((event, f"{head} {name_seeds(seeds)}") for (event, head), seeds in cells.items())
     yield from (f"{event} ({'; '.join(each)})." for event, each in list(groups.items())[:_EVENTS])
     if len(groups) > _EVENTS:
         yield f"… and {len(groups) - _EVENTS} more events, in the cells' records."
-
-
-def verdicts_of(stored: Stored, split: str = "test", against: str | None = None, *, aso: bool = False) -> list[Verdict]:
-    """Those of every phase whose predictions are kept; see `compare`.
-
-    Raises:
-        UserError: there is no head `against`.
-    """
-    phases = stored.results.phases
-    return [each for phase in phases for each in compare(stored, phase, split, against, aso=aso)]
 
 
 def as_text(
@@ -373,14 +345,14 @@ def as_text(
     shared = {} if against else compact_letters(results, verdicts)
     found = []
     if only != "verdicts":
-        found += comparison(results, letters=shared, remarks=[*[LETTERS_NOTE] * bool(shared), *stored.notes])
+        found += comparison(results, letters=shared, remarks=stored.notes)
         found += [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
     pairs = len({(each.phase, each.a, each.b) for each in verdicts})
     if only == "verdicts" or (only is None and (against or pairs <= ALL_PAIRS)):
         found += difference_sections(verdicts, results)
     elif only is None:
         found += [Section("", (), [f"{pairs} pairs: --only verdicts shows them all, --against HEAD those of one."])]
-    return render_page(provenance(stored), found, style)
+    return tables.render_page(provenance(stored), found, style)
 
 
 def provenance(stored: Stored) -> list[str]:

@@ -1,24 +1,23 @@
-"""Results: the records of one or several runs as one table of scores."""
+"""Finished cells of one or several runs, read back: which stand in one table, and under which names."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchkit.analysis.statistics import Paired, Spread, spread
-from benchkit.analysis.tables import group_seeds, name_seeds
-from benchkit.analysis.variants import FoundCell, check_comparable, name_variants, newest, protocol_fields
+from benchkit.analysis.statistics import Paired
+from benchkit.analysis.tables import Results, collect, group
 from benchkit.core.errors import UserError
+from benchkit.core.identity import changes, shown
 from benchkit.core.plugins import load_plugins
 from benchkit.core.record import Record
-from benchkit.core.task import SPLITS
 from benchkit.data import Split, load_data, subsample
 from benchkit.experiment.companions import CONTROLS, RANDOM_ENCODER, SHUFFLED_LABELS, controls, folder_of
 from benchkit.store.cells import CellStore
@@ -26,190 +25,136 @@ from benchkit.store.cells import CellStore
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchkit.core.record import Status
     from benchkit.core.task import TaskSpec
     from benchkit.experiment.companions import Control
 
 Log = Callable[[str], None]
 
-MEAN = "mean"
-"""The name that the mean over tasks has in place of a task."""
-
-COUNTED = ("ok", "collapsed")
-"""Statuses whose numbers count: a collapsed head is a result, those of training that diverged are chance."""
-
-Seeds = Mapping[int, float]
-"""One number a seed."""
+Identity = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A cell that is not `ok`.
+class FoundCell(NamedTuple):
+    """A cell that was read, with the folder of its run and its own."""
 
-    Attributes:
-        phases: those it spoils, in order: the phase it happened in and all that should have followed.
-        reason: one line.
+    record: Record
+    run: Path
+    folder: Path
+
+
+def protocol_fields(identity: Identity) -> dict[str, Any]:
+    """A recorded protocol with the names of its phases under `phases` and the settings of each under its name.
+
+    Newer records hold a list of tables under `phases`, older ones a list of names.
     """
-
-    head: str
-    seed: int
-    status: Status
-    phases: tuple[str, ...]
-    reason: str
-
-    @property
-    def counts(self) -> bool:
-        """Whether the numbers of the spoilt phases are in the means all the same. A collapsed head is a
-        result; numbers of training that diverged depend on when it was stopped.
-        """
-        return self.status == "collapsed"
+    protocol = dict(identity.get("protocol", {}))
+    tables = [each for each in protocol.get("phases", ()) if isinstance(each, Mapping)]
+    if tables:
+        protocol["phases"] = [each["name"] for each in tables]
+        protocol |= {each["name"]: {key: value for key, value in each.items() if key != "name"} for each in tables}
+    return protocol
 
 
-@dataclass(frozen=True)
-class Results:
-    """All that a table needs, in the order it is shown in.
-
-    Attributes:
-        metrics: name of the metric, by task.
-        values: by (head, phase, task, split): the numbers that count.
-        train_seconds: by (head, phase): of each seed that counts, in the order of the records.
-        parameters: of a head, by head.
-        events: (head, seed, what happened on the way).
-        trained_controls: the same heads trained as controls, by kind: `shuffled labels`, `random encoder`.
-    """
-
-    heads: tuple[str, ...]
-    phases: tuple[str, ...]
-    metrics: Mapping[str, str]
-    values: Mapping[tuple[str, str, str, str], Seeds]
-    train_seconds: Mapping[tuple[str, str], Sequence[float]]
-    parameters: Mapping[str, int]
-    controls: Sequence[Control]
-    faults: Sequence[Fault]
-    events: Sequence[tuple[str, int, str]]
-    trained_controls: Mapping[str, Results] = field(default_factory=dict)
-
-    def seeds(self, head: str, phase: str, task: str, split: str) -> Seeds:
-        """A number a seed; for the mean over tasks, of the seeds where every task has one."""
-        if task != MEAN:
-            return self.values.get((head, phase, task, split), {})
-        columns = [self.seeds(head, phase, each, split) for each in self.metrics]
-        common = [seed for seed in columns[0] if all(seed in column for column in columns)] if columns else []
-        return {seed: sum(column[seed] for column in columns) / len(columns) for seed in common}
-
-    def over(self, head: str, phase: str, task: str, split: str) -> Spread:
-        """Mean and spread of `seeds`."""
-        return spread(self.seeds(head, phase, task, split).values())
-
-    def gap(self, head: str, phase: str, task: str, split: str) -> Seeds:
-        """Train minus `split`, seed by seed."""
-        train, other = self.seeds(head, phase, task, "train"), self.seeds(head, phase, task, split)
-        return {seed: train[seed] - other[seed] for seed in train if seed in other}
-
-    def splits(self, phase: str, task: str) -> list[str]:
-        """The splits of a task (or of all, for the mean) that any head was scored on in a phase. If every
-        head failed, those with a control, and if there is none, all.
-        """
-        if task == MEAN:
-            each = [self.splits(phase, one) for one in self.metrics]
-            return [split for split in SPLITS if each and all(split in one for one in each)]
-        scored = {key[3] for key, seeds in self.values.items() if key[1:3] == (phase, task) and seeds}
-        scored = scored or {control.split for control in self.controls if control.task == task} or set(SPLITS)
-        return [split for split in SPLITS if split in scored]
-
-    def title(self, task: str) -> str:
-        """A task in a table's corner: `sst · accuracy`, `mean of tasks`."""
-        return "mean of tasks" if task == MEAN else f"{task} · {self.metrics[task]}"
-
-    def judged(self, phase: str, task: str) -> str:
-        """The split that heads are compared on: test, or dev where test has no labels."""
-        return "test" if "test" in self.splits(phase, task) else "dev"
-
-    def control(self, task: str, split: str) -> float | None:
-        """What a constant prediction scores; for the mean, the mean over tasks if every task has one."""
-        known = {each.task: each.value for each in self.controls if each.split == split}
-        if task != MEAN:
-            return known.get(task)
-        values = [known[name] for name in self.metrics if name in known]
-        return sum(values) / len(values) if values and len(values) == len(self.metrics) else None
-
-    def seconds(self, head: str, phase: str) -> Spread:
-        """Training time of a seed."""
-        return spread(self.train_seconds.get((head, phase), ()))
-
-    def faults_of(self, head: str, phase: str) -> list[Fault]:
-        """The faults of a head that affect a phase."""
-        return [fault for fault in self.faults if fault.head == head and phase in fault.phases]
-
-
-def collect(
-    records: Sequence[Record],
-    controls: Sequence[Control],
-    tasks: Mapping[str, TaskSpec],
-    phases: Iterable[str] = (),
-    trained_controls: Mapping[str, Sequence[Record]] | None = None,
-) -> Results:
-    """Arrange finished cells. Heads come in the order of the records, tasks in that of `tasks`.
-
-    Args:
-        phases: those that were asked for; by default those that any record has. Without either there is one
-            phase without a name, so that a head that failed at once still has its row.
-        trained_controls: records of the same heads trained as controls, by kind.
+def check_comparable(cells: Sequence[FoundCell]) -> None:
+    """Numbers stand side by side only if they were scored by one metric on the same examples.
 
     Raises:
-        ValueError: two records are of the same head and seed: these are two comparisons, not one.
+        UserError: names the two runs, the task and the split.
     """
-    longest = sorted(records, key=lambda record: -len(record.phases))
-    phases = tuple(phases) or tuple(dict.fromkeys(phase.name for each in longest for phase in each.phases)) or ("",)
-    values: dict[tuple[str, str, str, str], dict[int, float]] = {}
-    train_seconds: dict[tuple[str, str], list[float]] = {}
-    faults, seen = [], set()
-    for record in records:
-        if (record.head, record.seed) in seen:
-            raise ValueError(f"two records of head {record.head!r} with seed {record.seed} in one comparison")
-        seen.add((record.head, record.seed))
-        fault = _fault(record, phases)
-        faults += [fault] if fault else []
-        for result in record.phases:
-            if fault and result.name in fault.phases and not fault.counts:
-                continue
-            train_seconds.setdefault((record.head, result.name), []).append(result.train_seconds)
-            for score in result.scores:
-                key = (record.head, result.name, score.task, score.split)
-                values.setdefault(key, {})[record.seed] = score.value
-    return Results(
-        heads=tuple(dict.fromkeys(record.head for record in records)),
-        phases=phases,
-        metrics={name: task.metric.name for name, task in tasks.items()},
-        values=values,
-        train_seconds=train_seconds,
-        parameters={each.head: each.parameters["head"] for each in reversed(records) if "head" in each.parameters},
-        controls=controls,
-        faults=faults,
-        events=[(each.head, each.seed, event) for each in records for result in each.phases for event in result.events],
-        trained_controls={name: collect(each, (), tasks, phases) for name, each in (trained_controls or {}).items()},
-    )
+    seen: dict[tuple[str, str], tuple[Path, str]] = {}
+    for each in cells:
+        identity = each.record.identity
+        scoring = {(task["name"], "the metric"): str(task["metric"]) for task in identity["tasks"]}
+        for task, splits in identity["data"].items():
+            scoring |= {(task, f"the {split} data"): value for split, value in splits.items() if split != "train"}
+        for (task, what), value in scoring.items():
+            first, expected = seen.setdefault((task, what), (each.run, value))
+            if value != expected:
+                where = f"{first} and {each.run}" if first != each.run else f"cells in {each.run}"
+                raise UserError(
+                    f"{where} differ in {what} of {task} ({expected[:8]} and {value[:8]}), so their numbers cannot "
+                    "stand in one table; report them one at a time"
+                )
 
 
-def _fault(record: Record, phases: Sequence[str]) -> Fault | None:
-    """What went wrong with a record. An error that begins with a phase's name belongs to that phase;
-    another to the last recorded phase, or where the cell failed, to the first that is missing.
+def newest(cells: Sequence[FoundCell], log: Log) -> list[FoundCell]:
+    """Each cell once, without those that were rerun in the same folder with newer code or libraries."""
+    cells = list({each.record.key: each for each in reversed(cells)}.values())[::-1]
+    latest: dict[tuple[Path, str], tuple[float, str]] = {}
+    for each in cells:
+        where, age = (each.run, _setting(each.record, code=False)), (each.folder / "record.json").stat().st_mtime
+        latest[where] = max(latest.get(where, (0.0, "")), (age, _setting(each.record)))
+    kept = [each for each in cells if latest[each.run, _setting(each.record, code=False)][1] == _setting(each.record)]
+    if len(kept) < len(cells):
+        log(f"left out {len(cells) - len(kept)} of {len(cells)} cells: the same was run again with another version of "
+            "the code")  # fmt: skip
+    return kept
+
+
+def _setting(record: Record, *, code: bool = True) -> str:
+    """What a cell was run with, except its seed, as a key; `code`: with the versions of the sources and libraries."""
+    left_out = {"seed"} if code else {"seed", "engine"}
+    parts = {name: part for name, part in record.identity.items() if name not in left_out}
+    text = json.dumps({**parts, "protocol": protocol_fields(record.identity)}, sort_keys=True)
+    if code:
+        return text
+    return json.dumps(json.loads(text, object_hook=lambda part: {k: v for k, v in part.items() if k != "source"}))
+
+
+def name_variants(cells: Sequence[FoundCell]) -> tuple[dict[str, str], list[str]]:
+    """Give each setting of one head a name of its own.
+
+    Returns:
+        The name by the cell's key, and a line for each head with several settings on what these differ in.
     """
-    if record.status == "ok":
-        return None
-    done = [result.name for result in record.phases if result.name in phases]
-    missing = [name for name in phases if name not in done]
-    named = [name for name in phases if name and record.error.startswith(name)]
-    likely = [*missing[:1], *done[-1:]] if record.status == "failed" else [*done[-1:], *missing[:1]]
-    spoilt = phases[phases.index([*named, *likely][0]) :]
-    reason = " ".join(record.error.split()) or "no reason given"
-    return Fault(record.head, record.seed, record.status, tuple(spoilt), reason)
+    names: dict[str, str] = {}
+    notes = []
+    for head, found in group((each.record.head, each) for each in cells).items():
+        settings = group((_setting(each.record), each) for each in found)
+        variants = _names(head, settings)
+        names |= {each.record.key: variants[setting] for setting, same in settings.items() for each in same}
+        if len(settings) > 1:
+            differing = _differing({setting: same[0].record.identity for setting, same in settings.items()})
+            what = ", ".join(f"{name} ({' / '.join(dict.fromkeys(each.values()))})" for name, each in differing.items())
+            notes.append((what, ", ".join(variants.values())))
+    return names, [f"{'; '.join(heads)} differ in {what}." for what, heads in group(notes).items()]
 
 
-def describe(faults: Iterable[Fault]) -> str:
-    """`failed (seeds 0, 2): out of memory; diverged (seed 1): …`."""
-    seeds = group_seeds(((fault.status, fault.reason), fault.seed) for fault in faults)
-    return "; ".join(f"{status} ({name_seeds(group)}): {reason}" for (status, reason), group in seeds.items())
+def _names(head: str, settings: Mapping[str, Sequence[FoundCell]]) -> dict[str, str]:
+    """The name of each setting: `cnn`; `cnn @ paper`, where no two runs share a setting; `cnn (dropout=0.1)`, where
+    one run has several.
+    """
+    if len(settings) == 1:
+        return dict.fromkeys(settings, head)
+    together = group((tuple(dict.fromkeys(each.run for each in found)), key) for key, found in settings.items())
+    runs = [run for each in together for run in each]
+    by_run = len(together) > 1 and len(set(runs)) == len(runs)
+    short, names = _short_paths(sorted(runs)), {}
+    for where, keys in together.items() if by_run else [((), list(settings))]:
+        name = f"{head} @ {'+'.join(short[run] for run in where)}" if by_run else head
+        differing = _differing({key: settings[key][0].record.identity for key in keys})
+        for key in keys:
+            fields = ", ".join(f"{field}={values[key]}" for field, values in differing.items())
+            names[key] = f"{name} ({fields})" if fields else name
+    return names
+
+
+def _differing(identities: Mapping[str, Identity]) -> dict[str, dict[str, str]]:
+    """Fields, as `--set` has them, that are not the same in all: their values, cut short, by setting."""
+    first, found = next(iter(identities.values())), dict[str, dict[str, str]]()
+    for key, identity in identities.items():
+        for change in changes({**first, "seed": 0}, {**identity, "seed": 0}):
+            field = change.field.removeprefix("head.config.").removeprefix("protocol.")
+            values = found.setdefault(field, dict.fromkeys(identities, shown(change.a)[:12]))
+            values[key] = shown(change.b)[:12]
+    return dict(sorted(found.items()))
+
+
+def _short_paths(paths: Sequence[Path]) -> dict[Path, str]:
+    """Each path by as many of its last parts as make it unique."""
+    whole = {path: path.resolve().parts for path in paths}
+    longest, different = max(map(len, whole.values())), len(set(whole.values()))
+    count = next(n for n in range(1, longest + 1) if len({parts[-n:] for parts in whole.values()}) == different)
+    return {path: "/".join(parts[-count:]) for path, parts in whole.items()}
 
 
 def _shared_with_control(record: Record) -> str:

@@ -360,12 +360,9 @@ class Spread:
 def spread(values: Iterable[float]) -> Spread:
     """Summarise one value a seed."""
     array = np.fromiter(values, dtype=np.float64)
-    n = len(array)
-    if n == 0:
-        return Spread(0)
-    mean = float(array.mean())
-    if n == 1:
-        return Spread(1, mean)
+    n, mean = len(array), float(array.mean()) if len(array) else math.nan
+    if n < 2:
+        return Spread(n, mean)
     from scipy.special import stdtrit  # scipy.stats gives the same quantile a second of imports later
 
     std = float(array.std(ddof=1))
@@ -373,12 +370,11 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(n, mean, std, mean - half, mean + half)
 
 
-_RESAMPLES = 1000
 _SEED = 20190909
 _Z95 = 1.6448536269514722
 
 
-def min_epsilon(better: Array, worse: Array, *, resamples: int = _RESAMPLES) -> float:
+def min_epsilon(better: Array, worse: Array, *, resamples: int = 1000) -> float:
     """How far `better` is, at most, from beating `worse` at every quantile: 0 it does, 1 the other does.
 
     An upper bound that holds with 95 % confidence (Dror, Shlomov & Reichart 2019; del Barrio, Cuesta-Albertos & Matrán

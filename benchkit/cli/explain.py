@@ -150,7 +150,7 @@ def _paragraph(label: str, lines: Sequence[str], columns: int) -> Iterator[str]:
 
 
 def _part(name: str, value: Any, record: Record) -> list[str]:
-    from benchkit.analysis.variants import protocol_fields
+    from benchkit.analysis.results import protocol_fields
 
     if name == "head":
         files = ", ".join(record.sources.get("head", {}))

@@ -51,12 +51,13 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
     several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
     different data.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.report import as_csv, as_json, as_text, verdicts_of
+    from benchkit.analysis.comparisons import compare_all
+    from benchkit.analysis.report import as_csv, as_json, as_text
     from benchkit.analysis.results import read_runs
     from benchkit.store.files import write_atomic
 
     stored = read_runs(folders, log=_log, head_files=head_files)
-    verdicts = verdicts_of(stored, split, against, aso=aso)
+    verdicts = compare_all(stored, split, against, aso=aso)
     if format_ == "csv":
         text = as_csv(stored, verdicts, only or "scores")
     elif format_ == "json":
@@ -155,7 +156,7 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
     they differ in data, protocol, machine or encoder and --across does not say that this is meant.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.compare import compare as compare_runs
-    from benchkit.analysis.compare import judge, parse, section, verdict_lines
+    from benchkit.analysis.compare import judge, parse, section
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render
 
@@ -167,8 +168,8 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
     if not verdicts:
         return
     click.echo()
-    for line in verdict_lines(verdicts):
-        click.echo(line)
+    for each in verdicts:
+        click.echo(f"{'✗' if each.holds else '✓'} {each.text}")
     if any(each.holds for each in verdicts):
         raise SystemExit(1)
 

@@ -76,7 +76,7 @@ def sessions(session: Session, controls: bool, single_task: bool) -> tuple[dict[
 def run_all(runs: dict[str, Session], progress: Progress, what: str) -> dict[str, Outcome]:
     """Each run to its end, its own tables written to its own folder."""
     from benchkit.analysis.report import write_report
-    from benchkit.analysis.results import collect
+    from benchkit.analysis.tables import collect
 
     found = {}
     for name, session in runs.items():
@@ -233,8 +233,7 @@ def _request(options: dict[str, Any]) -> Request:
 def _run(session: Session, progress: Any, controls: bool, single_task: bool) -> None:
     from benchkit.analysis.baselines import interference_section
     from benchkit.analysis.report import comparison_text, write_report
-    from benchkit.analysis.results import collect
-    from benchkit.analysis.tables import render
+    from benchkit.analysis.tables import collect, render
     from benchkit.experiment.estimate import clock
 
     started = time.monotonic()

@@ -12,7 +12,7 @@ from helpers.failures import failure
 
 from benchkit.analysis.plots import draw_curves, style
 from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
-from benchkit.analysis.results import Results, collect
+from benchkit.analysis.tables import Results, collect
 from benchkit.core.errors import UserError
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score
 from benchkit.core.task import Metric, TaskSpec

@@ -12,9 +12,8 @@ from helpers.failures import failure
 from scipy import stats
 
 from benchkit.analysis.report import curves_frame, summary_frame
-from benchkit.analysis.results import collect
 from benchkit.analysis.statistics import spread
-from benchkit.analysis.tables import duration
+from benchkit.analysis.tables import collect, duration
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
 from benchkit.core.task import Metric, TaskSpec
 from benchkit.experiment.companions import Control

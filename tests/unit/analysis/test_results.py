@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from helpers.cells import SIZES, TASKS, write_cells
 
-from benchkit.analysis.results import Stored, read_runs
-from benchkit.analysis.variants import protocol_fields
+from benchkit.analysis.results import Stored, protocol_fields, read_runs
 from benchkit.core.errors import UserError
 
 HEADS = {"cnn": 0.6, "baseline": 0.7}

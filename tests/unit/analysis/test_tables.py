@@ -9,8 +9,7 @@ import pytest
 from helpers.failures import failure
 
 from benchkit.analysis.report import comparison_text
-from benchkit.analysis.results import collect
-from benchkit.analysis.tables import Style, escape
+from benchkit.analysis.tables import Style, collect, escape
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
 from benchkit.core.task import Metric, TaskSpec
 from benchkit.experiment.companions import Control
