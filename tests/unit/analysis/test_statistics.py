@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from benchkit.analysis.statistics import (
+    Difference,
     Evidence,
+    Need,
     Paired,
     differences,
     evidence,
     holm,
     mcnemar,
     min_epsilon,
+    need,
     paired_differences,
     power_of,
     standard_error,
@@ -211,3 +216,23 @@ def test_p_is_the_level_at_which_the_difference_is_just_found() -> None:
     variances = found.seed_variance, found.example_variance
     error, df = standard_error(*variances, found.seeds, found.example_freedom, found.p)
     assert 2 * scipy_stats.t.sf(found.value / error, df) == pytest.approx(found.p, rel=1e-6)
+
+
+def _found(seed_variance: float, example_variance: float) -> Need:
+    return need(Difference(0.5, 0.5, 0.5, 0.5, 1.0, 3, seed_variance, example_variance, 99), 0.01, 0.8)
+
+
+def test_without_any_variance_two_seeds_find_every_difference() -> None:
+    found = _found(0.0, 0.0)
+    assert (found.detects, found.limit, found.seeds, found.cautious) == (0.0, 0.0, 2, 2)
+
+
+@pytest.mark.parametrize("variances", [(1e-4, 0.0), (0.0, 1e-6), (1e-4, 1e-6), (1e-30, 0.0)])
+def test_what_is_found_is_the_smallest_that_is_enough(variances: tuple[float, float]) -> None:
+    found = _found(*variances)
+    assert power_of(*variances, 3, 99)(found.detects) >= 0.8
+    assert power_of(*variances, 3, 99)(found.detects * 0.998) < 0.8 or found.detects <= 1e-6
+    assert found.seeds is not None
+    assert power_of(*variances, found.seeds, 99)(0.01) >= 0.8
+    assert found.seeds == 2 or power_of(*variances, found.seeds - 1, 99)(0.01) < 0.8
+    assert math.isfinite(found.limit)
