@@ -164,11 +164,8 @@ def _stochastic_order(stored: Stored, verdict: Verdict) -> float:
         np.array(list(stored.results.seeds(head, verdict.phase, verdict.task, verdict.split).values()))
         for head in (verdict.a, verdict.b)
     )
-    return (
-        statistics.min_epsilon(second, first)
-        if second.mean() >= first.mean()
-        else statistics.min_epsilon(first, second)
-    )
+    better, worse = (second, first) if second.mean() >= first.mean() else (first, second)
+    return statistics.min_epsilon(better, worse)
 
 
 Groups = tuple[tuple[str, ...], ...]

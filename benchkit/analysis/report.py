@@ -170,15 +170,14 @@ def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
         last, split = task == tasks[-1], results.judged(phase, task)
         rows, pictures = [], []
         for head in results.heads:
-            dev, test, gap = _cells(results, head, phase, task, split)
+            cells = _cells(results, head, phase, task, split)
             seeds = list(results.seeds(head, phase, task, split).values())
             over = spread(seeds)
             pictures.append((over, seeds))
-            cells = [dev, test, gap]
             if letters is not None:
-                marked = (f"{cell} {letters.get((phase, task, split, head), '')}".strip()
-                          for cell, split in ((dev, "dev"), (test, "test")))  # fmt: skip
-                cells = [*marked, f"±{over.high - over.mean:.3f}" if over.n > 1 else NOTHING, gap]
+                for place, each in enumerate(("dev", "test")):
+                    cells[place] = f"{cells[place]} {letters.get((phase, task, each, head), '')}".strip()
+                cells.insert(2, f"±{over.high - over.mean:.3f}" if over.n > 1 else NOTHING)
             name = f"{head}{_mark(results, head, phase)}"
             rows.append(Row((name, *cells, *(_costs(results, head, phase) if last else ()))))
         asides = [*_constant(results, task, split)]
