@@ -137,12 +137,13 @@ def _section(results: Results, section: Section, class_: str) -> dict[str, Any]:
 
 def _table(results: Results, block: Block, class_: str, title: str) -> dict[str, Any]:
     # In a column of numbers may stand a dash, or the reason why there is none.
+    columns = [[row.cells[column] for row in block.rows] for column in range(len(block.header))]
     numeric = [
-        column > 0
-        and any(_sort_key(cell) is not None for cell in cells)
+        any(_sort_key(cell) is not None for cell in cells)
         and all(_sort_key(cell) is not None or not re.search(r"\d", cell) for cell in cells)
-        for column, cells in enumerate(zip(*(row.cells for row in block.rows), strict=True))
+        for cells in columns
     ]
+    numeric[0] = False
     right = [number or side == "right" for number, side in zip(numeric, block.align, strict=True)]
     intervals, axis, pictures = block.intervals, None, list[dict[str, Any]]()
     if intervals and (axis := _axis(intervals)):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.cells import write_cells
 from helpers.made_run import TASKS, Made, write_run
 
 from benchkit.analysis.comparisons import (
@@ -185,6 +186,13 @@ def test_one_head_with_one_seed_has_a_page(tmp_path: Path) -> None:
     text = _page(stored, [])
     assert not re.search(r"\bnan\b|Infinity", text.partition("<script>")[0], re.IGNORECASE)
     assert 'id="verdicts"' not in text
+
+
+def test_cells_that_do_not_say_what_their_data_were_have_a_page(tmp_path: Path) -> None:
+    """A table without a row, and no curve."""
+    write_cells(tmp_path, {"good": 0.9, "bad": 0.4})
+    stored = read_runs([tmp_path], log=lambda _: None)
+    assert 'id="verdicts"' in _page(stored, compare(stored, "pretrain"))
 
 
 def test_all_cells_failed_is_a_page_that_says_so(tmp_path: Path) -> None:
