@@ -19,7 +19,7 @@ from benchkit.core.errors import UserError
 from benchkit.core.protocol import load_preset
 from benchkit.core.record import changes, shown
 from benchkit.core.settings import plain
-from benchkit.experiment.companions import ALONE
+from benchkit.experiment.companions import SINGLE_TASK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ def stored_gains(stored: Stored) -> list[Gain]:
     """`gains` of runs with single-task baselines, read back from the folders inside theirs; none for other runs."""
     found, folders = {}, dict(stored.folders)
     for task in stored.tasks:
-        if cells := stored.companions(f"{ALONE}/{task}", partial(_shared_with_alone, task=task)):
+        if cells := stored.companions(f"{SINGLE_TASK}/{task}", partial(_shared_with_alone, task=task)):
             found[task] = [each.record for each in cells]
             folders |= {each.record.key: each.folder for each in cells}
     return gains(stored.records, found, stored.tasks, folders)

@@ -113,12 +113,13 @@ def _companions(session: Session, controls: bool, single_task: bool) -> tuple[di
     Raises:
         UserError: there is only one task.
     """
-    from benchkit.experiment.companions import alone, trained_controls
+    from benchkit.experiment.companions import control_plans, single_task_plans
 
     plan = session.plan
-    runs = (trained_controls(plan) if controls else (), alone(plan) if single_task else ())
-    of_controls, each_alone = ({each.name: session.beside(each.plan) for each in found} for found in runs)
-    return of_controls, each_alone
+    of_controls = control_plans(plan) if controls else {}
+    alone = single_task_plans(plan) if single_task else {}
+    first, second = ({name: session.companion(each) for name, each in found.items()} for found in (of_controls, alone))
+    return first, second
 
 
 def _run(session: Session, progress: Progress, controls: dict[str, Session], alone: dict[str, Session]) -> None:
