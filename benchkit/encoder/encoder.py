@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
-from benchkit.encoder.bert import BertConfig, MiniBert, check_pooling, resolve_layers
+from benchkit.encoder.bert import POOLINGS, BertConfig, MiniBert
 from benchkit.encoder.packing import Batch, Inputs, compute, gather
 from benchkit.encoder.tokenizer import Tokenized, tokenize
 
@@ -33,22 +33,18 @@ def resolve_precision(requested: str, device: torch.device | str) -> Precision:
     Raises:
         UserError: not one of auto, fp32, bf16.
     """
-    if requested == "fp32":
-        return "fp32"
-    if requested == "bf16":
-        return "bf16"
-    if requested != "auto":
+    if requested == "auto":
+        device, native = torch.device(device), False
+        if device.type == "cuda":
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+        elif device.type == "cpu":
+            # Private, and absent on some platforms and releases; there it is not known to be native.
+            names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+            native = any(probe() for name in names if (probe := getattr(torch.cpu, name, None)))
+        return "bf16" if native else "fp32"
+    if requested not in ("fp32", "bf16"):
         raise UserError(f"precision is one of auto, fp32, bf16, not {requested!r}")
-    device = torch.device(device)
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
-
-
-def _cpu_has_bf16() -> bool:
-    # Private, and absent on some platforms and releases; there it is not known to be native.
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return any(probe() for probe in probes if probe is not None)
+    return "bf16" if requested == "bf16" else "fp32"
 
 
 # Word pieces in one pass through the trunk. On a CPU: enough for full GEMM speed (measured; flat from 512 up), little
@@ -99,7 +95,7 @@ def stream(
         def encode(rows: Tensor) -> tuple[Tensor, Tensor | None]:
             return compute(model, gather(tokenized, rows, device, not on_cpu), pooling, layers, tokens)
 
-        packs = [rows[pack] for pack in _cut(lengths, None, CPU_PACK if on_cpu else GPU_PACK)]
+        packs = [rows[pack] for pack in _cut(lengths, len(lengths), CPU_PACK if on_cpu else GPU_PACK)]
         with _map_over_cores(on_cpu) as map_over_cores:
             pooled, pieces = zip(*map_over_cores(encode, packs), strict=True)
         finish = fetch(torch.cat(pooled), torch.cat(pieces) if tokens else None)
@@ -109,7 +105,7 @@ def stream(
         for number, tokenized in enumerate(batches):
             order = tokenized.lengths.argsort(descending=True, stable=True)
             lengths = tokenized.lengths[order]
-            for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else None):
+            for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else int(lengths.sum())):
                 yield start(number, tokenized, order[part], lengths[part])
 
     yield from (finish() for finish in started()) if on_cpu else one_ahead(started())
@@ -148,15 +144,13 @@ def one_ahead(started: Iterator[Callable[[], A]]) -> Iterator[A]:
         yield waiting()
 
 
-def _cut(lengths: Tensor, rows: int | None, tokens: int | None) -> Iterator[slice]:
+def _cut(lengths: Tensor, rows: int, tokens: int) -> Iterator[slice]:
     """Neighbouring slices of at most that many rows and word pieces (but never less than one row)."""
     ends = lengths.cumsum(0)
     start, done = 0, 0
     while start < len(lengths):
-        stop = len(lengths) if rows is None else min(start + rows, len(lengths))
-        if tokens is not None:
-            fit = int(torch.searchsorted(ends, done + tokens, right=True))
-            stop = max(start + 1, min(stop, fit))
+        fit = int(torch.searchsorted(ends, done + tokens, right=True))
+        stop = max(start + 1, min(start + rows, fit))
         yield slice(start, stop)
         start, done = stop, int(ends[stop - 1])
 
@@ -307,21 +301,6 @@ class Encoder:
 
     def encode_chunks(
         self,
-        tokenized: Inputs,
-        *,
-        reads: type[Pooled] = Pooled,
-        pooling: str = "mean",
-        layers: tuple[int, ...] = (-1,),
-        precision: str = "auto",
-        chunk: int = 16384,
-    ) -> Iterator[EncodedChunk]:
-        """All inputs, each once, longest first; without gradients and without dropout."""
-        yield from self.encode_batches(
-            [tokenized], reads=reads, pooling=pooling, layers=layers, precision=precision, chunk=chunk
-        )
-
-    def encode_batches(
-        self,
         batches: Iterable[Inputs],
         *,
         reads: type[Pooled] = Pooled,
@@ -330,9 +309,9 @@ class Encoder:
         precision: str = "auto",
         chunk: int = 16384,
     ) -> Iterator[EncodedChunk]:
-        """As `encode_chunks`, one batch of inputs after the other; a GPU does not wait in between.
+        """All inputs, each once, of a batch the longest first; without gradients and without dropout.
 
-        A batch is asked for while the one before it is computed on a GPU.
+        A batch is asked for while the one before it is computed on a GPU, which does not wait in between.
         """
         numbers = self.check(pooling, layers)
         was_training = self.model.training
@@ -362,14 +341,13 @@ class Encoder:
         if isinstance(texts, str):
             raise UserError("encode takes a list of texts, not one text; write encode([text])")
         self.check(pooling, layers)
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        places: dict[str, int] = {}
+        rows = [places.setdefault(text, len(places)) for text in texts]
         tokenized = self.tokenize([(text,) for text in places], max_length)
         result = torch.empty(len(places), self.hidden * len(layers))
-        for chunk in self.encode_chunks(tokenized, pooling=pooling, layers=layers, precision=precision):
+        for chunk in self.encode_chunks([tokenized], pooling=pooling, layers=layers, precision=precision):
             result[chunk.rows] = chunk.pooled
-        if len(places) == len(texts):
-            return result
-        return result[torch.tensor([places[text] for text in texts])]
+        return result if len(places) == len(texts) else result[torch.tensor(rows)]
 
     def check(self, pooling: str, layers: Sequence[int]) -> tuple[int, ...]:
         """The layers counted from 0, the embeddings.
@@ -377,8 +355,19 @@ class Encoder:
         Raises:
             UserError: a layer or a pooling that this encoder does not have.
         """
-        numbers = resolve_layers(layers, self.config.num_hidden_layers)
-        check_pooling(pooling, numbers, self.model)
+        last = self.config.num_hidden_layers
+        if not layers:
+            raise UserError("layers is empty; name at least one, such as -1 for the last")
+        for layer in layers:
+            if not -last - 1 <= layer <= last:
+                raise UserError(f"layer {layer} does not exist; this encoder has 0 (embeddings) to {last} (last)")
+        numbers = tuple(layer % (last + 1) for layer in layers)
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling is one of {', '.join(POOLINGS)}, not {pooling!r}")
+        if pooling == "pooler" and self.model.pooler is None:
+            raise UserError("pooling 'pooler' needs pooler weights, and this checkpoint has none; use cls or mean")
+        if pooling == "pooler" and numbers != (last,):
+            raise UserError("pooling 'pooler' reads the last layer only; use layers (-1,)")
         return numbers
 
 

@@ -22,8 +22,7 @@ from benchkit.core.protocol import Phase, Protocol
 from benchkit.core.rng import global_stream
 from benchkit.core.task import Loss, TaskShape, TaskSpec
 from benchkit.encoder import Encoder
-from benchkit.encoder.bert import TopLayers
-from benchkit.encoder.lora import LowRank
+from benchkit.encoder.bert import LowRank, TopLayers
 from benchkit.encoder.packing import Inputs, LowerStates
 from benchkit.experiment.cell import Cell, losses_of
 from benchkit.experiment.workspace import Workspace

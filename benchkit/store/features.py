@@ -179,7 +179,7 @@ class FeatureStore:
 
         # A GPU would stand idle meanwhile; a CPU is what is busy.
         aside = encoder.device.type != "cpu"
-        parts = encoder.encode_batches(
+        parts = encoder.encode_chunks(
             ahead(tokenized()) if aside else tokenized(),
             reads=Tokens if settings.reads == "tokens" else Pooled,
             pooling=settings.pooling,
@@ -277,14 +277,14 @@ def _batches(inputs: Mapping[bytes, tuple[str, ...]], size: int) -> Iterator[lis
     So a batch is one segment, and a killed process leaves all of it or none.
     """
     batch: list[bytes] = []
-    room = CHUNK_TOKENS
+    left = CHUNK_TOKENS
     for name, texts in inputs.items():
         pieces = sum(map(len, texts)) + 3  # at most: a character each, and the special ones
-        if batch and (len(batch) == size or pieces > room):
+        if batch and (len(batch) == size or pieces > left):
             yield batch
-            batch, room = [], CHUNK_TOKENS
+            batch, left = [], CHUNK_TOKENS
         batch.append(name)
-        room -= pieces
+        left -= pieces
     if batch:
         yield batch
 
@@ -295,7 +295,7 @@ def encode_table(encoder: Encoder, tokenized: Inputs, settings: FeatureSettings)
     reads = Tokens if settings.reads == "tokens" else Pooled
     chunks = list(
         encoder.encode_chunks(
-            tokenized,
+            [tokenized],
             reads=reads,
             pooling=settings.pooling,
             layers=settings.layers,

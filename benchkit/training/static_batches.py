@@ -28,7 +28,7 @@ class StepShape:
 
     Attributes:
         tasks, batches, segments: of each batch its task, examples and inputs an example.
-        size: room for what the features are made of.
+        size: of what the features are made of.
     """
 
     tasks: tuple[str, ...]

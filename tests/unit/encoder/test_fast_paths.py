@@ -16,7 +16,7 @@ from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precis
 from benchkit.encoder.attention import Layout, usable
 from benchkit.encoder.bert import attend
 from benchkit.encoder.encoder import one_ahead, stream
-from benchkit.encoder.packing import compute, gather, room
+from benchkit.encoder.packing import bucket_size, compute, gather
 from benchkit.encoder.tokenizer import Tokenized
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
@@ -80,7 +80,7 @@ def test_bf16_of_both_kinds_is_near(encoder: Encoder, lengths: list[int]) -> Non
     """bf16 weights for stored features; autocast, whose masters stay fp32, for training."""
     tokenized = of_lengths(lengths)
     plain, _ = one_at_a_time(encoder, tokenized, "mean")
-    stored = torch.cat([chunk.pooled for chunk in encoder.encode_chunks(tokenized, precision="bf16", chunk=10**6)])
+    stored = torch.cat([chunk.pooled for chunk in encoder.encode_chunks([tokenized], precision="bf16", chunk=10**6)])
     order = tokenized.lengths.argsort(descending=True, stable=True)
     with torch.autocast("cpu", torch.bfloat16):
         live = encoder.features(tokenized, torch.arange(len(lengths))[:, None]).pooled[:, 0]
@@ -165,8 +165,8 @@ def test_streams_of_many_chunks_are_the_cpus(encoder: Encoder) -> None:
     assert resolve_precision("auto", "cuda") in ("bf16", "fp32")
 
 
-def test_rooms_are_few() -> None:
+def test_bucket_sizes_are_few() -> None:
     draw = np.random.default_rng(0)
-    rooms = {room(draw.lognormal(3, 0.5, 8).astype(int).clip(3, 128), 128) for _ in range(2000)}
-    assert len(rooms) < 40
-    assert max(size.total for size in rooms) >= 384
+    sizes = {bucket_size(draw.lognormal(3, 0.5, 8).astype(int).clip(3, 128), 128) for _ in range(2000)}
+    assert len(sizes) < 40
+    assert max(size.total for size in sizes) >= 384
