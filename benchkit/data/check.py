@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from benchkit.core.task import TaskSpec
-from benchkit.data.readers import DEMO, REQUIRED, check_folder, find_splits, load_demo, load_files, load_own, missing
-from benchkit.data.splits import BrokenRow, Split
+from benchkit.data.readers import REQUIRED, load_data
+from benchkit.data.splits import Split
 
 LEAK = 0.05
 """Share of dev or test that may occur, exact and whole, in train: the STS Benchmark's own dev has 1.5 %."""
@@ -28,30 +28,21 @@ class SplitCheck:
         duplicates: rows whose texts occurred before in the split; `conflicts`: such with another label.
     """
 
-    task: str
-    name: str
-    rows: int
-    labelled: bool
+    split: Split
     balance: Mapping[str, int]
     words: tuple[float, float, int]
     duplicates: int
     conflicts: int
-    repeated_ids: int
-    broken: tuple[BrokenRow, ...]
-    source: str
-    sha256: str
 
 
 @dataclass(frozen=True)
 class Shared:
     """What `second` shares, exactly, with `first`: rows with all texts alike, and rows with at least one text."""
 
-    task: str
-    first: str
-    second: str
+    first: Split
+    second: Split
     rows: int
     rows_with_a_text: int
-    of: int
 
 
 @dataclass(frozen=True)
@@ -77,35 +68,19 @@ def check_data(source: str | Path, tasks: Sequence[TaskSpec]) -> DataCheck:
     Raises:
         UserError: no such folder, none of the tasks in it, or a file that cannot be used at all.
     """
-    data: dict[str, dict[str, Split]] = {}
-    problems = []
-    if str(source) == DEMO and not isinstance(source, Path):
-        data = {task.name: load_demo(task) for task in tasks}
-    else:
-        folder = Path(source)
-        check_folder(folder)
-        found = {task.name: find_splits(folder, task) for task in tasks}
-        own = [task for task in tasks if task.data is not None and not found[task.name]]
-        whole = [name for name, paths in found.items() if all(split in paths for split in REQUIRED)]
-        if not any(found.values()) and not own:
-            raise missing(folder, tasks[0], REQUIRED[0], whole)
-        for task in tasks:
-            if task in own:
-                data[task.name] = load_own(task)
-                continue
-            data[task.name] = load_files(folder, found[task.name], task)
-            problems += [str(missing(folder, task, name, whole)) for name in REQUIRED if name not in found[task.name]]
+    problems: list[str] = []
+    data = load_data(source, tasks, problems)
     splits, shared = [], []
     for task in tasks:
-        mine = data[task.name]
-        splits += [_measure(split, task) for split in mine.values()]
-        shared += [_compare(mine[first], mine[second]) for first, second in combinations(mine, 2)]
-        problems += [problem for split in mine.values() for problem in label_problems(split, task)]
-    problems += [
-        f"{each.task}: {each.rows} of {each.of} {each.second} rows ({each.rows / each.of:.1%}) are in train"
-        for each in shared
-        if each.first == "train" and each.rows > LEAK * each.of
-    ]
+        mine = list(data[task.name].values())
+        splits += [_measure(split, task) for split in mine]
+        shared += [_compare(first, second) for first, second in combinations(mine, 2)]
+        problems += [problem for split in mine for problem in label_problems(split, task)]
+    for each in shared:
+        rows, second = each.rows, each.second
+        if each.first.name == "train" and rows > LEAK * len(second):
+            share = f"{rows} of {len(second)} {second.name} rows ({rows / len(second):.1%})"
+            problems.append(f"{second.task}: {share} are in train")
     return DataCheck(str(source), tuple(splits), tuple(shared), tuple(problems))
 
 
@@ -118,24 +93,14 @@ def _measure(split: Split, task: TaskSpec) -> SplitCheck:
             duplicates += 1
             conflicts += split.labelled and label != first[texts]
         first.setdefault(texts, label)
-    return SplitCheck(
-        task=split.task,
-        name=split.name,
-        rows=len(split),
-        labelled=split.labelled,
-        balance=_balance(split, task) if split.labelled else {},
-        words=(float(words.mean()), float(np.percentile(words, 95)), int(words.max())),
-        duplicates=duplicates,
-        conflicts=conflicts,
-        repeated_ids=split.repeated_ids,
-        broken=split.broken,
-        source=split.source,
-        sha256=split.sha256,
-    )
+    lengths = float(words.mean()), float(np.percentile(words, 95)), int(words.max())
+    return SplitCheck(split, _balance(split, task), lengths, duplicates, conflicts)
 
 
 def _balance(split: Split, task: TaskSpec) -> dict[str, int]:
     """Rows a class, or rows in each fifth of the score's range."""
+    if not split.labelled:
+        return {}
     if task.classes:
         counts = np.bincount(split.labels.astype(int), minlength=len(task.classes))
         return dict(zip(task.classes, counts.tolist(), strict=True))
@@ -149,7 +114,7 @@ def _compare(first: Split, second: Split) -> Shared:
     single = {text for texts in first.texts for text in texts}
     rows = sum(texts in whole for texts in second.texts)
     touched = sum(any(text in single for text in texts) for texts in second.texts)
-    return Shared(first.task, first.name, second.name, rows, touched, len(second))
+    return Shared(first, second, rows, touched)
 
 
 def label_problems(split: Split, task: TaskSpec) -> list[str]:
@@ -158,8 +123,7 @@ def label_problems(split: Split, task: TaskSpec) -> list[str]:
         return []
     where = f"{task.name} {split.name}"
     if task.classes:
-        seen = Counter(split.labels.astype(int).tolist())
-        absent = [name for index, name in enumerate(task.classes) if not seen[index]]
+        absent = [name for name, count in _balance(split, task).items() if not count]
         return [f"{where}: no example of {', '.join(absent)}"] if absent and split.name in REQUIRED else []
     low, high = float(split.labels.min()), float(split.labels.max())
     if high - low < (task.high - task.low) / 2:
@@ -178,56 +142,40 @@ def render(check: DataCheck) -> str:
 
 
 def _parts(check: DataCheck) -> Iterator[str]:
+    splits = [each.split for each in check.splits]
     yield _table(
         "Splits (words are split at white space; mean, 95th percentile and longest of a text)",
         ["task", "split", "rows", "words", "p95", "max", "duplicates", "other label", "repeated ids", "broken"],
         [
-            (
-                *(s.task, s.name, s.rows, f"{s.words[0]:.1f}", f"{s.words[1]:.0f}", s.words[2]),
-                *(s.duplicates, s.conflicts, s.repeated_ids, len(s.broken)),
-            )
-            for s in check.splits
-        ],
-    )
-    yield _table(
-        "Labels",
-        ["task", "split", "label", "rows", "share"],
-        [
-            row
-            for s in check.splits
-            for row in (
-                [[s.task, s.name, label, n, f"{n / s.rows:.1%}"] for label, n in s.balance.items()]
-                or [[s.task, s.name, "unlabelled", s.rows, ""]]
-            )
-        ],
-    )
-    if check.shared:
-        yield _table(
-            "Shared between splits, exact text",
-            ["task", "rows of", "also in", "whole rows", "share", "rows sharing a text", "share"],
             [
-                (
-                    *(s.task, s.second, s.first, s.rows, f"{s.rows / s.of:.1%}"),
-                    *(s.rows_with_a_text, f"{s.rows_with_a_text / s.of:.1%}"),
-                )
-                for s in check.shared
-            ],
-        )
-    yield _table(
-        "Files", ["task", "split", "read from", "sha256"], [[s.task, s.name, s.source, s.sha256] for s in check.splits]
+                *(s.task, s.name, len(s), f"{each.words[0]:.1f}", f"{each.words[1]:.0f}", each.words[2]),
+                *(each.duplicates, each.conflicts, s.repeated_ids, len(s.broken)),
+            ]
+            for each, s in zip(check.splits, splits, strict=True)
+        ],
     )
-    for split in check.splits:
-        if split.broken:
-            more = len(split.broken) - SHOWN
-            listed = [f"  {row}" for row in split.broken[:SHOWN]] + ([f"  and {more} more"] if more > 0 else [])
-            yield "\n".join([f"Broken rows of {split.task} {split.name}, left out", *listed])
-    if check.problems:
-        yield "\n".join(["Problems", *(f"  {problem}" for problem in check.problems)])
-    else:
-        yield f"{check.source} is usable."
+    labels = []
+    for each, s in zip(check.splits, splits, strict=True):
+        labels += [[s.task, s.name, label, n, f"{n / len(s):.1%}"] for label, n in each.balance.items()]
+        labels += [] if s.labelled else [[s.task, s.name, "unlabelled", len(s), ""]]
+    yield _table("Labels", ["task", "split", "label", "rows", "share"], labels)
+    if check.shared:
+        headers = ["task", "rows of", "also in", "whole rows", "share", "rows sharing a text", "share"]
+        shared = []
+        for found in check.shared:
+            counts = [(n, f"{n / len(found.second):.1%}") for n in (found.rows, found.rows_with_a_text)]
+            shared.append([found.second.task, found.second.name, found.first.name, *counts[0], *counts[1]])
+        yield _table("Shared between splits, exact text", headers, shared)
+    files = [[s.task, s.name, s.source, s.sha256] for s in splits]
+    yield _table("Files", ["task", "split", "read from", "sha256"], files)
+    for s in splits:
+        if s.broken:
+            more = [f"  and {len(s.broken) - SHOWN} more"] if len(s.broken) > SHOWN else []
+            listed = [f"  {row}" for row in s.broken[:SHOWN]]
+            yield "\n".join([f"Broken rows of {s.task} {s.name}, left out", *listed, *more])
+    problems = [f"  {problem}" for problem in check.problems]
+    yield "\n".join(["Problems", *problems]) if problems else f"{check.source} is usable."
 
 
 def _table(title: str, headers: list[str], rows: Sequence[Sequence[object]]) -> str:
-    from tabulate import tabulate
-
     return f"{title}\n" + tabulate(rows, headers, tablefmt="simple")

@@ -283,26 +283,37 @@ DEMO_SEED = 0
 REQUIRED = ("train", "dev")
 
 
-def load_data(source: str | Path, tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Split]]:
+def load_data(
+    source: str | Path, tasks: Sequence[TaskSpec], problems: list[str] | None = None
+) -> dict[str, dict[str, Split]]:
     """Task -> split -> rows; splits in the order train, dev, test. `source` is a folder or `demo`.
 
     A task of which the folder has no file is read from its own data, if it has any. Test may be absent or unlabelled.
     A folder named `demo` can be given as `./demo`.
 
+    Args:
+        problems: gets a line for each train or dev split that is missing, which is then no error unless all are.
+
     Raises:
         UserError: folder, train or dev missing; a file that is broken or the wrong one; labels out of range.
     """
-    if str(source) == DEMO and not isinstance(source, Path):
+    if source == DEMO:
         return {task.name: load_demo(task) for task in tasks}
     folder = Path(source)
     check_folder(folder)
     paths = {task.name: find_splits(folder, task) for task in tasks}
     own = {task.name for task in tasks if task.data is not None and not paths[task.name]}
-    whole = [name for name, found in paths.items() if name in own or all(split in found for split in REQUIRED)]
-    for task in tasks:
-        for split in REQUIRED:
-            if task.name not in own and split not in paths[task.name]:
-                raise missing(folder, task, split, whole)
+    whole = [name for name, found in paths.items() if name in own or found.keys() >= set(REQUIRED)]
+    absent = [
+        missing(folder, task, split, whole)
+        for task in tasks
+        for split in REQUIRED
+        if task.name not in own and split not in paths[task.name]
+    ]
+    if absent and (problems is None or not (own or any(paths.values()))):
+        raise absent[0]
+    if problems is not None:
+        problems += map(str, absent)
     return {
         task.name: load_own(task) if task.name in own else load_files(folder, paths[task.name], task) for task in tasks
     }
@@ -314,7 +325,7 @@ def present(source: str | Path, tasks: Sequence[TaskSpec]) -> list[str]:
     Raises:
         UserError: no such folder, none of the tasks, or one whose splits come from different sets.
     """
-    if str(source) == DEMO and not isinstance(source, Path):
+    if source == DEMO:
         found = [task.name for task in tasks if task.demo or task.data]
     else:
         check_folder(Path(source))
