@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from benchkit.inspect.doctor import Finding
-    from benchkit.store.cache import Cache
+    from benchkit.store.files import Cache
 
 
 _MARKS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "broken": ("✗", "red")}
@@ -75,8 +75,7 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
 def list_(as_json: bool) -> None:
     """Show each feature store: its encoder, how its texts were encoded, its size, when it was last used."""
-    from benchkit.store.cache import caches
-    from benchkit.store.files import cache_root
+    from benchkit.store.files import cache_root, caches
 
     found = caches(cache_root())
     if as_json:
@@ -99,9 +98,8 @@ def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes:
     something was in use.
     """
     from benchkit.core.errors import UserError
-    from benchkit.store.cache import caches
-    from benchkit.store.cache import clear as remove
-    from benchkit.store.files import cache_root
+    from benchkit.store.files import cache_root, caches
+    from benchkit.store.files import clear as remove
 
     if bool(names) + (older_than is not None) + everything != 1:
         raise UserError("say what to clear: names as benchkit cache list shows them, --older-than AGE, or --all")
@@ -127,17 +125,16 @@ def verify() -> None:
 
     A damaged segment is never served: the next run that needs it removes it and encodes its texts again.
     """
-    from benchkit.store.cache import caches
-    from benchkit.store.cache import verify as check
-    from benchkit.store.files import cache_root
+    from benchkit.store.files import cache_root, caches
+    from benchkit.store.files import verify as check
 
     damaged, files = 0, 0
     stores = [each for each in caches(cache_root()) if each.kind == "features"]
     for store in stores:
         files += store.files
-        for damage in check(store):
+        for path, reason in check(store):
             damaged += 1
-            click.echo(f"damaged: {damage.path}: {damage.reason}")
+            click.echo(f"damaged: {path}: {reason}")
     verdict = f"{damaged} damaged; their texts are encoded again when next needed" if damaged else "all sound"
     click.echo(f"{_count(len(stores))}, {files} segments: {verdict}")
     if damaged:
@@ -178,8 +175,8 @@ def _as_data(cache: Cache) -> dict[str, object]:
         "kind": cache.kind,
         "path": str(cache.path),
         "encoder": cache.encoder,
-        "fingerprint": cache.about.get("encoder", ""),
-        "settings": cache.about.get("settings", {}),
+        "fingerprint": cache.about.encoder if cache.about else "",
+        "settings": cache.about.settings if cache.about else {},
         "files": cache.files,
         "bytes": cache.size,
         "last_used": cache.used,
@@ -205,11 +202,12 @@ def _settings(cache: Cache) -> str:
     """How a store's texts were encoded, in the words of a protocol."""
     if cache.kind != "features":
         return f"{cache.files} files"
-    settings = cache.about.get("settings")
-    if not settings:
+    if cache.about is None:
         return "features; settings.json is missing or damaged"
-    layers = ",".join(map(str, settings["layers"]))
-    return f"{settings['reads']}, {settings['pooling']}, layers {layers}, {settings['precision']}, {settings['device']}"
+    settings = cache.about.settings
+    layers = str(settings.get("layers", "")).strip("[]").replace(" ", "")
+    parts = [settings.get(name, "?") for name in ("reads", "pooling", "precision", "device")]
+    return "{}, {}, layers {layers}, {}, {}".format(*parts, layers=layers)
 
 
 def _size(count: int) -> str:

@@ -279,7 +279,7 @@ class Encoder:
         pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens, weights)
         back = back.to(self.device)
         tokens = None if pieces is None else (batch.layout.pad(pieces)[back], batch.layout.mask[back])
-        return _as_read(reads, rows.shape, pooled[back], tokens, len(numbers))
+        return as_features(rows.shape, pooled[back], tokens, len(numbers) if issubclass(reads, Layers) else 0)
 
     def features_of(
         self,
@@ -297,7 +297,7 @@ class Encoder:
         numbers = self.check(pooling, layers)
         pooled, pieces = compute(self.model, batch, pooling, numbers, issubclass(reads, Tokens), weights)
         tokens = None if pieces is None else (batch.layout.pad(pieces), batch.layout.mask)
-        return _as_read(reads, (len(pooled), 1), pooled, tokens, len(numbers))
+        return as_features((len(pooled), 1), pooled, tokens, len(numbers) if issubclass(reads, Layers) else 0)
 
     def encode_chunks(
         self,
@@ -371,17 +371,21 @@ class Encoder:
         return numbers
 
 
-def _as_read(
-    reads: type[Pooled], shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tensor] | None, layers: int
-) -> Pooled:
-    """Vectors (row, width), and tokens with their mask (row, time, …), as `reads`; rows become `shape`."""
-    pooled = pooled.view(*shape, -1)
-    if issubclass(reads, Layers):
+def as_features(shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tensor] | None, layers: int = 0) -> Pooled:
+    """Rows of vectors as features of the shape (batch, segment).
+
+    Args:
+        pooled: (row, width).
+        tokens: (row, time, width) and their mask (row, time), for `Tokens`.
+        layers: how many layers' vectors are side by side in `pooled`, to be kept apart in `Layers`; 0 for none.
+    """
+    pooled = pooled.view(*shape, pooled.shape[-1])
+    if layers:
         return Layers.split(pooled, layers)
     if tokens is None:
         return Pooled(pooled)
     pieces, mask = tokens
-    return Tokens(pooled, pieces.view(*shape, *pieces.shape[1:]), mask.view(*shape, -1))
+    return Tokens(pooled, pieces.view(*shape, *pieces.shape[1:]), mask.view(*shape, mask.shape[1]))
 
 
 def _in_bf16(model: MiniBert) -> MiniBert:

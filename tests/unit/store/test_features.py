@@ -167,7 +167,6 @@ def test_tokens_in_memory_are_the_tokens_on_disk(store: Store) -> None:
         assert isinstance(other, Tokens)
         assert torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.mask, other.mask)
-    assert type(table.pooled_only().gather(torch.tensor([[0]]))) is Pooled
 
 
 def test_tokens_stay_on_disk(store: Store) -> None:
