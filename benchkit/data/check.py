@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 from benchkit.core.task import TaskSpec
 from benchkit.data.readers import REQUIRED, load_data
-from benchkit.data.splits import Split
+from benchkit.data.splits import BrokenRow, Split
 
 LEAK = 0.05
 """Share of dev or test that may occur, exact and whole, in train: the STS Benchmark's own dev has 1.5 %."""
 
 
-@dataclass(frozen=True)
-class SplitCheck:
-    """One split in numbers.
-
-    Attributes:
-        balance: label (class name, or range of scores) -> rows; empty where unlabelled.
-        words: mean, 95th percentile and largest number of words a text, split at white space.
-        duplicates: rows whose texts occurred before in the split; `conflicts`: such with another label.
-    """
-
-    split: Split
-    balance: Mapping[str, int]
-    words: tuple[float, float, int]
-    duplicates: int
-    conflicts: int
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What `second` shares, exactly, with `first`: rows with all texts alike, and rows with at least one text."""
-
-    first: Split
-    second: Split
-    rows: int
-    rows_with_a_text: int
+Row = dict[str, Any]
+"""A row of a table, by the heads of its columns."""
 
 
 @dataclass(frozen=True)
 class DataCheck:
-    """The findings of `check_data`; `problems` are what makes the data unusable or its numbers worthless."""
+    """The findings of `check_data`, as rows of tables.
+
+    Attributes:
+        splits: of each its rows; mean, 95th percentile and largest number of words a text, split at white space;
+            duplicates, rows whose texts occurred before in the split, and those among them with another label.
+        labels: rows of each class, or in each fifth of the range of scores.
+        shared: what two splits share, exactly: rows with all texts alike, and rows with at least one text.
+        problems: what makes the data unusable or its numbers worthless.
+    """
 
     source: str
-    splits: tuple[SplitCheck, ...]
-    shared: tuple[Shared, ...]
+    splits: tuple[Row, ...]
+    labels: tuple[Row, ...]
+    shared: tuple[Row, ...]
+    files: tuple[Row, ...]
+    broken: tuple[BrokenRow, ...]
     problems: tuple[str, ...]
 
     @property
@@ -70,37 +59,53 @@ def check_data(source: str | Path, tasks: Sequence[TaskSpec]) -> DataCheck:
     """
     problems: list[str] = []
     data = load_data(source, tasks, problems)
-    splits, shared = [], []
+    pairs = [(split, task) for task in tasks for split in data[task.name].values()]
+    problems += [problem for split, task in pairs for problem in label_problems(split, task)]
+    shared = []
     for task in tasks:
-        mine = list(data[task.name].values())
-        splits += [_measure(split, task) for split in mine]
-        shared += [_compare(first, second) for first, second in combinations(mine, 2)]
-        problems += [problem for split in mine for problem in label_problems(split, task)]
-    for each in shared:
-        rows, second = each.rows, each.second
-        if each.first.name == "train" and rows > LEAK * len(second):
-            share = f"{rows} of {len(second)} {second.name} rows ({rows / len(second):.1%})"
-            problems.append(f"{second.task}: {share} are in train")
-    return DataCheck(str(source), tuple(splits), tuple(shared), tuple(problems))
+        for first, second in combinations(data[task.name].values(), 2):
+            row = _compare(first, second)
+            shared.append(row)
+            if first.name == "train" and row["whole rows"] > LEAK * len(second):
+                whole = f"{row['whole rows']} of {len(second)} {second.name} rows ({row['share']}) are in train"
+                problems.append(f"{task.name}: {whole}")
+    return DataCheck(
+        source=str(source),
+        splits=tuple(_measure(split) for split, _ in pairs),
+        labels=tuple(row for split, task in pairs for row in _labels(split, task)),
+        shared=tuple(shared),
+        files=tuple({**_name(split), "read from": split.source, "sha256": split.sha256} for split, _ in pairs),
+        broken=tuple(row for split, _ in pairs for row in split.broken),
+        problems=tuple(problems),
+    )
 
 
-def _measure(split: Split, task: TaskSpec) -> SplitCheck:
+def _name(split: Split) -> Row:
+    return {"task": split.task, "split": split.name}
+
+
+def _measure(split: Split) -> Row:
     words = np.array([len(text.split()) for texts in split.texts for text in texts])
     first: dict[tuple[str, ...], float] = {}
     duplicates = conflicts = 0
     for texts, label in zip(split.texts, split.labels.tolist(), strict=True):
-        if texts in first:
-            duplicates += 1
-            conflicts += split.labelled and label != first[texts]
-        first.setdefault(texts, label)
-    lengths = float(words.mean()), float(np.percentile(words, 95)), int(words.max())
-    return SplitCheck(split, _balance(split, task), lengths, duplicates, conflicts)
+        duplicates += texts in first
+        conflicts += split.labelled and label != first.setdefault(texts, label)
+    lengths = {"words": float(words.mean()), "p95": float(np.percentile(words, 95)), "max": int(words.max())}
+    found = {"duplicates": duplicates, "other label": conflicts}
+    odd = {"repeated ids": split.repeated_ids, "broken": len(split.broken)}
+    return {**_name(split), "rows": len(split), **lengths, **found, **odd}
+
+
+def _labels(split: Split, task: TaskSpec) -> list[Row]:
+    if not split.labelled:
+        return [{**_name(split), "label": "unlabelled", "rows": len(split), "share": ""}]
+    counts = _balance(split, task).items()
+    return [{**_name(split), "label": name, "rows": n, "share": f"{n / len(split):.1%}"} for name, n in counts]
 
 
 def _balance(split: Split, task: TaskSpec) -> dict[str, int]:
     """Rows a class, or rows in each fifth of the score's range."""
-    if not split.labelled:
-        return {}
     if task.classes:
         counts = np.bincount(split.labels.astype(int), minlength=len(task.classes))
         return dict(zip(task.classes, counts.tolist(), strict=True))
@@ -109,12 +114,13 @@ def _balance(split: Split, task: TaskSpec) -> dict[str, int]:
     return dict(zip(names, counts.tolist(), strict=True))
 
 
-def _compare(first: Split, second: Split) -> Shared:
+def _compare(first: Split, second: Split) -> Row:
     whole = set(first.texts)
     single = {text for texts in first.texts for text in texts}
     rows = sum(texts in whole for texts in second.texts)
     touched = sum(any(text in single for text in texts) for texts in second.texts)
-    return Shared(first, second, rows, touched)
+    counts = {"whole rows": rows, "share": f"{rows / len(second):.1%}", "rows sharing a text": touched}
+    return {"task": first.task, "rows of": second.name, "also in": first.name, **counts}
 
 
 def label_problems(split: Split, task: TaskSpec) -> list[str]:
@@ -133,49 +139,26 @@ def label_problems(split: Split, task: TaskSpec) -> list[str]:
 
 
 SHOWN = 20
-"""Broken rows listed for each split."""
+"""Broken rows listed for each file."""
 
 
 def render(check: DataCheck) -> str:
     """Tables for a terminal: splits, labels, what splits share, files, broken rows, problems."""
-    return "\n\n".join(_parts(check))
-
-
-def _parts(check: DataCheck) -> Iterator[str]:
-    splits = [each.split for each in check.splits]
-    yield _table(
-        "Splits (words are split at white space; mean, 95th percentile and longest of a text)",
-        ["task", "split", "rows", "words", "p95", "max", "duplicates", "other label", "repeated ids", "broken"],
-        [
-            [
-                *(s.task, s.name, len(s), f"{each.words[0]:.1f}", f"{each.words[1]:.0f}", each.words[2]),
-                *(each.duplicates, each.conflicts, s.repeated_ids, len(s.broken)),
-            ]
-            for each, s in zip(check.splits, splits, strict=True)
-        ],
-    )
-    labels = []
-    for each, s in zip(check.splits, splits, strict=True):
-        labels += [[s.task, s.name, label, n, f"{n / len(s):.1%}"] for label, n in each.balance.items()]
-        labels += [] if s.labelled else [[s.task, s.name, "unlabelled", len(s), ""]]
-    yield _table("Labels", ["task", "split", "label", "rows", "share"], labels)
-    if check.shared:
-        headers = ["task", "rows of", "also in", "whole rows", "share", "rows sharing a text", "share"]
-        shared = []
-        for found in check.shared:
-            counts = [(n, f"{n / len(found.second):.1%}") for n in (found.rows, found.rows_with_a_text)]
-            shared.append([found.second.task, found.second.name, found.first.name, *counts[0], *counts[1]])
-        yield _table("Shared between splits, exact text", headers, shared)
-    files = [[s.task, s.name, s.source, s.sha256] for s in splits]
-    yield _table("Files", ["task", "split", "read from", "sha256"], files)
-    for s in splits:
-        if s.broken:
-            more = [f"  and {len(s.broken) - SHOWN} more"] if len(s.broken) > SHOWN else []
-            listed = [f"  {row}" for row in s.broken[:SHOWN]]
-            yield "\n".join([f"Broken rows of {s.task} {s.name}, left out", *listed, *more])
+    tables = {
+        "Splits (words are split at white space; mean, 95th percentile and longest of a text)": check.splits,
+        "Labels": check.labels,
+        "Shared between splits, exact text": check.shared,
+        "Files": check.files,
+    }
+    formats = ("g", "g", "g", ".1f", ".0f")
+    parts = [
+        f"{title}\n" + tabulate(rows, headers="keys", tablefmt="simple", floatfmt=formats)
+        for title, rows in tables.items()
+        if rows
+    ]
+    for file, rows in groupby(check.broken, key=lambda row: row.file):
+        listed = [f"  {row}" for row in rows]
+        more = [f"  and {len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
+        parts.append("\n".join([f"Broken rows of {file}, left out", *listed[:SHOWN], *more]))
     problems = [f"  {problem}" for problem in check.problems]
-    yield "\n".join(["Problems", *problems]) if problems else f"{check.source} is usable."
-
-
-def _table(title: str, headers: list[str], rows: Sequence[Sequence[object]]) -> str:
-    return f"{title}\n" + tabulate(rows, headers, tablefmt="simple")
+    return "\n\n".join([*parts, "\n".join(["Problems", *problems]) if problems else f"{check.source} is usable."])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
 from typing import Any, Self
 
 import torch
@@ -36,6 +39,12 @@ _MOST = {
     "max_position_embeddings": 2**20,
     "type_vocab_size": 2**16,
 }
+
+
+@cache
+def read_names() -> dict[str, Any]:
+    """The content of `names.toml`: names of parameters in checkpoints, and models that are none of ours."""
+    return tomllib.loads((files("benchkit.encoder") / "names.toml").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class BertConfig:
         """
         kind = values.get("model_type", "bert")
         if kind != "bert":
-            why = f" ({_OTHERS[kind]})" if isinstance(kind, str) and kind in _OTHERS else ""
+            why = f" ({found})" if (found := read_names()["others"].get(str(kind))) else ""
             raise UserError(f"{where}: model_type is {kind!r:.40}{why}; only 'bert' and 'distilbert' can be loaded")
         position = values.get("position_embedding_type", "absolute")
         if position != "absolute":
@@ -98,21 +107,6 @@ class BertConfig:
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
 
-
-# What people try most, and why it is not a BERT.
-_OTHERS = {
-    "mpnet": "its attention has a relative position bias",
-    "roberta": "its word pieces and positions are counted in another way",
-    "xlm-roberta": "its word pieces and positions are counted in another way",
-    "albert": "its layers share their weights",
-    "electra": "its embeddings are projected",
-    "deberta": "its attention has relative positions",
-    "deberta-v2": "its attention has relative positions",
-    "modernbert": "its positions are rotary",
-    "nomic_bert": "its positions are rotary",
-    "new": "its positions are rotary",
-    "t5": "it is not an encoder alone",
-}
 
 # What a config.json must say itself: a default here would only surface later, as a shape that does not fit.
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

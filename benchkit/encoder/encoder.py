@@ -77,12 +77,7 @@ class EncodedChunk:
 
 
 def stream(
-    model: MiniBert,
-    batches: Iterable[Inputs],
-    pooling: str,
-    layers: tuple[int, ...],
-    tokens: bool,
-    chunk: int,
+    model: MiniBert, batches: Iterable[Inputs], pooling: str, layers: tuple[int, ...], tokens: bool, chunk: int
 ) -> Iterator[EncodedChunk]:
     """All inputs of each batch, longest first (so that a lack of memory shows at once), at most `chunk` at a time."""
     device = next(model.parameters()).device

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,24 +30,18 @@ class Batch:
     lower: Mapping[int, Tensor] | None = None
 
 
-class Packed(Protocol):
-    """Vectors of the word pieces of inputs, such as a stored table has."""
-
-    def packed(self, rows: Tensor) -> Tensor:
-        """Of `rows` (n,) int64, end to end: (total, width) float32."""
-
-
 @dataclass(frozen=True)
 class LowerStates:
     """Inputs by their states below the lowest trained layer, in place of their word pieces.
 
     Attributes:
-        layers: whose states are side by side in `source`.
-        rows: (n,) int64, the rows of `source` that the inputs are.
+        packed: gives the states of some rows (n,) int64 of a table, end to end: (total, width) float32.
+        layers: whose states are side by side in them.
+        rows: (n,) int64, the rows of the table that the inputs are.
         lengths: (n,) int64, word pieces of each.
     """
 
-    source: Packed
+    packed: Callable[[Tensor], Tensor]
     layers: tuple[int, ...]
     rows: Tensor
     lengths: Tensor
@@ -58,7 +51,7 @@ class LowerStates:
 
     def select(self, rows: Tensor) -> LowerStates:
         """The inputs `rows` (k,) int64 alone, in that order."""
-        return LowerStates(self.source, self.layers, self.rows[rows], self.lengths[rows])
+        return LowerStates(self.packed, self.layers, self.rows[rows], self.lengths[rows])
 
 
 Inputs = Tokenized | LowerStates
@@ -69,7 +62,7 @@ def gather(tokenized: Inputs, rows: Tensor, device: torch.device, padded: bool) 
     """The inputs `rows` (batch,) int64, in that order; equal lengths should be neighbours."""
     layout = Layout(tokenized.lengths[rows], device, padded)
     if isinstance(tokenized, LowerStates):
-        states = tokenized.source.packed(tokenized.rows[rows]).to(device)
+        states = tokenized.packed(tokenized.rows[rows]).to(device)
         lower = dict(zip(tokenized.layers, states.chunk(len(tokenized.layers), dim=1), strict=True))
         none = torch.empty(0, dtype=torch.int32, device=device)
         return Batch(none, none, layout, lower)
@@ -166,25 +159,22 @@ def _round_up(number: int, least: int, parts: int) -> int:
 
 def pack(tokenized: Tokenized, rows: np.ndarray, size: Size) -> dict[str, np.ndarray]:
     """The inputs of many batches of one size: `rows` (batch, rows) to int32 arrays (batch, total) and (batch, rows)."""
-    lengths = tokenized.lengths.numpy()[rows]
-    ends = lengths.cumsum(1)
-    starts = ends - lengths
-    flat = lengths.ravel()
-    within = np.arange(flat.sum()) - np.repeat(flat.cumsum() - flat, flat)
-    number = np.repeat(np.arange(rows.size) // size.rows, flat)
-    place = np.repeat(starts.ravel(), flat) + within
-    source = np.repeat(tokenized.offsets.numpy()[rows].ravel(), flat) + within
-    row = np.repeat(np.tile(np.arange(size.rows), len(rows)), flat)
+    part = tokenized.select(torch.from_numpy(rows.ravel()))
+    lengths, first = part.lengths.numpy(), part.offsets[:-1].numpy()
+    starts = first.reshape(rows.shape) - first.reshape(rows.shape)[:, :1]
+    within = np.arange(lengths.sum()) - np.repeat(first, lengths)
+    number, row = (np.repeat(each, lengths) for each in divmod(np.arange(rows.size), size.rows))
+    place = np.repeat(starts.ravel(), lengths) + within
     found = {name: np.zeros((len(rows), size.total), np.int32) for name in ("ids", "segments", "positions")}
     found["slots"] = np.full((len(rows), size.total), size.rows * size.time, np.int32)
     for name, values in (
-        ("ids", tokenized.ids.numpy()[source]),
-        ("segments", tokenized.segments.numpy()[source]),
+        ("ids", part.ids.numpy()),
+        ("segments", part.segments.numpy()),
         ("positions", within),
         ("slots", row * size.time + within),
     ):
         found[name][number, place] = values
-    return {**found, "starts": starts.astype(np.int32), "lengths": lengths.astype(np.int32)}
+    return {**found, "starts": starts.astype(np.int32), "lengths": lengths.reshape(rows.shape).astype(np.int32)}
 
 
 def widths(size: Size) -> dict[str, int]:

@@ -307,7 +307,7 @@ class OpenCell:
             table, place = self._encoded(phase, lower, only)
             assert table.tokens is not None
             rows = torch.arange(len(table)) if place is None else place
-            inputs = LowerStates(table.tokens, lower.layers, rows, inputs.lengths)
+            inputs = LowerStates(table.tokens.packed, lower.layers, rows, inputs.lengths)
         # A fine-tuned encoder is scored as it is trained: weights in fp32, since rounding them to bf16 would undo most
         # of what small steps changed; the forward in bf16, under autocast.
         tuned, half = settings.trains_encoder, features.precision == "bf16"

@@ -9,7 +9,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,17 +119,15 @@ class CellStore:
         """The record of a finished cell whose record and predictions are whole; else None."""
         if not self._path(key, "record.json").exists():
             return None
-        try:
-            return self._read(key)
-        except (OSError, ValueError, UserError):
-            pass
-        # Perhaps it is just being replaced: look again when nobody writes. Where nobody can, nobody does.
-        try:
-            with self._saving(key):
-                return self._read(key)
-        except (OSError, ValueError, UserError) as error:
-            self._log(f"cell {self.root / key} is not usable, so it counts as not run: {error}")
-            return None
+        # A cell that is not whole is perhaps just being replaced: look again when nobody writes.
+        for context in (nullcontext(), self._saving(key)):
+            try:
+                with context:
+                    return self._read(key)
+            except (OSError, ValueError, UserError) as error:
+                problem = error
+        self._log(f"cell {self.root / key} is not usable, so it counts as not run: {problem}")
+        return None
 
     def save(
         self,

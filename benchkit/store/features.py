@@ -126,8 +126,9 @@ class FeatureStore:
         if bad or not _described(folder, identity) or not distinct.keys() <= _stored(segments):
             say = partial(self._log, f"another process encodes into {folder}: waiting for it")
             with locked(folder / "lock", wait=True, on_wait=say):
-                self._repair(folder, identity, encoder.name)
-                stored = _stored(self._open(folder)[0])  # another process may have encoded them meanwhile
+                segments, bad = self._open(folder)  # another process may have encoded them meanwhile
+                self._repair(folder, bad, identity, encoder.name)
+                stored = _stored(segments)
                 encoded = len(distinct.keys() - stored)
                 self._encode(folder, encoder, distinct, stored, settings, progress)
                 segments, _ = self._open(folder)
@@ -198,9 +199,9 @@ class FeatureStore:
                 raise UserError(f"cannot read {path}: {error.strerror}; remove it or set BENCHKIT_CACHE") from error
         return sound, bad
 
-    def _repair(self, folder: Path, identity: Mapping[str, Any], name: str) -> None:
+    def _repair(self, folder: Path, bad: Mapping[Path, str], identity: Mapping[str, Any], name: str) -> None:
         """Remove bad segments and write `settings.json` where it is not right; under the folder's lock."""
-        for path, why in self._open(folder)[1].items():
+        for path, why in bad.items():
             self._log(f"removed {path} ({why}): its inputs are encoded again")
             with writing(path):
                 path.unlink(missing_ok=True)

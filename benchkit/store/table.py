@@ -92,10 +92,6 @@ class ResidentTokens:
     start: Tensor
     length: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        return self.tokens.numel() * self.tokens.element_size()
-
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `MappedTokens.gather`, on the device of the tokens."""
         tokens, mask = _padding(self.length[rows.cpu()], self.tokens)
@@ -245,11 +241,7 @@ def safetensors_blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     for name, tensor in sorted(tensors.items(), key=lambda item: _ORDER.index(item[1].dtype)):
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
         start, end = end, end + flat.numel()
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         blocks.append(flat.numpy().data)
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
@@ -286,12 +278,6 @@ class FeatureTable:
     @property
     def width(self) -> int:
         return self.pooled.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all features, those that stay on disk included."""
-        resident = self.pooled.numel() * self.pooled.element_size()
-        return resident + (self.tokens.nbytes if self.tokens else 0)
 
     def gather(self, rows: Tensor) -> Pooled:
         """The features of `rows` (batch, segment), int64, on the device of `pooled`.
