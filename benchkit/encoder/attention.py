@@ -57,7 +57,7 @@ class Layout:
 
     def views(self, packed: Tensor) -> list[Tensor]:
         """(total, ...) to a view (rows, time, ...) of each of `groups`."""
-        parts = packed.split([rows * time for rows, time in self.groups])
+        parts = torch.split(packed, [rows * time for rows, time in self.groups])
         return [part.view(*group, *packed.shape[1:]) for part, group in zip(parts, self.groups, strict=True)]
 
     @cached_property
@@ -209,12 +209,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(qkv, starts, lengths, seed)
 
 
-def _gradients(backward: Callable[..., Tensor]) -> Callable[[Any, Tensor], tuple[Tensor | None, ...]]:
+def _gradients(backward: Callable[..., Tensor]) -> Callable[..., Any]:
     """Of what was kept, by `attend_backward` or by its operator."""
 
-    def run(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def run(ctx: Any, *gradients: Any) -> Any:
         qkv, starts, lengths, seed = ctx.saved_tensors
-        found = backward(qkv, gradient, starts, lengths, ctx.longest, ctx.dropout, seed)
+        found = backward(qkv, gradients[0], starts, lengths, ctx.longest, ctx.dropout, seed)
         return found, None, None, None, None, None
 
     return run

@@ -236,6 +236,7 @@ class LowRank(nn.Module):
         finally:
             self._set(kept)
 
+    @torch.no_grad()
     def merge(self) -> None:
         """Give the model the changed matrices for good."""
         self._set(self.weights())
@@ -324,7 +325,7 @@ def attend_first(q: Tensor, kv: Tensor, layout: Layout, heads: int, dropout: flo
         return F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout).flatten(1)
     parts = []
     counts = [rows for rows, _ in layout.groups]
-    for queries, view in zip(q.split(counts), layout.views(kv), strict=True):
+    for queries, view in zip(torch.split(q, counts), layout.views(kv), strict=True):
         k, v = view.permute(2, 0, 3, 1, 4)
         parts.append(F.scaled_dot_product_attention(queries, k, v, dropout_p=dropout).flatten(1))
     return join(parts)

@@ -92,9 +92,14 @@ def stream(
 
         packs = [rows[pack] for pack in _cut(lengths, len(lengths), CPU_PACK if on_cpu else GPU_PACK)]
         with _map_over_cores(on_cpu) as map_over_cores:
-            pooled, pieces = zip(*map_over_cores(encode, packs), strict=True)
-        finish = fetch(torch.cat(pooled), torch.cat(pieces) if tokens else None)
-        return lambda: EncodedChunk(number, rows, *finish(), lengths)
+            parts = list(zip(*map_over_cores(encode, packs), strict=True))
+        finish = fetch([torch.cat(each) for each in parts[: 1 + tokens]])
+
+        def chunk() -> EncodedChunk:
+            pooled, *pieces = finish()
+            return EncodedChunk(number, rows, pooled, pieces[0] if pieces else None, lengths)
+
+        return chunk
 
     def started() -> Iterator[Callable[[], EncodedChunk]]:
         for number, tokenized in enumerate(batches):
@@ -103,32 +108,27 @@ def stream(
             for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else int(lengths.sum())):
                 yield start(number, tokenized, order[part], lengths[part])
 
-    yield from (finish() for finish in started()) if on_cpu else one_ahead(started())
+    yield from (finish() for finish in started()) if on_cpu else pipelined(started())
 
 
-def fetch(pooled: Tensor, pieces: Tensor | None) -> Callable[[], tuple[Tensor, Tensor | None]]:
+def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """Copy to the CPU without waiting; returns what waits for it. The copies may take part in training."""
-    if not pooled.is_cuda:
-        return lambda: (pooled.cpu().clone(), None if pieces is None else pieces.cpu().clone())
-    found = [
-        None if each is None else torch.empty_like(each, device="cpu", pin_memory=True) for each in (pooled, pieces)
-    ]
-    for source, into in zip((pooled, pieces), found, strict=True):
-        if source is not None and into is not None:
-            into.copy_(source, non_blocking=True)
+    if not tensors[0].is_cuda:
+        return lambda: [each.cpu().clone() for each in tensors]
+    found = [torch.empty_like(each, device="cpu", pin_memory=True) for each in tensors]
+    for source, into in zip(tensors, found, strict=True):
+        into.copy_(source, non_blocking=True)
     done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    done.record(torch.cuda.current_stream(pooled.device))
+    done.record(torch.cuda.current_stream(tensors[0].device))
 
-    def wait() -> tuple[Tensor, Tensor | None]:
+    def wait() -> list[Tensor]:
         done.synchronize()
-        first, second = (None if each is None else each.clone() for each in found)
-        assert first is not None
-        return first, second
+        return [each.clone() for each in found]
 
     return wait
 
 
-def one_ahead(started: Iterator[Callable[[], A]]) -> Iterator[A]:
+def pipelined(started: Iterator[Callable[[], A]]) -> Iterator[A]:
     """Results in order, each waited for only when the next has been started."""
     waiting: Callable[[], A] | None = None
     for finish in started:

@@ -17,7 +17,7 @@ from benchkit.core.plugins import Plugins
 from benchkit.core.record import Record
 from benchkit.data import Split, load_data
 from benchkit.data.readers import BadRow, id_column, require_column, texts_of
-from benchkit.data.tables import format_of, read_table
+from benchkit.data.tables import read_table
 from benchkit.predict.model import InputFormat, Model, Prediction, short
 from benchkit.store.cells import CellStore
 from benchkit.store.files import write_atomic
@@ -76,7 +76,6 @@ def from_file(path: Path, format: InputFormat, log: Log) -> Iterator[Input]:
         UserError: the file cannot be read, or has no column for a text.
     """
     if path.suffix != ".txt":
-        format_of(path)  # refuses what is none of these
         table = read_table(path)
         columns = [require_column(table, name, format.aliases, path) for name in format.texts]
         number = id_column(table, format.aliases)

@@ -213,13 +213,19 @@ def one(store: CellStore, head: str, seed: int | None, key: str) -> Record:
         UserError: there is no such cell, it has no usable weights, or several kinds of the head are there.
     """
     if key:
-        return _by_key(store, key)
+        known = store.keys()
+        keys = [each for each in known if each.startswith(key)]
+        if len(keys) > 1:
+            raise UserError(f"--cell {key} is the beginning of {len(keys)} keys: {', '.join(keys[:_SHOWN])}")
+        if not keys or (record := store.load(keys[0])) is None:
+            raise unknown("cell", key, known)
+        return _usable(record)
     records = of_head(store, head)
     if seed is not None:
-        found = [record for record in records if record.seed == seed]
-        if not found:
-            raise unknown("seed", str(seed), [str(record.seed) for record in records])
-        return _usable(found[0])
+        seeds = {record.seed: record for record in records}
+        if seed not in seeds:
+            raise unknown("seed", str(seed), map(str, seeds))
+        return _usable(seeds[seed])
     return max((record for record in records if record.status in USABLE), key=dev_mean)
 
 
@@ -252,17 +258,6 @@ def dev_mean(record: Record) -> float:
     """What a cell's checkpoint was chosen by: the mean of the dev metrics of its last phase."""
     values = [score.value for score in record.phases[-1].scores if score.split == "dev"]
     return sum(values) / len(values)
-
-
-def _by_key(store: CellStore, key: str) -> Record:
-    known = store.keys()
-    keys = [each for each in known if each.startswith(key)]
-    if len(keys) > 1:
-        raise UserError(f"--cell {key} is the beginning of {len(keys)} keys: {', '.join(keys[:_SHOWN])}")
-    record = store.load(keys[0]) if keys else None
-    if record is None:
-        raise unknown("cell", key, known)
-    return _usable(record)
 
 
 def _usable(record: Record) -> Record:

@@ -219,7 +219,7 @@ def _padded(graph: Graph, inputs: Sequence[tuple[str, ...]]) -> tuple[Tensor, Te
     tokenized = graph.encoder.tokenize(inputs, graph.settings.max_length)
     mask = torch.ones_like(tokenized.ids)
     ids, real, segments = (
-        pad_sequence(each.long().split(tokenized.lengths.tolist()), batch_first=True)
+        pad_sequence(list(torch.split(each.long(), tokenized.lengths.tolist())), batch_first=True)
         for each in (tokenized.ids, mask, tokenized.segments)
     )
     return ids, real, segments

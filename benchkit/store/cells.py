@@ -120,6 +120,7 @@ class CellStore:
         if not self._path(key, "record.json").exists():
             return None
         # A cell that is not whole is perhaps just being replaced: look again when nobody writes.
+        problem: Exception | None = None
         for context in (nullcontext(), self._saving(key)):
             try:
                 with context:

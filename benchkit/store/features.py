@@ -171,9 +171,9 @@ class FeatureStore:
             self._verified[path] = _state(path)  # its name was made of these very bytes
 
         # A GPU would stand idle meanwhile; a CPU is what is busy.
-        aside = encoder.device.type != "cpu"
-        parts = _chunks(encoder, ahead(tokenized()) if aside else tokenized(), settings, self._chunk)
-        with behind() if aside else directly() as later:
+        on_gpu = encoder.device.type != "cpu"
+        parts = _chunks(encoder, ahead(tokenized()) if on_gpu else tokenized(), settings, self._chunk)
+        with behind() if on_gpu else directly() as later:
             for part in parts:
                 later(partial(write, part))
                 done += len(part.rows)

@@ -15,7 +15,7 @@ from benchkit.core.features import Tokens
 from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
 from benchkit.encoder.attention import Layout, usable
 from benchkit.encoder.bert import attend
-from benchkit.encoder.encoder import one_ahead, stream
+from benchkit.encoder.encoder import pipelined, stream
 from benchkit.encoder.packing import bucket_size, compute, gather
 from benchkit.encoder.tokenizer import Tokenized
 
@@ -110,7 +110,7 @@ def test_live_features_of_random_pairs_are_plain(encoder: Encoder, seed: int) ->
         torch.testing.assert_close(real, pieces[here], atol=1e-5, rtol=1e-5)
 
 
-def test_one_ahead_keeps_the_order_and_starts_before_it_waits() -> None:
+def test_a_pipeline_keeps_the_order_and_starts_before_it_waits() -> None:
     seen: list[str] = []
 
     def start(number: int) -> Callable[[], int]:
@@ -121,9 +121,17 @@ def test_one_ahead_keeps_the_order_and_starts_before_it_waits() -> None:
         seen.append(f"start {number}")
         return wait
 
-    assert list(one_ahead(map(start, range(3)))) == [0, 1, 2]
+    assert list(pipelined(map(start, range(3)))) == [0, 1, 2]
     assert seen == ["start 0", "start 1", "wait 0", "start 2", "wait 1", "wait 2"]
-    assert list(one_ahead(iter([]))) == []
+    assert list(pipelined(iter([]))) == []
+
+
+def test_compiled_layers_have_an_operator_for_attention() -> None:
+    """`torch.compile` looks it up by name, and asks for shapes alone."""
+    qkv, lengths = torch.empty(9, 3, 2, 8, device="meta"), torch.empty(2, dtype=torch.int32, device="meta")
+    found = torch.ops.benchkit.short_attention(qkv, lengths, lengths, 5, 0.0, None)
+    back = torch.ops.benchkit.short_attention_backward(qkv, found, lengths, lengths, 5, 0.0, None)
+    assert (found.shape, back.shape) == ((9, 2, 8), qkv.shape)
 
 
 def test_a_cpu_has_no_packed_kernel() -> None:
