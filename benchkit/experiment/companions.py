@@ -104,12 +104,12 @@ def control_plans(plan: Plan) -> dict[str, Plan]:
     """The same heads and seeds with train's labels shuffled, and on an encoder with untrained weights."""
     from benchkit.experiment.workspace import RANDOM
 
-    changes = {SHUFFLED_LABELS: {"data": SHUFFLED + plan.data}, RANDOM_ENCODER: {"encoder": RANDOM + plan.encoder}}
-    folder = plan.out / CONTROLS
-    return {
-        name: replace(plan, interference=False, out=folder / folder_of(name), **change)
-        for name, change in changes.items()
+    base = replace(plan, interference=False)
+    plans = {
+        SHUFFLED_LABELS: replace(base, data=SHUFFLED + plan.data),
+        RANDOM_ENCODER: replace(base, encoder=RANDOM + plan.encoder),
     }
+    return {name: replace(each, out=plan.out / CONTROLS / folder_of(name)) for name, each in plans.items()}
 
 
 def folder_of(control: str) -> str:

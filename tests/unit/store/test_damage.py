@@ -90,7 +90,7 @@ def test_a_segment_of_another_store_is_not_served(store: Store) -> None:
     assert "belongs to another store" in store.lines[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b"[" * 5000])
 def test_damaged_settings_are_written_again(store: Store, content: bytes) -> None:
     store.table(encoder(), sentences(8), POOLED)
     path = store.segments()[0].with_name("settings.json")
