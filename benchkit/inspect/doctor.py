@@ -278,31 +278,25 @@ def data() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """The encoders found in the folder that BENCHKIT_WEIGHTS names."""
+    from benchkit.core.errors import UserError
+    from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
+    from benchkit.experiment.workspace import weights_folders
+
     root = _named("BENCHKIT_WEIGHTS")
     if not isinstance(root, Path):
         yield root or Finding("weights", "BENCHKIT_WEIGHTS", "not set", "note", "or name a folder with --encoder")
         return
     yield Finding("weights", "BENCHKIT_WEIGHTS", str(root))
-    for folder in sorted(path for path in root.iterdir() if (path / "config.json").is_file()):
-        yield _encoder(folder)
-
-
-def _encoder(folder: Path) -> Finding:
-    """Read from its config alone: weights are large."""
-    from benchkit.core.errors import UserError
-    from benchkit.core.settings import read_json
-    from benchkit.encoder.bert import BertConfig
-    from benchkit.encoder.checkpoint import WEIGHTS
-
-    try:
-        config = BertConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    except UserError as error:
-        return Finding("weights", folder.name, str(error), "note")
-    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
-        return Finding("weights", folder.name, f"no {' and no '.join(WEIGHTS)}", "note", "fetch them again")
-    size = file.stat().st_size / 1e6
-    return Finding("weights", folder.name, f"{config.num_hidden_layers} × {config.hidden_size}, {size:.0f} MB")
+    for folder in weights_folders():
+        try:  # from the config and the sizes of the files: weights take long to read
+            inner = model_folder(folder)
+            config, _ = read_config(inner / "config.json", str(inner / "config.json"))
+            size = sum(file.stat().st_size for file in weight_files(inner)[1]) / 1e6
+        except (UserError, OSError) as error:
+            yield Finding("weights", folder.name, str(error), "note")
+        else:
+            value = f"{config.num_hidden_layers} × {config.hidden_size}, {size:.0f} MB"
+            yield Finding("weights", folder.name, value)
 
 
 def _named(variable: str) -> Path | Finding | None:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import Plugins
 from benchkit.encoder import Encoder, MiniBert
 from benchkit.encoder.bert import POOLINGS, BertConfig
-from benchkit.encoder.checkpoint import read_config
+from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
 from benchkit.experiment.workspace import weights_folders
 from benchkit.hub.download import Fetched, read_record
-from benchkit.hub.encoders import SAFE, fetched_encoders, pooling_advice
+from benchkit.hub.encoders import fetched_encoders, pooling_advice
 from benchkit.inspect.heads import columns, paragraph, short_path
 
 # A few that load, of every size; shapes and parameters as published.
@@ -56,23 +57,26 @@ def available(plugins: Plugins) -> list[Listed]:
 
 def _by_config(folder: Path) -> tuple[str, str]:
     try:
-        config, _ = read_config(folder / "config.json", folder.name)
+        inner = model_folder(folder)
+        config, _ = read_config(inner / "config.json", folder.name)
+        _, files = weight_files(inner)
     except UserError as error:
         return "–", f"unusable: {error}"
     with torch.device("meta"):  # nothing is allocated
-        model = MiniBert(config, pooler=_has_pooler(folder))
+        model = MiniBert(config, pooler=_has_pooler(files))
     return shape(config), millions(sum(weight.numel() for weight in model.parameters()))
 
 
-def _has_pooler(folder: Path) -> bool:
-    """Whether the weights hold one; of pickled ones it is taken for granted."""
-    from safetensors import SafetensorError, safe_open
-
+def _has_pooler(files: Iterable[Path]) -> bool:
+    """Whether the weights hold one; pickled ones are not opened and taken to have one."""
+    names = set[str]()
     try:
-        with safe_open(folder / SAFE, "pt") as file:
-            return any("pooler" in name for name in file.keys())  # noqa: SIM118  (not a mapping)
+        for path in files:
+            with safe_open(path, "pt") as file:
+                names.update(file.keys())
     except (OSError, SafetensorError):
         return True
+    return any("pooler" in name for name in names)
 
 
 def shape(config: BertConfig) -> str:
