@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any
@@ -33,23 +36,50 @@ def terminal_width() -> int:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A table with a rule below its header; the last column is wrapped to what the terminal leaves for it.
+    """A table with a rule below its header, wrapped between words to fit the terminal where that is possible.
 
     Args:
-        right: names of the columns that are aligned right.
+        rows: a row with nothing but a first cell is a heading, which may be wider than its column. Cells are broken at
+            spaces, and not at no-break spaces.
+        right: names of the columns that are aligned right; these are not wrapped.
     """
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
-    room = max(20, terminal_width() - sum(widths) - 2 * len(widths))
-    lines = []
-    for *cells, last in (header, *rows):
-        fitted = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(header, cells, widths, strict=False)
+    table = [header, *(row for row in rows if any(row[1:]))]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    words = [max(map(len, " ".join(cells).split(" "))) for cells in zip(*table, strict=True)]
+    while sum(widths) + 2 * len(widths) - 2 > terminal_width():
+        narrower = [
+            [width - (at == place) for place, width in enumerate(widths)]
+            for at, name in enumerate(header)
+            if name not in right and widths[at] > words[at]
         ]
-        for number, part in enumerate(textwrap.wrap(last, room, break_on_hyphens=False) or [""]):
-            before = fitted if not number else [" " * width for width in widths]
-            lines.append("  ".join([*before, part]).rstrip())
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+        if not narrower:
+            break  # a long word, such as a path, is left whole
+        widths = min(narrower, key=lambda each: (sum(len(_fitted(row, each)) for row in table), max(each)))
+    lines = []
+    for row in (header, *rows):
+        for parts in _fitted(row, widths) if any(row[1:]) else [row]:
+            aligned = [
+                part.rjust(width) if name in right else part.ljust(width)
+                for name, part, width in zip(header, parts, widths, strict=True)
+            ]
+            lines.append("  ".join(aligned).rstrip())
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]]).replace(_NO_BREAK, " ")
+
+
+_NO_BREAK = "\u00a0"
+
+
+def _fitted(row: Sequence[str], widths: Sequence[int]) -> list[tuple[str, ...]]:
+    """The lines that a row takes."""
+    return list(zip_longest(*map(_wrapped, row, widths), fillvalue=""))
+
+
+@cache
+def _wrapped(cell: str, width: int) -> list[str]:
+    """The lines of a cell; after an indented number they hang below the text beside it."""
+    numbered = re.match(r" +\d+ |", cell)
+    indent = " " * (numbered.end() if numbered else 0)
+    return textwrap.wrap(cell, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def paragraph(text: str, indent: str = "  ") -> str:
@@ -281,10 +311,11 @@ def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, .
     before = max((i for i in range(number) if not branch.layers[i].is_feature), default=None)
     takes = [branch.layers[i] for i in layer.inputs]
     plain = layer.inputs == (before,) or (before is None and all(each.is_feature for each in takes))
-    source = "" if plain else f"  ← {', '.join(_short(branch, i) for i in layer.inputs) or 'nothing'}"
+    source = "" if plain else f"← {', '.join(_short(branch, i) for i in layer.inputs) or 'nothing'}"
+    what = label(layer).replace(" → ", f"{_NO_BREAK}→{_NO_BREAK}")
     path = "" if layer.is_function else layer.path
     return (
-        f"  {number:>2} {label(layer)}{source}",
+        f"  {number:>2} {what}  {source.replace(' ', _NO_BREAK)}".rstrip(),
         axes(layer),
         f"{layer.parameters:,}" if layer.parameters else "",
         _short_number(layer.macs) if layer.macs else "",
