@@ -11,98 +11,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from benchkit.core.head import HeadSpec
-from benchkit.testing.behaviour import (
-    company,
-    gradients,
-    padding,
-    reaches,
-    reads,
-    seed,
-    segments,
-    state,
-    symmetric,
-    trunk,
-    untouched,
-)
-from benchkit.testing.checks import alone, bf16, compiles, config, described, imports, scores, search, shapes
-from benchkit.testing.verdict import TASKS, Check, Failed, Skipped, Verdict, build, check, features
+from benchkit.testing import forward_checks, training_checks  # defines the checks, in this order
+from benchkit.testing.verdict import CHECKS, TASKS, Check, Failed, Skipped, Verdict, build, check, features
 
-__all__ = [
-    "CHECKS",
-    "TASKS",
-    "Check",
-    "Failed",
-    "HeadContract",
-    "Skipped",
-    "Verdict",
-    "alone",
-    "bf16",
-    "build",
-    "check",
-    "check_head",
-    "company",
-    "compiles",
-    "config",
-    "described",
-    "features",
-    "gradients",
-    "imports",
-    "padding",
-    "reaches",
-    "reads",
-    "scores",
-    "search",
-    "seed",
-    "segments",
-    "shapes",
-    "state",
-    "symmetric",
-    "trunk",
-    "untouched",
-]
+__all__ = ["CHECKS", "TASKS", "Check", "Failed", "HeadContract", "Skipped", "Verdict", "build", "check", "check_head",
+           "features", "forward_checks", "training_checks"]  # fmt: skip
 
-CHECKS: tuple[Check, ...] = (
-    described,
-    imports,
-    reads,
-    shapes,
-    alone,
-    scores,
-    company,
-    padding,
-    segments,
-    symmetric,
-    untouched,
-    reaches,
-    gradients,
-    trunk,
-    seed,
-    state,
-    config,
-    search,
-    bf16,
-    compiles,
-)
-"""Every check, in the order in which a head should be mended."""
+
+def __getattr__(name: str) -> Check:
+    for each in CHECKS:
+        if each.name == name:
+            return each
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def check_head(spec: HeadSpec) -> Iterator[Verdict]:
     """One verdict a check, as they come; a few seconds in all.
 
-    What the head raises is told once: later checks that meet the same point to the first.
+    An exception of the head is described once: later checks that meet the same one refer to the first.
     """
-    told: dict[str, str] = {}
+    raised: dict[str, str] = {}
     for each in CHECKS:
         verdict = each(spec)
-        if verdict.raised in told:
-            verdict = replace(verdict, reason=f"the same {_kind(verdict)} as under {told[verdict.raised]}")
+        if verdict.raised in raised:
+            kind = verdict.raised.partition(":")[0]
+            verdict = replace(verdict, reason=f"the same {kind} as under {raised[verdict.raised]}")
         elif verdict.raised:
-            told[verdict.raised] = each.name
+            raised[verdict.raised] = each.name
         yield verdict
-
-
-def _kind(verdict: Verdict) -> str:
-    return verdict.raised.partition(":")[0]
 
 
 class HeadContract:

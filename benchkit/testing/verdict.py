@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.core.features import Layers, Pooled, Tokens
-from benchkit.core.head import HeadSpec
+from benchkit.core.head import Choice, HeadSpec, Range
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
 
@@ -61,26 +61,27 @@ class Check:
     def __call__(self, spec: HeadSpec) -> Verdict:
         try:
             self.function(spec)
-        except Failed as found:
-            return Verdict(self.name, self.description, "failed", str(found), _raised(found))
         except Skipped as found:
             return Verdict(self.name, self.description, "skipped", str(found))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's head may raise anything
-            return Verdict(self.name, self.description, "failed", one_line(error), one_line(error))
+            cause: BaseException = error
+            while isinstance(cause, Failed) and cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = str(error) if isinstance(error, Failed) else one_line(error)
+            raised = "" if isinstance(cause, Failed) else one_line(cause)
+            return Verdict(self.name, self.description, "failed", reason, raised)
         return Verdict(self.name, self.description, "ok")
 
 
+CHECKS: list[Check] = []
+"""Every check, in the order in which a head should be mended."""
+
+
 def check(function: Callable[[HeadSpec], None]) -> Check:
-    """A check named like the function and described by the first line of its docstring."""
+    """Adds a check named like the function and described by the first line of its docstring."""
     lines = (inspect.getdoc(function) or "").splitlines()
-    return Check(function.__name__, lines[0].rstrip("."), function)
-
-
-def _raised(found: Failed) -> str:
-    cause: BaseException = found
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return "" if isinstance(cause, Failed) else one_line(cause)
+    CHECKS.append(Check(function.__name__, lines[0].rstrip("."), function))
+    return CHECKS[-1]
 
 
 def one_line(error: BaseException) -> str:
@@ -111,8 +112,6 @@ and label ranges are new to every head; some have a hyphen, as names may."""
 
 FEW = (TASKS[0], TASKS[3], TASKS[5], TASKS[6])
 """One task of each kind, for what takes long."""
-
-PAIRS = tuple(shape for shape in TASKS if shape.segments == 2)
 
 
 def build(
@@ -183,10 +182,24 @@ def run(head: nn.Module, given: Pooled, shape: TaskShape) -> Tensor:
     return outputs
 
 
+def outputs_of(
+    head: nn.Module, spec: HeadSpec, tasks: Sequence[TaskShape] = TASKS, batch: int = 3
+) -> Iterator[tuple[TaskShape, Pooled, Tensor]]:
+    """Each task with random features and the head's outputs for them."""
+    for shape in tasks:
+        given = features(spec.reads, shape, batch)
+        yield shape, given, run(head, given, shape)
+
+
+def searched(spec: HeadSpec) -> dict[str, Range | Choice]:
+    """The fields of a head's config that a search may change."""
+    fields = dataclasses.fields(spec.config)
+    return {field.name: field.metadata["search"] for field in fields if field.metadata.get("search")}
+
+
 def each_tensor(given: Pooled, change: Callable[[Tensor], Tensor], *, mask: bool = False) -> Pooled:
     """A copy of features with `change` made to each tensor; to the mask only where asked for."""
-    tensors = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
-    changed = {name: change(tensor) if mask or name != "mask" else tensor for name, tensor in tensors.items()}
+    changed = {name: change(each) if mask or name != "mask" else each for name, each in vars(given).items()}
     return type(given)(**changed)
 
 
