@@ -292,7 +292,7 @@ def _facts(shown: Shown) -> str:
 def _layers(shown: Shown) -> str:
     """All layers in order, those that tasks share once; by number what each takes, if not simply the one before."""
     found = shown.structure
-    widest = max(found.branches, key=lambda branch: branch.task.segments)
+    widest = found.widest
     title = "shared by all tasks" if len(found.branches) > 1 else "trunk"
     shared = [(number, layer) for number, layer in enumerate(widest.layers[: found.shared]) if not layer.is_feature]
     rows: list[tuple[str, ...]] = [(title, "", "", "", "")] if shared else []
@@ -351,9 +351,9 @@ def _work(shown: Shown) -> str:
         if branch.macs is None:
             parts.append(f"not known for {branch.task.name}, since it takes no single example")
             continue
-        trunk = f" ({branch.macs.trunk:,} of them in the trunk)" if branch.macs.trunk else ""
-        parts.append(f"{branch.macs.total:,} for {branch.task.name}{trunk}")
-        unknown.update(branch.macs.unknown)
+        trunk = f" ({branch.trunk_macs:,} of them in the trunk)" if branch.trunk_macs else ""
+        parts.append(f"{branch.macs:,} for {branch.task.name}{trunk}")
+        unknown.update(branch.uncounted)
     encoder = encoder_macs(shown.encoder.config, [LENGTH])
     pair = any(branch.task.segments == 2 for branch in shown.structure.branches)
     text = (

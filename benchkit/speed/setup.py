@@ -22,10 +22,10 @@ from benchkit.encoder.packing import Batch, arrange, batch_of, room
 from benchkit.experiment.config import use_graphs
 from benchkit.experiment.open_cell import Assembly
 from benchkit.inspect.heads import Setup, width_of
-from benchkit.inspect.structure import make_features
-from benchkit.inspect.trace import counting, encoder_macs, head_macs
+from benchkit.inspect.trace import counting, encoder_macs, trace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
+from benchkit.testing.verdict import make_features
 from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 from benchkit.training.evaluation import forward
 from benchkit.training.optimizer import AdamW
@@ -465,8 +465,9 @@ def _head(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[str, 
         few = batch if prepared.point.length == MIXED and issubclass(spec.reads, Tokens) else min(batch, _FEW)
         lengths = prepared.inputs.lengths(shape.name)[:few]
         features = make_features(spec.reads, lengths, width_of(assembly), layers)
-        macs = head_macs(head.eval(), features, shape.name)
-        forth += macs.total * batch // few
+        with torch.no_grad():
+            macs = trace(head.eval(), features, shape.name)
+        forth += macs.macs * batch // few
         unknown.update(macs.unknown)
         if prepared.point.mode == "infer":
             continue

@@ -153,15 +153,21 @@ def features(
     Of `Tokens`, the first example fills all `time` word pieces; the others have from 2 to `time`, and zeros after them.
     """
     random = torch.Generator().manual_seed(batch)
+    lengths = torch.randint(2, time + 1, (batch, shape.segments), generator=random)
+    lengths[0] = time
+    return make_features(reads, lengths, hidden, layers, batch)
+
+
+def make_features(reads: type[Pooled], lengths: Tensor, hidden: int, layers: int, seed: int = 0) -> Pooled:
+    """Random features of sentences with these lengths in word pieces, (batch, segment)."""
+    random = torch.Generator().manual_seed(seed)
     if issubclass(reads, Layers):
-        return Layers.split(torch.randn(batch, shape.segments, layers * hidden, generator=random), layers)
-    pooled = torch.randn(batch, shape.segments, hidden, generator=random)
+        return Layers.split(torch.randn(*lengths.shape, layers * hidden, generator=random), layers)
+    pooled = torch.randn(*lengths.shape, hidden, generator=random)
     if not issubclass(reads, Tokens):
         return Pooled(pooled)
-    lengths = torch.randint(2, time + 1, (batch, shape.segments, 1), generator=random)
-    lengths[0] = time
-    mask = torch.arange(time) < lengths
-    tokens = torch.randn(batch, shape.segments, time, hidden, generator=random)
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    tokens = torch.randn(*mask.shape, hidden, generator=random)
     return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 

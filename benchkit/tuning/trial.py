@@ -20,7 +20,7 @@ from benchkit.experiment.executors import Result
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.run_cell import Emit, TrialResult, explore, failed
 from benchkit.experiment.workspace import Workspace
-from benchkit.inspect.structure import Probe
+from benchkit.testing import features
 from benchkit.training.loop import State
 from benchkit.tuning.space import fit_size, nested
 from benchkit.tuning.storage import Storage, open_storage
@@ -185,7 +185,7 @@ def head_latency(cell: Cell, workspace: Workspace) -> float:
     medians = []
     with torch.inference_mode():
         for shape in assembly.shapes:
-            example = _moved(Probe(shape.segments, width, layers, batch=1, time=_TIME).features(spec.reads), device)
+            example = _moved(features(spec.reads, shape, 1, time=_TIME, hidden=width, layers=layers), device)
             medians.append(_median(lambda example=example, name=shape.name: head(example, name), device))  # type: ignore[misc]
     return 1e3 * statistics.mean(medians)
 
