@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from benchkit.pretraining.train import Recipe
+    from benchkit.pretraining import Recipe
 
 
 # What only a new encoder can be given.
@@ -67,8 +67,8 @@ def pretrain(**options: Any) -> None:
     from benchkit.cli.progress import Progress
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import split_names
-    from benchkit.pretraining.session import Request
-    from benchkit.pretraining.session import pretrain as run
+    from benchkit.pretraining import Request
+    from benchkit.pretraining import pretrain as run
 
     names = ("out", "files", "data", "tasks", "columns", "base", "half", "device", "precision", "threads")
     asked = {name: options.pop(name) for name in names}
@@ -90,7 +90,7 @@ def pretrain(**options: Any) -> None:
 def _recipe(given: dict[str, Any], base: str) -> Recipe:
     from benchkit.core.errors import UserError
     from benchkit.core.settings import apply
-    from benchkit.pretraining.train import Recipe
+    from benchkit.pretraining import Recipe
 
     fixed = [f"--{name.replace('_', '-')}" for name in _SHAPE if name in given]
     if base and fixed:

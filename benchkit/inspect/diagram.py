@@ -96,17 +96,15 @@ def _count(parameters: int) -> str:
 def _nodes(found: Structure) -> tuple[_Nodes, dict[str, tuple[_Node, ...]]]:
     """The layers that lead to an output with what they read, those that branches share once; each branch's ends."""
 
-    def place(group: str, numbers: Sequence[int]) -> tuple[_Node, ...]:
-        return tuple((SHARED if number < found.shared else group, number) for number in numbers)
+    def place(group: str, number: int) -> _Node:
+        return (SHARED if number < found.shared else group, number)
 
     nodes: _Nodes = {}
-    for group, layers in (
-        (SHARED, found.widest.layers[: found.shared]),
-        *((b.task.name, b.layers) for b in found.branches),
-    ):
+    shared = found.widest.layers[: found.shared]
+    for group, layers in ((SHARED, shared), *((each.task.name, each.layers) for each in found.branches)):
         for number, layer in enumerate(layers):
-            nodes.setdefault(*place(group, [number]), (layer, place(group, layer.inputs)))
-    ends = {branch.task.name: place(branch.task.name, branch.ends) for branch in found.branches}
+            nodes.setdefault(place(group, number), (layer, tuple(place(group, i) for i in layer.inputs)))
+    ends = {each.task.name: tuple(place(each.task.name, i) for i in each.ends) for each in found.branches}
     wanted = {node for each in ends.values() for node in each}
     for node, (_, inputs) in reversed(nodes.items()):
         if node in wanted:

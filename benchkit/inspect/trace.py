@@ -105,7 +105,7 @@ def _convolution_backward(gradient: Tensor, given: Tensor, weight: Tensor, *more
     """As much again for each gradient that was asked for: of the input, of the weights. Torch's takes no groups."""
     transposed, wanted = more[4], more[7]
     forward = conv_flop_count(list(given.shape), list(weight.shape), list(gradient.shape), transposed) // 2
-    return forward * (wanted[0] + wanted[1])
+    return int(forward * (wanted[0] + wanted[1]))
 
 
 def _recurrent_layer(given: Tensor, first: Tensor, second: Tensor, *more: Any) -> int:

@@ -89,7 +89,7 @@ def test_weights_in_every_layout_that_can_be_loaded_are_found(tmp_path: Path, mo
         save_encoder(encoder, tmp_path / name)
     tensors = list(load_file(tmp_path / "several" / "model.safetensors").items())
     (tmp_path / "several" / "model.safetensors").unlink()
-    places = {}
+    places: dict[str, str] = {}
     for file, part in (("1.safetensors", tensors[:9]), ("2.safetensors", tensors[9:])):
         save_file(dict(part), tmp_path / "several" / file)
         places |= {name: file for name, _ in part}

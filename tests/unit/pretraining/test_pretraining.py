@@ -17,6 +17,7 @@ from benchkit.core.rng import generator
 from benchkit.data import tables
 from benchkit.encoder import BertConfig, random_encoder
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
+from benchkit.pretraining.masked_lm import HeldOut, MaskedLm, frequencies
 from benchkit.pretraining.texts import (
     Pieces,
     Source,
@@ -28,7 +29,6 @@ from benchkit.pretraining.texts import (
     split_texts,
     train_vocab,
 )
-from benchkit.pretraining.train import HeldOut, MaskedLm, frequencies
 
 CPU = torch.device("cpu")
 VOCAB = [*SPECIAL, *"abcdefgh", "##b", "##c"]
