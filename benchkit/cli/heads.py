@@ -144,7 +144,7 @@ def heads(context: click.Context, head_files: tuple[Path, ...], encoder: str, ta
         raise UserError("there is no head: see benchkit plugins")
     request = Request(heads=names, tasks=split_names(tasks or ""), encoder=encoder, device="cpu")
     setup = Setup.open(request, plugins)
-    click.echo(render_list([setup.listed(name) for name in names], setup))
+    click.echo(render_list(setup))
 
 
 @heads.command(short_help="Show a head's layers, parameters and settings, or draw it.")

@@ -150,14 +150,14 @@ def one_line(error: BaseException) -> str:
 
 def packages() -> Iterator[Finding]:
     """Every package that benchkit needs: its version, and whether it loads."""
-    for name, version in sorted(required().items()):
+    for name, installed in sorted(required().items()):
         try:
             importlib.import_module(_MODULES.get(name, name.replace("-", "_")))
         except BaseException as error:  # noqa: BLE001
-            advice = f"pip install --force-reinstall {name}" if version else f"pip install {name}"
-            yield Finding("packages", name, f"{version} does not load: {one_line(error)}".strip(), "broken", advice)
+            advice = f"pip install --force-reinstall {name}" if installed else f"pip install {name}"
+            yield Finding("packages", name, f"{installed} does not load: {one_line(error)}".strip(), "broken", advice)
         else:
-            yield Finding("packages", name, version)
+            yield Finding("packages", name, installed)
 
 
 def required(extra: str = "") -> dict[str, str]:

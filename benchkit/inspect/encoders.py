@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,27 +30,17 @@ KNOWN = (
 )
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A row of the list."""
-
-    name: str
-    shape: str
-    parameters: str
-    origin: str
-
-
-def available(plugins: Plugins) -> list[Listed]:
-    """Every encoder that `--encoder` finds by name. Weights are not read."""
+def available(plugins: Plugins) -> list[tuple[str, str, str, str]]:
+    """Name, shape, parameters and origin of every encoder that `--encoder` finds by name. Weights are not read."""
     rows = [
-        Listed(name, "", "", f"plugin {plugins.owners['encoder', name]}: {spec.summary}")
+        (name, "", "", f"plugin {plugins.owners['encoder', name]}: {spec.summary}")
         for name, spec in plugins.encoders.items()
     ]
-    rows += [Listed(folder.name, *_by_config(folder), "a folder in $BENCHKIT_WEIGHTS") for folder in weights_folders()]
+    rows += [(folder.name, *_by_config(folder), "a folder in $BENCHKIT_WEIGHTS") for folder in weights_folders()]
     for repo, folder in fetched_encoders().items():
         record = read_record(folder)
         assert record is not None
-        rows.append(Listed(repo, *_by_config(folder), f"fetched, {record.revision[:12]}"))
+        rows.append((repo, *_by_config(folder), f"fetched, {record.revision[:12]}"))
     return rows
 
 
@@ -87,9 +76,8 @@ def millions(parameters: int) -> str:
     return f"{parameters / 1e6:.1f} M"
 
 
-def render_list(rows: Iterable[Listed]) -> str:
+def render_list(here: Sequence[tuple[str, ...]]) -> str:
     """What is here, then what could be fetched."""
-    here = [(row.name, row.shape, row.parameters, row.origin) for row in rows]
     names = {row[0] for row in here}
     more = [row for row in KNOWN if row[0] not in names]
     head = ("encoder", "shape", "parameters")

@@ -28,6 +28,7 @@ from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, merma
 from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
 from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
+from benchkit.testing.verdict import one_line
 
 
 def terminal_width() -> int:
@@ -141,16 +142,6 @@ def _left_out(found: Plugins) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A head in the list; `parameters` is None where it cannot be built, `error` says why."""
-
-    spec: HeadSpec
-    owner: str
-    parameters: int | None
-    error: str = ""
-
-
-@dataclass(frozen=True)
 class Shown:
     """Everything about one head; `plugin` is where it comes from."""
 
@@ -175,6 +166,10 @@ class Shown:
             return f"{size} · {protocol.pooling} pooling of each"
         where = "" if protocol.layers == (-1,) else f" of {', '.join(map(str, protocol.layers))} side by side"
         return f"{size} · {protocol.pooling} pooling{where}"
+
+    @property
+    def figure(self) -> Figure:
+        return figure(self.structure, f"encoder {self.encoder.name}", self.about)
 
     def losses(self) -> str:
         """The loss of each task, and whether it is the head that asks for it."""
@@ -214,16 +209,6 @@ class Setup:
         spec, config = self.plugins.head(head), self.plan.configs[head]
         return Assembly.of(spec, config, self.plan.protocol, self.tasks, self.encoder, precision, self.device)
 
-    def listed(self, name: str) -> Listed:
-        """How many parameters a head has here; a head that cannot be built takes no other down."""
-        spec, owner = self.plugins.head(name), self.plugins.owners["head", name]
-        try:
-            with torch.device("meta"):
-                head = self.assembly(name).build()
-        except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
-            return Listed(spec, owner, None, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return Listed(spec, owner, count(head))
-
     def shown(self, name: str) -> Shown:
         """A head, looked through.
 
@@ -243,26 +228,26 @@ def width_of(assembly: Assembly) -> int:
 
 
 def as_mermaid(shown: Shown) -> str:
-    return mermaid(_figure(shown))
+    return mermaid(shown.figure)
 
 
 def as_svg(shown: Shown) -> str:
-    return svg(_figure(shown))
+    return svg(shown.figure)
 
 
-def _figure(shown: Shown) -> Figure:
-    return figure(shown.structure, f"encoder {shown.encoder.name}", shown.about)
-
-
-def render_list(found: Sequence[Listed], setup: Setup) -> str:
-    """A line a head, then what is wrong with some."""
-    rows = [
-        (each.spec.name, _reads(each.spec.reads), _number(each.parameters), each.owner, each.spec.summary)
-        for each in found
-    ]
+def render_list(setup: Setup) -> str:
+    """A line a head with its parameters here, then what is wrong with some; none takes another down."""
+    rows, notes = [], []
+    for name in setup.plan.heads:
+        spec, owner, parameters = setup.plugins.head(name), setup.plugins.owners["head", name], "—"
+        try:
+            with torch.device("meta"):
+                parameters = f"{count(setup.assembly(name).build()):,}"
+        except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
+            notes.append(f"{name} ({owner}) cannot be built: {one_line(error)}")
+        rows.append((name, _reads(spec.reads), parameters, owner, spec.summary))
     tasks = ", ".join(shape.name for shape in setup.shapes)
     where = f"Parameters on encoder {setup.encoder.name} (hidden {setup.encoder.hidden}) for the tasks {tasks}."
-    notes = [f"{each.spec.name} ({each.owner}) cannot be built: {each.error}" for each in found if each.error]
     notes += [f"plugin {each.name} is broken: {each.error}" for each in setup.plugins.broken]
     table = columns(("head", "reads", "parameters", "plugin", "summary"), rows, right=("parameters",))
     return "\n\n".join([table, "\n".join(paragraph(line) for line in (where, *notes))])
@@ -391,7 +376,3 @@ def _short_number(value: int) -> str:
         if value >= unit:
             return f"{value / unit:#.3g}".rstrip(".") + name
     return str(value)
-
-
-def _number(value: int | None) -> str:
-    return "—" if value is None else f"{value:,}"

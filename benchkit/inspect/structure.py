@@ -17,6 +17,7 @@ from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
 from benchkit.inspect.trace import Call, Trace, trace
 from benchkit.testing import features
+from benchkit.testing.verdict import one_line
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class _Run:
         try:
             seen = self._trace(head, probe)
         except Exception as error:  # a stranger's head may raise anything
-            raise UserError(f"head {name!r} fails on task {task!r}: {_line(error)}") from error
+            raise UserError(f"head {name!r} fails on task {task!r}: {one_line(error)}") from error
         got, wanted = getattr(seen.output, "shape", type(seen.output).__name__), (probe.batch, self.task.out)
         if got != wanted:
             got = got if isinstance(got, str) else tuple(got)
@@ -263,7 +264,7 @@ def _build(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape], 
         with global_stream(0, "init"):
             return spec.build(config, width, tasks, layers).eval()
     except Exception as error:  # a stranger's head may raise anything
-        raise UserError(f"head {spec.name!r} cannot be built with {config}: {_line(error)}") from error
+        raise UserError(f"head {spec.name!r} cannot be built with {config}: {one_line(error)}") from error
 
 
 def _reached(head: nn.Module, seen: Trace) -> frozenset[str]:
@@ -297,7 +298,3 @@ def _attempt(make: Callable[[], _T]) -> _T | None:
         return make()
     except Exception:  # noqa: BLE001 - a stranger's head may raise anything
         return None
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -147,27 +147,11 @@ def _only_moves(function: Any) -> bool:
 
 
 def _detail(module: nn.Module) -> str:
-    """The sizes of a layer."""
-    bare = "" if getattr(module, "bias", True) is not None else ", no bias"
-    if isinstance(module, nn.Linear):
-        return f"{module.in_features} → {module.out_features}{bare}"
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        kernel = "×".join(map(str, module.kernel_size))
-        return f"{module.in_channels} → {module.out_channels}, kernel {kernel}{bare}"
+    """The sizes of one of torch's layers."""
+    text = str(_NAMES["sizes"].get(type(module).__name__, "")).format(module)
     if isinstance(module, nn.RNNBase):
-        ways = ", bidirectional" if module.bidirectional else ""
-        deep = f", {module.num_layers} layers" if module.num_layers > 1 else ""
-        return f"{module.input_size} → {module.hidden_size}{ways}{deep}"
-    if isinstance(module, nn.Dropout):
-        return f"{module.p:g}"
-    if isinstance(module, nn.MultiheadAttention):
-        return f"{module.embed_dim}, {module.num_heads} heads"
-    if isinstance(module, nn.Embedding):
-        return f"{module.num_embeddings} × {module.embedding_dim}"
-    if isinstance(module, nn.MaxPool1d | nn.AvgPool1d | nn.AdaptiveMaxPool1d | nn.AdaptiveAvgPool1d):
-        size = module.kernel_size if isinstance(module, nn.MaxPool1d | nn.AvgPool1d) else module.output_size
-        return f"{size[0] if isinstance(size, tuple) else size}"
-    return ""
+        text += ", bidirectional" * module.bidirectional + f", {module.num_layers} layers" * (module.num_layers > 1)
+    return text + ", no bias" * bool(text and getattr(module, "bias", True) is None)
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from benchkit.core.head import HeadSpec
-from benchkit.testing import forward_checks, training_checks  # defines the checks, in this order
+from benchkit.testing import checks
 from benchkit.testing.verdict import CHECKS, TASKS, Check, Failed, Skipped, Verdict, build, check, features
 
 __all__ = ["CHECKS", "TASKS", "Check", "Failed", "HeadContract", "Skipped", "Verdict", "build", "check", "check_head",
-           "features", "forward_checks", "training_checks"]  # fmt: skip
+           "checks", "features"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Check:

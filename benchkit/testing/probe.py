@@ -6,7 +6,9 @@ complaints each. torch is imported once, here; a request is served in a fork, wh
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import functools
 import importlib
 import importlib.util
 import io
@@ -14,7 +16,9 @@ import json
 import logging
 import os
 import random
+import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +29,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from benchkit.testing.verdict import Failed
 
 SLOW = 1.0
 """Seconds that a module may spend at import, what it imports itself not counted."""
@@ -151,17 +157,12 @@ def _globals() -> Iterator[tuple[str, object]]:
 
 def examine(module: str, file: str) -> list[str]:
     """Import a module here and now, and say what it did; nothing, if all is well."""
-    root = _home(module, file)
-    if root:
-        with Watch(root) as watch:
+    home = _home(module, file)
+    with Watch(home or file) as watch:
+        if home:
             importlib.import_module(module)
-        return watch.found
-    loaded = importlib.util.spec_from_file_location("benchkit_probed", file)
-    if loaded is None or loaded.loader is None:
-        return []
-    sys.modules["benchkit_probed"] = target = importlib.util.module_from_spec(loaded)
-    with Watch(file) as watch:
-        loaded.loader.exec_module(target)
+        else:
+            runpy.run_path(file, run_name="benchkit_probed")
     return watch.found
 
 
@@ -196,6 +197,33 @@ def _serve(request: dict[str, Any]) -> list[str]:
     os.waitpid(child, 0)
     answered: list[str] = json.loads(text) if text else [f"ends the process, or takes more than {_TIMEOUT} s"]
     return answered
+
+
+@functools.cache
+def ask(module: str, file: str, path: tuple[str, ...]) -> list[str]:
+    """What `examine` says, in a fresh process.
+
+    Raises:
+        Failed: the process did not answer.
+    """
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    print(json.dumps({"module": module, "file": file, "path": path}), file=server.stdin, flush=True)
+    answer = server.stdout.readline()
+    if not answer:
+        raise Failed(f"could not be tried: python -m benchkit.testing.probe ended with code {server.wait()}")
+    found: list[str] = json.loads(answer)
+    return found
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """One for this process, since it has to load torch; it ends with this process."""
+    command = [sys.executable, "-m", "benchkit.testing.probe"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    atexit.register(server.communicate)  # closes its stdin, which ends it
+    return server
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""Checks and verdicts, and the tasks and features that heads are checked on."""
+"""Checks and verdicts, and the tasks, features and configs that heads are checked on."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -152,22 +153,22 @@ def features(
 
     Of `Tokens`, the first example fills all `time` word pieces; the others have from 2 to `time`, and zeros after them.
     """
-    random = torch.Generator().manual_seed(batch)
-    lengths = torch.randint(2, time + 1, (batch, shape.segments), generator=random)
+    generator = torch.Generator().manual_seed(batch)
+    lengths = torch.randint(2, time + 1, (batch, shape.segments), generator=generator)
     lengths[0] = time
     return make_features(reads, lengths, hidden, layers, batch)
 
 
 def make_features(reads: type[Pooled], lengths: Tensor, hidden: int, layers: int, seed: int = 0) -> Pooled:
     """Random features of sentences with these lengths in word pieces, (batch, segment)."""
-    random = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     if issubclass(reads, Layers):
-        return Layers.split(torch.randn(*lengths.shape, layers * hidden, generator=random), layers)
-    pooled = torch.randn(*lengths.shape, hidden, generator=random)
+        return Layers.split(torch.randn(*lengths.shape, layers * hidden, generator=generator), layers)
+    pooled = torch.randn(*lengths.shape, hidden, generator=generator)
     if not issubclass(reads, Tokens):
         return Pooled(pooled)
     mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
-    tokens = torch.randn(*mask.shape, hidden, generator=random)
+    tokens = torch.randn(*mask.shape, hidden, generator=generator)
     return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 
@@ -201,6 +202,36 @@ def searched(spec: HeadSpec) -> dict[str, Range | Choice]:
     """The fields of a head's config that a search may change."""
     fields = dataclasses.fields(spec.config)
     return {field.name: field.metadata["search"] for field in fields if field.metadata.get("search")}
+
+
+_DRAWS = 6  # configs drawn from inside the search space, beside its ends and corners
+
+
+def samples(spec: HeadSpec) -> Iterator[dict[str, Any]]:
+    fields, draw, defaults = searched(spec), random.Random(0), spec.configure({})
+    for name, space in fields.items():
+        yield from ({name: value} for value in _ends(space))
+    yield from corners(spec)
+    for _ in range(_DRAWS if fields else 0):
+        yield {name: _draw(space, draw, type(getattr(defaults, name))) for name, space in fields.items()}
+
+
+def corners(spec: HeadSpec) -> list[dict[str, Any]]:
+    """All low and all high; first and last choices."""
+    ends = {name: _ends(space) for name, space in searched(spec).items()}
+    return [{name: values[i] for name, values in ends.items()} for i in (0, -1)] if ends else []
+
+
+def _ends(space: Range | Choice) -> tuple[Any, ...]:
+    return space.values if isinstance(space, Choice) else (space.low, space.high)
+
+
+def _draw(space: Range | Choice, draw: random.Random, kind: type) -> Any:
+    if isinstance(space, Choice):
+        return draw.choice(space.values)
+    low, high, place = space.low, space.high, draw.random()
+    value = low * (high / low) ** place if space.log else low + (high - low) * place
+    return round(value) if kind is int else value
 
 
 def each_tensor(given: Pooled, change: Callable[[Tensor], Tensor], *, mask: bool = False) -> Pooled:
