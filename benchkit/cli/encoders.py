@@ -16,9 +16,9 @@ def encoders() -> None:
 def list_encoders() -> None:
     """List the encoders that --encoder finds by name, and a few that could be fetched."""
     from benchkit.core.plugins import load_plugins
-    from benchkit.inspect.encoders import available, render_list
+    from benchkit.inspect.heads import available, render_encoders
 
-    click.echo(render_list(available(load_plugins())))
+    click.echo(render_encoders(available(load_plugins())))
 
 
 @encoders.command()
@@ -48,7 +48,7 @@ def show(name: str) -> None:
     """Show an encoder's shape, parameters, memory, vocabulary, layers and pooling."""
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.workspace import find_folder, open_encoder
-    from benchkit.inspect.encoders import render_encoder
+    from benchkit.inspect.heads import render_encoder
 
     plugins = load_plugins()
     encoder = open_encoder(name, plugins)

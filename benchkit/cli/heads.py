@@ -136,7 +136,7 @@ def heads(context: click.Context, head_files: tuple[Path, ...], encoder: str, ta
     from benchkit.core.errors import UserError
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
-    from benchkit.inspect.heads import Setup, render_list
+    from benchkit.inspect.heads import Setup, render_heads
 
     plugins = load_plugins(head_files)
     names = tuple(sorted(plugins.heads))
@@ -144,7 +144,7 @@ def heads(context: click.Context, head_files: tuple[Path, ...], encoder: str, ta
         raise UserError("there is no head: see benchkit plugins")
     request = Request(heads=names, tasks=split_names(tasks or ""), encoder=encoder, device="cpu")
     setup = Setup.open(request, plugins)
-    click.echo(render_list(setup))
+    click.echo(render_heads(setup))
 
 
 @heads.command(short_help="Show a head's layers, parameters and settings, or draw it.")
@@ -167,7 +167,9 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     from benchkit.core.errors import UserError
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
-    from benchkit.inspect.heads import Setup, as_mermaid, as_svg, render_head
+    from benchkit.inspect.diagram import mermaid as as_mermaid
+    from benchkit.inspect.diagram import svg as as_svg
+    from benchkit.inspect.heads import Setup, render_head
 
     if head and head.endswith(".py"):
         head_files = (*head_files, Path(head))
@@ -182,10 +184,10 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     shown = [setup.shown(name) for name in names]
     if svg:
         try:
-            svg.write_text(as_svg(shown[0]), encoding="utf-8")
+            svg.write_text(as_svg(shown[0].figure), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {svg}: {error.strerror}") from error
-    drawn = [as_mermaid(each) if mermaid else render_head(each) for each in shown]
+    drawn = [as_mermaid(each.figure) if mermaid else render_head(each) for each in shown]
     click.echo("\n\n".join(drawn))
 
 
@@ -214,12 +216,12 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
     the plugins named. The exit code is 0 all the same.
     """
     from benchkit.core.plugins import load_plugins
-    from benchkit.inspect.heads import as_data, render
+    from benchkit.inspect import plugins_as_data, render_plugins
 
     found = load_plugins(head_files, strict=False)
     if as_json:
         import json
 
-        click.echo(json.dumps(as_data(found), indent=2))
+        click.echo(json.dumps(plugins_as_data(found), indent=2))
     else:
-        click.echo(render(found))
+        click.echo(render_plugins(found))

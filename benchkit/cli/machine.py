@@ -187,7 +187,7 @@ def _as_data(cache: Cache) -> dict[str, object]:
 
 
 def _rendered_cache(found: list[Cache]) -> str:
-    from benchkit.inspect.heads import columns
+    from benchkit.inspect import columns
     from benchkit.store.files import cache_root
 
     if not found:

@@ -305,18 +305,6 @@ def _rows(drawn: Figure) -> dict[str, int]:
     return {box.id: last if box.kind == "output" else rows[box.id] for box in drawn.boxes}
 
 
-# Fill, border; the text is dark on all of them, so that they can be read on a dark page too.
-COLOURS = {
-    "encoder": ("#e4e7eb", "#6b7682"),
-    "feature": ("#e4e7eb", "#6b7682"),
-    "trunk": ("#d4e5f7", "#2f6fae"),
-    "branch": ("#fde6c8", "#b8700f"),
-    "output": ("#d3eedd", "#1f8554"),
-}
-INK = "#16191d"
-
-
-_GREY = "#76808b"  # arrows and captions, which lie on the page itself
 _MARGIN = 12
 _CORNER = 6
 _STAGGER = 6
@@ -348,8 +336,9 @@ def _render(template: str, **values: Any) -> str:
     environment.filters["quoted"] = lambda line: (
         line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
     )
-    constants = {"colours": COLOURS, "ink": INK, "grey": _GREY, "margin": _MARGIN}
-    return environment.get_template(template).render(**constants, title=TITLE, text=TEXT, line=LINE, pad=PAD, **values)
+    return environment.get_template(template).render(
+        title=TITLE, text=TEXT, line=LINE, pad=PAD, margin=_MARGIN, **values
+    )
 
 
 def _arrows(slot: Slot) -> Iterator[str]:

@@ -1,144 +1,38 @@
-"""Plugins and heads as lists."""
+"""Heads and encoders as text and diagrams."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import textwrap
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import zip_longest
+from importlib.resources import files
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
 from benchkit.core.task import TaskShape, TaskSpec
-from benchkit.encoder import Encoder
+from benchkit.encoder import Encoder, MiniBert
+from benchkit.encoder.bert import POOLINGS, BertConfig
+from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
 from benchkit.experiment.cell import loss_names
 from benchkit.experiment.config import Plan, Request, resolve
 from benchkit.experiment.open_cell import Assembly
-from benchkit.experiment.workspace import Workspace
-from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, mermaid, svg
+from benchkit.experiment.workspace import Workspace, weights_folders
+from benchkit.hub.download import Fetched, read_record
+from benchkit.hub.encoders import fetched_encoders, pooling_advice
+from benchkit.inspect import NO_BREAK, columns, paragraph, short_path
+from benchkit.inspect.diagram import Figure, axes, figure, label, meaning
 from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
 from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
-from benchkit.testing.verdict import one_line
-
-
-def terminal_width() -> int:
-    """Columns of the terminal; 100 where there is none."""
-    return max(60, get_terminal_size((100, 24)).columns)
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A table with a rule below its header, wrapped between words to fit the terminal where that is possible.
-
-    Args:
-        rows: a row with nothing but a first cell is a heading, which may be wider than its column. Cells are broken at
-            spaces, and not at no-break spaces.
-        right: names of the columns that are aligned right; these are not wrapped.
-    """
-    table = [header, *(row for row in rows if any(row[1:]))]
-    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    words = [max(map(len, " ".join(cells).split(" "))) for cells in zip(*table, strict=True)]
-    while sum(widths) + 2 * len(widths) - 2 > terminal_width():
-        narrower = [
-            [width - (at == place) for place, width in enumerate(widths)]
-            for at, name in enumerate(header)
-            if name not in right and widths[at] > words[at]
-        ]
-        if not narrower:
-            break  # a long word, such as a path, is left whole
-        widths = min(narrower, key=lambda each: (sum(len(_fitted(row, each)) for row in table), max(each)))
-    lines = []
-    for row in (header, *rows):
-        for parts in _fitted(row, widths) if any(row[1:]) else [row]:
-            aligned = [
-                part.rjust(width) if name in right else part.ljust(width)
-                for name, part, width in zip(header, parts, widths, strict=True)
-            ]
-            lines.append("  ".join(aligned).rstrip())
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]]).replace(_NO_BREAK, " ")
-
-
-_NO_BREAK = "\u00a0"
-
-
-def _fitted(row: Sequence[str], widths: Sequence[int]) -> list[tuple[str, ...]]:
-    """The lines that a row takes."""
-    return list(zip_longest(*map(_wrapped, row, widths), fillvalue=""))
-
-
-@cache
-def _wrapped(cell: str, width: int) -> list[str]:
-    """The lines of a cell; after an indented number they hang below the text beside it."""
-    numbered = re.match(r" +\d+ |", cell)
-    indent = " " * (numbered.end() if numbered else 0)
-    return textwrap.wrap(cell, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def paragraph(text: str, indent: str = "  ") -> str:
-    """Wrapped to the terminal, with a hanging indent; long words, such as paths, are left whole."""
-    return textwrap.fill(
-        text, terminal_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def as_data(found: Plugins) -> list[dict[str, Any]]:
-    """One JSON-ready object a plugin, with its `state`."""
-    return [{**dataclasses.asdict(plugin), "state": state(plugin)} for plugin in found.plugins]
-
-
-def state(plugin: Plugin) -> str:
-    return "broken" if plugin.error else "ok"
-
-
-def render(found: Plugins) -> str:
-    """A table, then what is wrong, then where each plugin's file is."""
-    if not found.plugins:
-        return "\n\n".join(["no plugin is loaded", *_left_out(found)])
-    rows = [(each.name, _home(each), state(each), ", ".join(each.hooks), _offers(each)) for each in found.plugins]
-    errors = [f"{each.name} ({_home(each)}): {each.error}" for each in found.broken]
-    parts = [columns(("plugin", "distribution", "state", "hooks", "offers"), rows)]
-    parts += ["Broken\n" + "\n".join(f"  {paragraph(line, '    ')}" for line in errors)] if errors else []
-    parts += ["Files\n" + _files(found), *_left_out(found)]
-    return "\n\n".join(parts)
-
-
-def short_path(path: str) -> str:
-    """Relative to where the user is, or to their home, where that is shorter."""
-    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
-        if Path(path).is_relative_to(base) and base != Path(base.root):
-            return prefix + str(Path(path).relative_to(base))
-    return path
-
-
-def _home(plugin: Plugin) -> str:
-    return plugin.distribution or "a file"
-
-
-def _offers(plugin: Plugin) -> str:
-    kinds = {"head": plugin.heads, "task": plugin.tasks, "encoder": plugin.encoders}
-    return "; ".join(
-        f"{kind if len(names) == 1 else kind + 's'} {', '.join(names)}" for kind, names in kinds.items() if names
-    )
-
-
-def _files(found: Plugins) -> str:
-    """A line each, never wrapped, so that a path can be copied."""
-    width = max(len(plugin.name) for plugin in found.plugins)
-    return "\n".join(f"  {each.name:<{width}}  {short_path(each.path) or 'none found'}" for each in found.plugins)
-
-
-def _left_out(found: Plugins) -> list[str]:
-    names = ", ".join(found.left_out)
-    return [paragraph(f"BENCHKIT_PLUGINS leaves out: {names}")] if names else []
+from benchkit.testing import one_line
 
 
 @dataclass(frozen=True)
@@ -227,15 +121,7 @@ def width_of(assembly: Assembly) -> int:
     return assembly.encoder.hidden * (1 if assembly.features.apart else len(assembly.features.layers))
 
 
-def as_mermaid(shown: Shown) -> str:
-    return mermaid(shown.figure)
-
-
-def as_svg(shown: Shown) -> str:
-    return svg(shown.figure)
-
-
-def render_list(setup: Setup) -> str:
+def render_heads(setup: Setup) -> str:
     """A line a head with its parameters here, then what is wrong with some; none takes another down."""
     rows, notes = [], []
     for name in setup.plan.heads:
@@ -297,10 +183,10 @@ def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, .
     takes = [branch.layers[i] for i in layer.inputs]
     plain = layer.inputs == (before,) or (before is None and all(each.is_feature for each in takes))
     source = "" if plain else f"← {', '.join(_short(branch, i) for i in layer.inputs) or 'nothing'}"
-    what = label(layer).replace(" → ", f"{_NO_BREAK}→{_NO_BREAK}")
+    what = label(layer).replace(" → ", f"{NO_BREAK}→{NO_BREAK}")
     path = "" if layer.is_function else layer.path
     return (
-        f"  {number:>2} {what}  {source.replace(' ', _NO_BREAK)}".rstrip(),
+        f"  {number:>2} {what}  {source.replace(' ', NO_BREAK)}".rstrip(),
         axes(layer),
         f"{layer.parameters:,}" if layer.parameters else "",
         _short_number(layer.macs) if layer.macs else "",
@@ -376,3 +262,125 @@ def _short_number(value: int) -> str:
         if value >= unit:
             return f"{value / unit:#.3g}".rstrip(".") + name
     return str(value)
+
+
+_KNOWN = tomllib.loads((files("benchkit.inspect") / "known_encoders.toml").read_text("utf-8"))["known"]
+
+
+def available(plugins: Plugins) -> list[tuple[str, str, str, str]]:
+    """Name, shape, parameters and origin of every encoder that `--encoder` finds by name. Weights are not read."""
+    rows = [
+        (name, "", "", f"plugin {plugins.owners['encoder', name]}: {spec.summary}")
+        for name, spec in plugins.encoders.items()
+    ]
+    rows += [(folder.name, *_by_config(folder), "a folder in $BENCHKIT_WEIGHTS") for folder in weights_folders()]
+    for repo, folder in fetched_encoders().items():
+        record = read_record(folder)
+        assert record is not None
+        rows.append((repo, *_by_config(folder), f"fetched, {record.revision[:12]}"))
+    return rows
+
+
+def _by_config(folder: Path) -> tuple[str, str]:
+    try:
+        inner = model_folder(folder)
+        config, _ = read_config(inner / "config.json", folder.name)
+        _, files = weight_files(inner)
+    except UserError as error:
+        return "–", f"unusable: {error}"
+    with torch.device("meta"):  # nothing is allocated
+        model = MiniBert(config, pooler=_has_pooler(files))
+    return _shape(config), _millions(sum(weight.numel() for weight in model.parameters()))
+
+
+def _has_pooler(files: Iterable[Path]) -> bool:
+    """Whether the weights hold one; pickled ones are not opened and taken to have one."""
+    names = set[str]()
+    try:
+        for path in files:
+            with safe_open(path, "pt") as file:
+                names.update(file.keys())
+    except (OSError, SafetensorError):
+        return True
+    return any("pooler" in name for name in names)
+
+
+def _shape(config: BertConfig) -> str:
+    return f"{config.num_hidden_layers}×{config.hidden_size}"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M"
+
+
+def render_encoders(here: Sequence[tuple[str, ...]]) -> str:
+    """What is here, then what could be fetched."""
+    names = {row[0] for row in here}
+    more = [row for row in _KNOWN if row[0] not in names]
+    head = ("encoder", "shape", "parameters")
+    parts = [columns((*head, "from"), here, right=("parameters",))] if here else ["No encoder is here."]
+    if more:
+        parts.append("On Hugging Face, a few of many: benchkit encoders fetch ID\n\n" + columns((*head, "what"), more))
+    return "\n\n".join(parts)
+
+
+def render_encoder(encoder: Encoder, folder: Path | None) -> str:
+    """Shape, parameters, memory, vocabulary, layers and pooling of an encoder."""
+    record = read_record(folder) if folder else None
+    config, vocabulary = encoder.config, encoder.tokenizer.get_vocab_size()
+    rows = [
+        ("from", _origin(folder, record)),
+        ("shape", f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.num_attention_heads} heads, "
+                  f"feed-forward {config.intermediate_size:,}, {config.hidden_act}"),
+        ("parameters", f"{_millions(encoder.parameters)}: {_parts(encoder)}"),
+        ("memory", f"{_mib(encoder, 4)} in fp32, {_mib(encoder, 2)} in bf16; training takes four times as much"),
+        ("vocabulary", f"{vocabulary:,} word pieces, {_case(encoder)}; up to {config.max_position_embeddings} a text"),
+        ("layers", f"0, the embeddings, to {config.num_hidden_layers}, the last: --set layers=0,-1"),
+        ("pooling", _pooling(encoder, folder)),
+        ("fingerprint", encoder.fingerprint),
+        *(("note", note) for note in encoder.notes),
+    ]  # fmt: skip
+    width = max(len(name) for name, _ in rows)
+    lines = [paragraph(f"  {name:<{width}}  {text}", " " * (width + 4)) for name, text in rows]
+    return "\n".join([encoder.name, *lines])
+
+
+def _origin(folder: Path | None, record: Fetched | None) -> str:
+    if folder is None:
+        return "a plugin"
+    if record is None:
+        return short_path(str(folder))
+    return f"{record.repo} at {record.revision}, licence {record.licence or 'not stated'}, in {short_path(str(folder))}"
+
+
+def _parts(encoder: Encoder) -> str:
+    model = encoder.model
+    groups = {
+        "embeddings": (model.word, model.position, model.segment, model.norm),
+        "layers": (model.layers,),
+        "pooler": (model.pooler,) if model.pooler else (),
+    }
+    counts = {
+        name: sum(weight.numel() for module in modules for weight in module.parameters())
+        for name, modules in groups.items()
+    }
+    return ", ".join(f"{name} {_millions(count)}" for name, count in counts.items() if count)
+
+
+def _mib(encoder: Encoder, width: int) -> str:
+    return f"{encoder.parameters * width / 2**20:,.0f} MiB"
+
+
+def _case(encoder: Encoder) -> str:
+    pieces = encoder.tokenizer.encode("A").tokens
+    return "lower-cased" if pieces == encoder.tokenizer.encode("a").tokens else "cased"
+
+
+def _pooling(encoder: Encoder, folder: Path | None) -> str:
+    poolings = [name for name in POOLINGS if name != "pooler" or encoder.model.pooler]
+    trained = pooling_advice(folder) if folder else ""
+    if trained in poolings:
+        return f"{trained}, as its 1_Pooling/config.json says it was trained: --set pooling={trained}"
+    if trained:
+        return f"trained with {trained}, which is not one of {', '.join(poolings)}"
+    return f"{', '.join(poolings)}; nothing says which it was trained with; frozen, mean is the safe choice"

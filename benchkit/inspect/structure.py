@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -16,19 +17,18 @@ from benchkit.core.head import HeadSpec, parameter_counts
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
 from benchkit.inspect.trace import Call, Trace, trace
-from benchkit.testing import features
-from benchkit.testing.verdict import one_line
+from benchkit.testing import features, one_line
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Sizes of a batch of features; no `layers` where the head does not read them apart. `batch` and `time` are primes,
+    """Sizes of a batch of features; no `layer` where the head does not read them apart. `batch` and `time` are primes,
     to be told apart from anything else.
     """
 
-    segments: int
+    segment: int
     hidden: int
-    layers: int
+    layer: int
     batch: int = 3
     time: int = 7
 
@@ -42,10 +42,10 @@ def name_axes(shapes: Sequence[Sequence[int]], probes: Sequence[Probe]) -> tuple
     if len({len(shape) for shape in shapes}) > 1:
         return tuple(map(str, shapes[0]))
     names = [_name(sizes, probes) for sizes in zip(*shapes, strict=True)]
-    if len(names) > 2 and names[0] == "batch" and shapes[0][1] == probes[0].segments:
+    if len(names) > 2 and names[0] == "batch" and shapes[0][1] == probes[0].segment:
         names[1] = "segment"
     layer = len(names) - 2
-    if layer > 0 and shapes[0][layer] == probes[0].layers and names[layer - 1] in ("segment", "batch·segment"):
+    if layer > 0 and shapes[0][layer] == probes[0].layer and names[layer - 1] in ("segment", "batch·segment"):
         names[layer] = "layer"
     return tuple(names)
 
@@ -55,8 +55,8 @@ def _name(sizes: Sequence[int], probes: Sequence[Probe]) -> str:
     if not varies:
         return str(first)
     pairs = list(zip(sizes, probes, strict=True))
-    for name, known in _KNOWN.items():
-        if all(size == known(probe) for size, probe in pairs):
+    for name in _KNOWN:
+        if all(size == prod(getattr(probe, axis) for axis in name.split("·")) for size, probe in pairs):
             return name
     # Of a pooled or convolved `hidden` the size is known; of a sentence's length it is not.
     if first != sizes[1]:
@@ -65,17 +65,10 @@ def _name(sizes: Sequence[int], probes: Sequence[Probe]) -> str:
     return str(first)
 
 
-_KNOWN: dict[str, Callable[[Probe], int]] = {
-    "batch": lambda probe: probe.batch,
-    "time": lambda probe: probe.time,
-    "hidden": lambda probe: probe.hidden,
-    "batch·segment": lambda probe: probe.batch * probe.segments,
-    "batch·time": lambda probe: probe.batch * probe.time,
-    "batch·segment·time": lambda probe: probe.batch * probe.segments * probe.time,
-    "segment·time": lambda probe: probe.segments * probe.time,
-    "segment·hidden": lambda probe: probe.segments * probe.hidden,
-    "layer·hidden": lambda probe: probe.layers * probe.hidden,
-}
+_KNOWN = (
+    *("batch", "time", "hidden", "batch·segment", "batch·time", "batch·segment·time"),
+    *("segment·time", "segment·hidden", "layer·hidden"),
+)
 
 
 _T = TypeVar("_T")
@@ -212,7 +205,7 @@ class _Run:
         self.used = _reached(head, first)
 
     def _trace(self, head: nn.Module, probe: Probe) -> Trace:
-        sizes = {"time": probe.time, "hidden": probe.hidden, "layers": probe.layers}
+        sizes = {"time": probe.time, "hidden": probe.hidden, "layers": probe.layer}
         given = features(self.spec.reads, self.task, probe.batch, **sizes)
         return trace(head, given, self.task.name, self.spec.trunk)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from benchkit.core.features import Pooled
@@ -345,12 +346,8 @@ def _axis(args: Any, kwargs: Any, given: Sequence[Tensor]) -> int | None:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, Pooled):
-        yield from (getattr(value, field.name) for field in dataclasses.fields(value))
+    for each in tree_leaves(value):
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, Pooled):
+            yield from vars(each).values()

@@ -205,9 +205,7 @@ def write_png(rows: Sequence[Mapping[str, Any]], unigram: Score, path: Path) -> 
     above.set_ylabel("loss of a masked piece (nats)")
     below.plot(steps, [100 * row["held_out_accuracy"] for row in rows], color=COLOURS[0])
     below.axhline(100 * unigram.accuracy, color="#777777", linestyle="dotted")
-    below.set_ylabel("guessed right (%)")
-    below.set_xlabel("step")
-    below.set_ylim(bottom=0)
+    below.set(xlabel="step", ylabel="guessed right (%)", ylim=(0, None))
     for axes in (above, below):
         axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

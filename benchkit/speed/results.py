@@ -22,7 +22,8 @@ from benchkit.analysis.plots import COLOURS
 from benchkit.core.errors import UserError
 from benchkit.core.settings import plain
 from benchkit.experiment.environment import environment
-from benchkit.inspect.heads import Setup, columns, paragraph
+from benchkit.inspect import columns, paragraph
+from benchkit.inspect.heads import Setup
 from benchkit.speed.measure import Interval, Limits, Result, Row
 from benchkit.speed.setup import MIXED
 from benchkit.store.files import write_atomic

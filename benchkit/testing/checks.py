@@ -24,7 +24,7 @@ from benchkit.core.head import HeadSpec, Range
 from benchkit.core.rng import global_stream
 from benchkit.core.settings import plain
 from benchkit.core.task import TaskShape
-from benchkit.testing.verdict import (
+from benchkit.testing import (
     FEW,
     HIDDEN,
     LAYERS,

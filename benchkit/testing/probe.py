@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchkit.testing.verdict import Failed
+from benchkit.testing import Failed
 
 SLOW = 1.0
 """Seconds that a module may spend at import, what it imports itself not counted."""

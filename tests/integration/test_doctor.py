@@ -17,7 +17,7 @@ from benchkit.experiment.workspace import open_encoder
 from benchkit.inspect import doctor as examine
 from benchkit.inspect import doctor as probe
 from benchkit.inspect.doctor import Finding
-from benchkit.inspect.encoders import available
+from benchkit.inspect.heads import available
 
 
 def doctor(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
