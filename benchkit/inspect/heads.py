@@ -19,17 +19,17 @@ from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
 from benchkit.core.task import TaskShape, TaskSpec
 from benchkit.encoder import Encoder, MiniBert
-from benchkit.encoder.bert import POOLINGS, BertConfig
+from benchkit.encoder.bert import POOLINGS
 from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
 from benchkit.experiment.cell import loss_names
 from benchkit.experiment.config import Plan, Request, resolve
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.workspace import Workspace, weights_folders
-from benchkit.hub.download import Fetched, read_record
+from benchkit.hub.download import read_record
 from benchkit.hub.encoders import fetched_encoders, pooling_advice
 from benchkit.inspect import NO_BREAK, columns, paragraph, short_path
 from benchkit.inspect.diagram import Figure, axes, figure, label, meaning
-from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
+from benchkit.inspect.structure import LENGTH, Branch, Structure, structure
 from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
 from benchkit.testing import one_line
@@ -162,45 +162,34 @@ def _facts(shown: Shown) -> str:
 
 def _layers(shown: Shown) -> str:
     """All layers in order, those that tasks share once; by number what each takes, if not simply the one before."""
-    found = shown.structure
-    widest = found.widest
-    title = "shared by all tasks" if len(found.branches) > 1 else "trunk"
-    shared = [(number, layer) for number, layer in enumerate(widest.layers[: found.shared]) if not layer.is_feature]
-    rows: list[tuple[str, ...]] = [(title, "", "", "", "")] if shared else []
-    rows += [_row(widest, number, layer, "") for number, layer in shared]
+    found, rows = shown.structure, list[tuple[str, ...]]()
+    shared = "shared by all tasks" if len(found.branches) > 1 else "trunk"
+    groups = [(shared, found.widest, range(found.shared))]
     for branch in found.branches:
-        rows.append((f"{branch.task.name}: {_kind(branch.task)}", "", "", "", ""))
-        rows += [
-            _row(branch, number, layer, "")
-            for number, layer in enumerate(branch.layers)
-            if number >= found.shared and not layer.is_feature
-        ]
+        what = "a pair" if branch.task.segments == 2 else "one input"
+        title = f"{branch.task.name}: {what}, {meaning(branch.task)}"
+        groups.append((title, branch, range(found.shared, len(branch.layers))))
+    for title, branch, numbers in groups:
+        inside = [_row(branch, number) for number in numbers if not branch.layers[number].is_feature]
+        rows += [(title, "", "", "", ""), *inside] if inside or title != shared else []
     return columns(("layer", "output", "parameters", "MACs", "in the head"), rows, right=("parameters", "MACs"))
 
 
-def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, ...]:
+def _row(branch: Branch, number: int) -> tuple[str, ...]:
+    layer = branch.layers[number]
     before = max((i for i in range(number) if not branch.layers[i].is_feature), default=None)
-    takes = [branch.layers[i] for i in layer.inputs]
-    plain = layer.inputs == (before,) or (before is None and all(each.is_feature for each in takes))
-    source = "" if plain else f"← {', '.join(_short(branch, i) for i in layer.inputs) or 'nothing'}"
-    what = label(layer).replace(" → ", f"{NO_BREAK}→{NO_BREAK}")
-    path = "" if layer.is_function else layer.path
+    takes = {i: branch.layers[i] for i in layer.inputs}
+    source = ""
+    if layer.inputs != (before,) and not (before is None and all(each.is_feature for each in takes.values())):
+        sources = [each.kind if each.is_feature else str(i) for i, each in takes.items()]
+        source = f"  ←{NO_BREAK}{f',{NO_BREAK}'.join(sources) or 'nothing'}"
     return (
-        f"  {number:>2} {what}  {source.replace(' ', NO_BREAK)}".rstrip(),
+        f"  {number:>2} {label(layer).replace(' → ', f'{NO_BREAK}→{NO_BREAK}')}{source}",
         axes(layer),
         f"{layer.parameters:,}" if layer.parameters else "",
         _short_number(layer.macs) if layer.macs else "",
-        path,
+        "" if layer.is_function else layer.path,
     )
-
-
-def _short(branch: Branch, number: int) -> str:
-    layer = branch.layers[number]
-    return layer.kind if layer.is_feature else str(number)
-
-
-def _kind(task: TaskShape) -> str:
-    return f"{'a pair' if task.segments == 2 else 'one input'}, {meaning(task)}"
 
 
 def _parameters(shown: Shown) -> str:
@@ -290,7 +279,7 @@ def _by_config(folder: Path) -> tuple[str, str]:
         return "–", f"unusable: {error}"
     with torch.device("meta"):  # nothing is allocated
         model = MiniBert(config, pooler=_has_pooler(files))
-    return _shape(config), _millions(sum(weight.numel() for weight in model.parameters()))
+    return f"{config.num_hidden_layers}×{config.hidden_size}", _millions(count(model))
 
 
 def _has_pooler(files: Iterable[Path]) -> bool:
@@ -303,10 +292,6 @@ def _has_pooler(files: Iterable[Path]) -> bool:
     except (OSError, SafetensorError):
         return True
     return any("pooler" in name for name in names)
-
-
-def _shape(config: BertConfig) -> str:
-    return f"{config.num_hidden_layers}×{config.hidden_size}"
 
 
 def _millions(parameters: int) -> str:
@@ -326,14 +311,21 @@ def render_encoders(here: Sequence[tuple[str, ...]]) -> str:
 
 def render_encoder(encoder: Encoder, folder: Path | None) -> str:
     """Shape, parameters, memory, vocabulary, layers and pooling of an encoder."""
-    record = read_record(folder) if folder else None
-    config, vocabulary = encoder.config, encoder.tokenizer.get_vocab_size()
+    record, origin = read_record(folder) if folder else None, short_path(str(folder)) if folder else "a plugin"
+    if record:
+        origin = f"{record.repo} at {record.revision}, licence {record.licence or 'not stated'}, in {origin}"
+    config, model, vocabulary = encoder.config, encoder.model, encoder.tokenizer.get_vocab_size()
+    pooler = count(model.pooler) if model.pooler else 0
+    parts = {"layers": count(model.layers), "pooler": pooler}
+    parts = {"embeddings": encoder.parameters - sum(parts.values()), **parts}
+    fp32, bf16 = (f"{encoder.parameters * width / 2**20:,.0f} MiB" for width in (4, 2))
     rows = [
-        ("from", _origin(folder, record)),
+        ("from", origin),
         ("shape", f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.num_attention_heads} heads, "
                   f"feed-forward {config.intermediate_size:,}, {config.hidden_act}"),
-        ("parameters", f"{_millions(encoder.parameters)}: {_parts(encoder)}"),
-        ("memory", f"{_mib(encoder, 4)} in fp32, {_mib(encoder, 2)} in bf16; training takes four times as much"),
+        ("parameters", f"{_millions(encoder.parameters)}: "
+                       + ", ".join(f"{name} {_millions(number)}" for name, number in parts.items() if number)),
+        ("memory", f"{fp32} in fp32, {bf16} in bf16; training takes four times as much"),
         ("vocabulary", f"{vocabulary:,} word pieces, {_case(encoder)}; up to {config.max_position_embeddings} a text"),
         ("layers", f"0, the embeddings, to {config.num_hidden_layers}, the last: --set layers=0,-1"),
         ("pooling", _pooling(encoder, folder)),
@@ -343,32 +335,6 @@ def render_encoder(encoder: Encoder, folder: Path | None) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [paragraph(f"  {name:<{width}}  {text}", " " * (width + 4)) for name, text in rows]
     return "\n".join([encoder.name, *lines])
-
-
-def _origin(folder: Path | None, record: Fetched | None) -> str:
-    if folder is None:
-        return "a plugin"
-    if record is None:
-        return short_path(str(folder))
-    return f"{record.repo} at {record.revision}, licence {record.licence or 'not stated'}, in {short_path(str(folder))}"
-
-
-def _parts(encoder: Encoder) -> str:
-    model = encoder.model
-    groups = {
-        "embeddings": (model.word, model.position, model.segment, model.norm),
-        "layers": (model.layers,),
-        "pooler": (model.pooler,) if model.pooler else (),
-    }
-    counts = {
-        name: sum(weight.numel() for module in modules for weight in module.parameters())
-        for name, modules in groups.items()
-    }
-    return ", ".join(f"{name} {_millions(count)}" for name, count in counts.items() if count)
-
-
-def _mib(encoder: Encoder, width: int) -> str:
-    return f"{encoder.parameters * width / 2**20:,.0f} MiB"
 
 
 def _case(encoder: Encoder) -> str:

@@ -180,7 +180,7 @@ class Training:
             say(f"making a vocabulary of up to {recipe.vocab_size:,} word pieces from {len(self.texts.train):,} texts")
             encoder = _new(self.texts.train, recipe, request.out.name)
         self.tokenizer, config = encoder.tokenizer, encoder.config
-        self.identity = {
+        self.identity: dict[str, Any] = {
             "recipe": dataclasses.asdict(recipe),
             "texts": self.texts.fingerprint,
             "encoder": encoder.fingerprint,
@@ -409,9 +409,8 @@ def _found(out: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     if not (out / RECORD).is_file():
         return {}
     record = read_json(out / RECORD)
-    known = record.get("identity")
-    recipe = known.get("recipe") if isinstance(known, dict) else None
-    if not all(isinstance(part, dict) for part in (recipe, record.get("result"), record.get("unigram"))):
+    known = record["identity"] if isinstance(record.get("identity"), dict) else {}
+    if not all(isinstance(part, dict) for part in (known.get("recipe"), record.get("result"), record.get("unigram"))):
         raise UserError(f"{out / RECORD} is damaged: choose another --out, or remove the folder")
     old, new = ({**each["recipe"], **each, "recipe": 0} for each in (known, json.loads(json.dumps(identity))))
     changed = [name for name in new if old.get(name) != new[name]]

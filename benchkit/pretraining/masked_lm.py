@@ -116,7 +116,7 @@ def write_folder(folder: Path, model: MaskedLm, tokenizer: Tokenizer, half: bool
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
         "model_max_length": config.max_position_embeddings,
     }
-    tensors = {theirs: model.get_parameter(ours) for ours, theirs in _HEAD.items()}
+    tensors: dict[str, Tensor] = {theirs: model.get_parameter(ours) for ours, theirs in _HEAD.items()}
     for ours, theirs in names(config, pooler=False):
         parts = model.bert.get_parameter(ours).chunk(len(theirs))
         tensors |= {f"bert.{name}": part for name, part in zip(theirs, parts, strict=True)}

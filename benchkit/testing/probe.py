@@ -30,12 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchkit.testing import Failed
+from benchkit.testing import Failed, one_line
 
 SLOW = 1.0
 """Seconds that a module may spend at import, what it imports itself not counted."""
 
 _TIMEOUT = 60
+_ANSWERED = 77  # exit code of a fork
 _EVENTS = {
     "socket.connect": "opens a network connection",
     "socket.getaddrinfo": "looks up a host on the network",
@@ -177,28 +178,6 @@ def _home(module: str, file: str) -> str:
     return next(inside, "")
 
 
-def _serve(request: dict[str, Any]) -> list[str]:
-    """`examine` in a fork."""
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(_TIMEOUT)
-        sys.path[:] = request["path"]
-        sys.dont_write_bytecode = True
-        try:
-            answer = examine(request["module"], request["file"])
-        except BaseException as error:  # noqa: BLE001 - SystemExit too
-            answer = [f"raises {type(error).__name__}: {' '.join(str(error).split())}"]
-        os.write(theirs, json.dumps(answer).encode())
-        os._exit(0)  # no thread that the module left behind may keep it
-    os.close(theirs)
-    with os.fdopen(ours, "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    answered: list[str] = json.loads(text) if text else [f"ends the process, or takes more than {_TIMEOUT} s"]
-    return answered
-
-
 @functools.cache
 def ask(module: str, file: str, path: tuple[str, ...]) -> list[str]:
     """What `examine` says, in a fresh process.
@@ -227,12 +206,26 @@ def _server() -> subprocess.Popen[str]:
 
 
 def main() -> None:
+    """Serve each request in a fork, which answers itself unless the module ends it."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     for line in sys.stdin:
-        print(json.dumps(_serve(json.loads(line))), file=answers, flush=True)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(_TIMEOUT)
+            request = json.loads(line)
+            sys.path[:] = request["path"]
+            sys.dont_write_bytecode = True
+            try:
+                found = examine(request["module"], request["file"])
+            except BaseException as error:  # noqa: BLE001 - SystemExit too
+                found = [f"raises {one_line(error)}"]
+            print(json.dumps(found), file=answers, flush=True)
+            os._exit(_ANSWERED)  # no thread that the module left behind may keep it
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != _ANSWERED:
+            print(json.dumps([f"ends the process, or takes more than {_TIMEOUT} s"]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
