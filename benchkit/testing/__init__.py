@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -192,6 +193,15 @@ def run(head: nn.Module, given: Pooled, shape: TaskShape) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise Failed(f"{shape.name}: forward returned a {type(outputs).__name__}, not a tensor")
     return outputs
+
+
+@contextmanager
+def prefixed(where: str) -> Iterator[None]:
+    """Say under which condition a check failed."""
+    try:
+        yield
+    except Failed as found:
+        raise Failed(f"{where}{found}") from found
 
 
 def outputs_of(

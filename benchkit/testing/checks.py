@@ -39,6 +39,7 @@ from benchkit.testing import (
     gap,
     one_line,
     outputs_of,
+    prefixed,
     run,
     samples,
     searched,
@@ -100,10 +101,8 @@ def reads(spec: HeadSpec) -> None:
     head, declared = build(spec).eval(), spec.reads.__name__
     for shape in TASKS:
         given = features(spec.reads, shape)
-        try:
+        with prefixed(f"given the {declared} that it declares, "):
             outputs = run(head, given, shape)
-        except Failed as found:
-            raise Failed(f"given the {declared} that it declares, {found}") from found
         levels = (features(Tokens, shape), features(Layers, shape), given)
         everything = _Everything(**{name: value for level in levels for name, value in vars(level).items()})
         if gap(outputs, run(head, everything, shape)):
@@ -143,10 +142,8 @@ def _expect_shape(outputs: Tensor, shape: TaskShape, batch: int) -> None:
 def alone(spec: HeadSpec) -> None:
     """Works for each task alone, without the others."""
     for shape in TASKS:
-        try:
+        with prefixed(f"with {shape.name} as its only task: "):
             _expect_shape(run(build(spec, tasks=[shape]), features(spec.reads, shape), shape), shape, 3)
-        except Failed as found:
-            raise Failed(f"with {shape.name} as its only task: {found}") from found
 
 
 @check
@@ -402,12 +399,10 @@ def search(spec: HeadSpec) -> None:
     for values in samples(spec):
         given = ", ".join(f"{name}={value}" for name, value in values.items())
         head = build(spec, values, tasks=FEW).train()
-        try:
+        with prefixed(f"with {given}, "):
             for shape, _, outputs in outputs_of(head, spec, FEW, 2):
                 if outputs.shape != (2, shape.out) or not outputs.isfinite().all():
                     raise Failed(f"{shape.name} gave {tuple(outputs.shape)} or numbers that are not finite")
-        except Failed as found:
-            raise Failed(f"with {given}, {found}") from found
 
 
 _BF16 = 0.1  # of the label range, or of the largest logit; bf16 keeps 8 bits
@@ -425,10 +420,8 @@ def bf16(spec: HeadSpec) -> None:
         mixed.float().square().sum().backward()  # type: ignore[no-untyped-call]
         if not all(each.grad.isfinite().all() for each in head.parameters() if each.grad is not None):
             raise Failed(f"{shape.name}: a gradient under autocast is not finite")
-        try:
+        with prefixed("with weights and features in bf16, "):
             whole = run(head.bfloat16(), each_tensor(given, Tensor.bfloat16), shape)
-        except Failed as found:
-            raise Failed(f"with weights and features in bf16, {found}") from found
         for how, outputs in (("under autocast", mixed), ("with weights in bf16", whole)):
             if not (outputs.float() - exact).abs().max() <= _BF16 * size:
                 raise Failed(f"{shape.name}: {how} the output is more than {_BF16 * size:.2g} away from fp32's")
