@@ -67,11 +67,12 @@ class Watch:
         self._import, self._start = builtins.__import__, threading.Thread.start
 
     def __enter__(self) -> Watch:
+        self.before = dict(_globals())  # before imports are timed, since torch imports more for it
         sys.addaudithook(self._hear)
         sys.stdout = sys.stderr = _Ear(self)
         builtins.__import__ = self._timed_import
         threading.Thread.start = lambda thread: self._heard_start(thread)  # type: ignore[method-assign, assignment]
-        self.before, self.start, self.active = dict(_globals()), time.perf_counter(), True
+        self.start, self.active = time.perf_counter(), True
         return self
 
     def __exit__(self, *_: object) -> None:
