@@ -155,7 +155,7 @@ def _as_data(cache: Cache) -> dict[str, object]:
 
 
 def _table(found: list[Cache]) -> str:
-    from benchkit.inspect.heads import columns
+    from benchkit.inspect import columns
     from benchkit.store.files import cache_root
 
     if not found:

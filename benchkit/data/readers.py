@@ -158,7 +158,7 @@ def to_split(table: Table, task: TaskSpec, split: str, path: Path, name: str) ->
     )
 
 
-def _columns(table: Table, names: Sequence[str]) -> list[int]:
+def find_columns(table: Table, names: Sequence[str]) -> list[int]:
     """The columns of the first of the names that is there, as it is written or else in any case."""
     for fold in (str.strip, lambda name: name.strip().lower()):
         for name in names:
@@ -169,7 +169,7 @@ def _columns(table: Table, names: Sequence[str]) -> list[int]:
 
 def id_column(table: Table, aliases: Aliases) -> int | None:
     """The column of ids; None where there is none."""
-    return next(iter(_columns(table, (*aliases.get("id", ()), *ID_NAMES))), None)
+    return next(iter(find_columns(table, (*aliases.get("id", ()), *ID_NAMES))), None)
 
 
 def require_column(table: Table, wanted: str, aliases: Aliases, path: Path) -> int:
@@ -179,7 +179,7 @@ def require_column(table: Table, wanted: str, aliases: Aliases, path: Path) -> i
         UserError: there is no such column, or several.
     """
     names = (wanted, *aliases.get(wanted, ()))
-    found = _columns(table, names)
+    found = find_columns(table, names)
     if len(found) > 1:
         raise UserError(f"{path} has {len(found)} columns named {table.columns[found[0]].strip()!r}: keep one")
     if found:
@@ -204,7 +204,7 @@ def _is_nested(table: Table, column: int) -> bool:
 def _label_column(table: Table, task: TaskSpec, split: str, path: Path) -> int | None:
     """The label's column; None for a test split without labels."""
     if split == "test":
-        found = _columns(table, (task.label, *task.aliases.get(task.label, ())))
+        found = find_columns(table, (task.label, *task.aliases.get(task.label, ())))
         if not found or all(_is_blank(cells[found[0]], task) for _, cells in table.rows):
             return None
     return require_column(table, task.label, task.aliases, path)

@@ -183,23 +183,32 @@ def _canonical(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return found
 
 
+def weight_files(folder: Path) -> tuple[Path, list[Path]]:
+    """The file of weights or the index of several, and the files that hold the tensors.
+
+    Raises:
+        UserError: there are none, or the index names none.
+    """
+    for name in WEIGHTS:
+        if (path := folder / name).is_file():
+            return path, [path]
+        if (index := folder / f"{name}.index.json").is_file():
+            places = read_json(index).get("weight_map")
+            files = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+            if not files or not all(Path(file).name == file for file in files):
+                raise UserError(f"{index}: has no weight_map that names files of its folder")
+            return index, [folder / file for file in files]
+    raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
+
+
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of a folder's weights by their present names, and the file that says where they are.
 
     Raises:
         UserError: there are none, or a file cannot be read.
     """
-    for name in WEIGHTS:
-        if (path := folder / name).is_file():
-            return path, _canonical(_read(path), path)
-        if (index := folder / f"{name}.index.json").is_file():
-            places = read_json(index).get("weight_map")
-            parts = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
-            if not parts or not all(Path(part).name == part for part in parts):
-                raise UserError(f"{index}: has no weight_map that names files of its folder")
-            found = {name: tensor for part in parts for name, tensor in _read(folder / part).items()}
-            return index, _canonical(found, index)
-    raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
+    path, files = weight_files(folder)
+    return path, _canonical({name: tensor for file in files for name, tensor in _read(file).items()}, path)
 
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -237,11 +246,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: they cannot be read.
     """
-    return _read_weights(_model_folder(folder))[1]
+    return _read_weights(model_folder(folder))[1]
 
 
-def _model_folder(folder: Path) -> Path:
-    """The folder with `config.json`: in old ones of sentence-transformers, `0_Transformer` or `0_BERT`.
+def model_folder(folder: Path) -> Path:
+    """The folder inside an encoder's that has `config.json`: itself, or `0_Transformer` of old sentence-transformers.
 
     Raises:
         UserError: no such folder.
@@ -263,7 +272,7 @@ def load_encoder(folder: Path | str) -> Encoder:
         UserError: see `read_model` and `load_tokenizer`.
     """
     folder = Path(folder)
-    inner = _model_folder(folder)
+    inner = model_folder(folder)
     model, notes = read_model(inner)
     tokenizer, more = load_tokenizer(inner, model.config.vocab_size)
     return Encoder(folder.absolute().name, model, tokenizer, (*notes, *more))

@@ -24,10 +24,10 @@ from benchkit.encoder.packing import Batch, batch_of, bucket_size, pack
 from benchkit.experiment.config import use_graphs
 from benchkit.experiment.open_cell import Assembly
 from benchkit.inspect.heads import Setup, width_of
-from benchkit.inspect.structure import make_features
-from benchkit.inspect.trace import counting, encoder_macs, head_macs
+from benchkit.inspect.trace import counting, encoder_macs, trace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
+from benchkit.testing import make_features
 from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 from benchkit.training.evaluation import forward
 from benchkit.training.optimizer import AdamW
@@ -400,8 +400,9 @@ def _head_macs(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[
     for shape in prepared.setup.shapes:
         few = point.batch if point.length == MIXED and issubclass(reads, Tokens) else min(point.batch, _FEW)
         features = make_features(reads, prepared.inputs.lengths(shape.name)[:few], width_of(assembly), layers)
-        macs = head_macs(head.eval(), features, shape.name)
-        forth += macs.total * point.batch // few
+        with torch.no_grad():
+            macs = trace(head.eval(), features, shape.name)
+        forth += macs.macs * point.batch // few
         unknown.update(macs.unknown)
         if point.mode == "infer":
             continue
