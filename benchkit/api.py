@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
+from benchkit.analysis.tables import collect
 from benchkit.core.plugins import load_plugins
 from benchkit.core.record import Record
 from benchkit.core.task import TaskSpec
@@ -38,14 +39,14 @@ class Result:
 
     def table(self) -> pd.DataFrame:
         """Mean, spread and interval a head, task, phase and split: the content of `summary.csv`."""
-        return summary_frame(self.cells, self.controls, self.tasks, phases=self.phases)
+        return summary_frame(collect(self.cells, self.controls, self.tasks, self.phases))
 
     def curves(self) -> pd.DataFrame:
         """A row a cell, phase, epoch, task and split: the content of `curves.csv`."""
         return curves_frame(self.cells)
 
     def __str__(self) -> str:
-        return comparison_text(self.cells, self.controls, self.tasks, phases=self.phases)
+        return comparison_text(collect(self.cells, self.controls, self.tasks, self.phases))
 
 
 def run(
@@ -106,8 +107,8 @@ def run(
     session = Session.open(request, load_plugins(request.head_files), emit)
     outcome = session.run(emit)
     plan, phases = session.plan, session.plan.protocol.phases
-    write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases,
-                 log=lambda line: emit({"event": "log", "line": line}))  # fmt: skip
+    results = collect(outcome.records, outcome.controls, outcome.tasks, phases)
+    write_report(plan.out, results, outcome.records, log=lambda line: emit({"event": "log", "line": line}))
     return Result(outcome.records, outcome.controls, outcome.tasks, plan.out, phases)
 
 

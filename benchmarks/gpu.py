@@ -60,7 +60,7 @@ def correct(setting: Setting) -> Iterator[Row]:
     (exact, expected), (found, grads) = results
     yield check("forward, fp32: largest error over largest value", relative(found, exact), 1e-4)
     yield check("gradients, fp32", max(relative(grads[name], expected[name]) for name in expected), 1e-2)
-    chunks = list(encoder.encode_chunks(tokenized, layers=(2,), precision="bf16"))
+    chunks = list(encoder.encode_chunks([tokenized], layers=(2,), precision="bf16"))
     rough = torch.empty(len(tokenized), encoder.hidden)
     for chunk in chunks:
         rough[chunk.rows] = chunk.pooled

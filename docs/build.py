@@ -24,7 +24,8 @@ from benchkit.core.plugins import load_plugins
 from benchkit.core.protocol import Phase, Protocol, TaskOptions, base_protocol
 from benchkit.experiment.config import Request
 from benchkit.experiment.estimate import clock
-from benchkit.inspect.heads import Setup, as_svg
+from benchkit.inspect.diagram import svg
+from benchkit.inspect.heads import Setup
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -148,7 +149,7 @@ def table(name: str) -> str:
 
 def diagram(head: str) -> str:
     """A head on the demo encoder, as `benchkit heads show HEAD --svg FILE` draws it."""
-    return as_svg(Setup.open(Request(heads=(head,), device="cpu"), load_plugins()).shown(head))
+    return svg(Setup.open(Request(heads=(head,), device="cpu"), load_plugins()).shown(head).figure)
 
 
 def pages() -> dict[Path, str]:

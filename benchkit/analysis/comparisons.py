@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from string import ascii_lowercase
-from typing import TYPE_CHECKING, Any
+from string import ascii_letters
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchkit.analysis.results import COUNTED, MEAN
-from benchkit.analysis.statistics import (
-    Array,
-    Difference,
-    Evidence,
-    Score,
-    differences,
-    evidence,
-    holm,
-    mcnemar,
-    min_epsilon,
-)
-from benchkit.analysis.tables import NOTHING, Block, Row, Section, interval, number, p_value
-from benchkit.core.errors import unknown
+from benchkit.analysis import statistics
+from benchkit.analysis.tables import COUNTED, MEAN, NOTHING, Block, Row, Section, duration, group, interval, number
+from benchkit.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from benchkit.analysis.results import Results, Stored
+    import pandas as pd
+
+    from benchkit.analysis.results import Stored
+    from benchkit.analysis.statistics import Array, Difference, Evidence, Need
+    from benchkit.analysis.tables import Results
     from benchkit.core.record import Record
     from benchkit.core.task import TaskSpec
 
@@ -67,16 +60,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Side:
-    """A head's predictions on one task."""
+    """A head's predictions (seed, n) on one task."""
 
     seeds: tuple[int, ...]
     labels: Array
-    predictions: Array = field(repr=False)
-    evidence: Evidence = field(repr=False)
+    predictions: Array
+    evidence: Evidence
 
-    def of(self, seeds: Sequence[int]) -> Evidence:
+    def of(self, seeds: Sequence[int]) -> _Side:
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
+        part = statistics.Evidence(self.evidence.scores[rows], self.evidence.parts[rows])
+        return _Side(tuple(seeds), self.labels, self.predictions[rows], part)
 
 
 def compare(
@@ -97,105 +91,72 @@ def compare(
     """
     if against is not None and against not in stored.heads:
         raise unknown("head", against, stored.heads)
-    records = [each for each in stored.records if each.status in COUNTED and stored.phase_of_predictions(each) == phase]
-    heads = list(dict.fromkeys(record.head for record in records))
-    pairs = [(against, head) for head in heads if head != against] if against else list(combinations(heads, 2))
-    splits = {task: split if _labelled(stored, records, phase, task, split) else "dev" for task in stored.tasks}
-    same = set(splits.values()) == {split}
-    sides = _sides(stored, records, phase, splits)
-    found = list(_compare_pairs(pairs, sides, phase, splits, stored))
-    if not same and len(stored.tasks) > 1:  # a mean of some tasks' test and others' dev means nothing
-        splits = dict.fromkeys(stored.tasks, "dev")
-        found = [each for each in found if each.task != MEAN]
-        again = _compare_pairs(pairs, _sides(stored, records, phase, splits), phase, splits, stored)
-        found += [each for each in again if each.task == MEAN]
-    found = _corrected(found, [*stored.tasks, MEAN])
-    return [replace(each, aso=_stochastic_order(stored, each)) for each in found] if aso else found
+    splits = {task: split if split in stored.results.splits(phase, task) else "dev" for task in stored.tasks}
+    found = list(_compare(stored, phase, splits, against))
+    if len(set(splits.values())) > 1:  # a mean of some tasks' test and others' dev means nothing
+        on_dev = _compare(stored, phase, dict.fromkeys(splits, "dev"), against)
+        found = [each for each in found if each.task != MEAN] + [each for each in on_dev if each.task == MEAN]
+    verdicts = []
+    for task in (*stored.tasks, MEAN):
+        here = [each for each in found if each.task == task]
+        corrected = statistics.holm([each.difference.p for each in here])
+        verdicts += [replace(each, p_holm=p) for each, p in zip(here, corrected, strict=True)]
+    return [replace(each, aso=_stochastic_order(stored, each)) for each in verdicts] if aso else verdicts
 
 
-def groups(verdicts: Sequence[Verdict], heads: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Largest groups of heads without a significant difference; a head may be in several, as in a compact letter
-    display (Piepho 2004). Heads that were not compared count as not different.
-
-    Args:
-        verdicts: all pairs on one task.
-        heads: in the order wanted, such as best first.
-    """
-    found: list[set[str]] = [set(heads)]
-    for verdict in verdicts:
-        if verdict.differ:
-            found = [part for each in found for part in _without_pair(each, verdict.a, verdict.b)]
-            found = _largest(found)
-    ordered = [tuple(head for head in heads if head in each) for each in found if each]
-    return tuple(sorted(ordered, key=lambda each: [heads.index(head) for head in each]))
+def compare_all(stored: Stored, split: str = "test", against: str | None = None, *, aso: bool = False) -> list[Verdict]:
+    """`compare` for every phase whose predictions are kept."""
+    phases = stored.results.phases
+    return [each for phase in phases for each in compare(stored, phase, split, against, aso=aso)]
 
 
-def _without_pair(group: set[str], a: str, b: str) -> list[set[str]]:
-    return [group - {a}, group - {b}] if {a, b} <= group else [group]
-
-
-def _largest(sets: Sequence[set[str]]) -> list[set[str]]:
-    """Without those that are part of another, or there already."""
-    kept: list[set[str]] = []
-    for each in sorted(sets, key=len, reverse=True):
-        if not any(each <= other for other in kept):
-            kept.append(each)
-    return kept
-
-
-def _labelled(stored: Stored, records: Sequence[Record], phase: str, task: str, split: str) -> bool:
-    """Whether any cell of the phase was scored there."""
-    return any(
-        (score.task, score.split) == (task, split)
-        for record in records
-        for result in record.phases
-        if result.name == phase
-        for score in result.scores
-    )
-
-
-def _sides(
-    stored: Stored, records: Sequence[Record], phase: str, splits: Mapping[str, str]
-) -> dict[tuple[str, str], _Side]:
-    """By head and task; a head that was not trained on a task has none."""
-    rows: dict[tuple[str, str], dict[int, tuple[Array, Array]]] = {}
-    for record in records:
-        for task, split in splits.items():
-            frame = stored.predictions(record, phase, task, split)
-            if len(frame) and not frame["label"].isna().any():
-                values = (frame["label"].to_numpy(float), frame["prediction"].to_numpy(float))
-                rows.setdefault((record.head, task), {})[record.seed] = values
-    return {key: _side(found, stored.tasks[key[1]].metric.score) for key, found in rows.items()}
-
-
-def _side(found: Mapping[int, tuple[Array, Array]], score: Score) -> _Side:
-    labels = next(iter(found.values()))[0]
-    predictions = np.stack([each for _, each in found.values()])
-    return _Side(tuple(found), labels, predictions, evidence(labels, predictions, score))
-
-
-def _compare_pairs(
-    pairs: Sequence[tuple[str, str]],
-    sides: Mapping[tuple[str, str], _Side],
-    phase: str,
-    splits: Mapping[str, str],
-    stored: Stored,
-) -> Iterator[Verdict]:
-    for a, b in pairs:
+def _compare(stored: Stored, phase: str, splits: Mapping[str, str], against: str | None) -> Iterator[Verdict]:
+    """Each pair, not yet corrected for their number."""
+    sides = _sides(stored, phase, splits)
+    heads = list(dict.fromkeys(head for head, _ in sides))
+    for a, b in [(against, head) for head in heads if head != against] if against else combinations(heads, 2):
         tasks = [task for task in splits if (a, task) in sides and (b, task) in sides]
-        seeds = _common([sides[head, task].seeds for head in (a, b) for task in tasks])
+        known = [sides[head, task].seeds for head in (a, b) for task in tasks]
+        seeds = [seed for seed in known[0] if all(seed in each for each in known)] if known else []
         if not seeds:
             continue
         first, second = ({task: sides[head, task].of(seeds) for task in tasks} for head in (a, b))
-        for task, difference in differences(first, second).items():
-            check = None
-            if task != MEAN and stored.tasks[task].classes:
-                left, right = sides[a, task], sides[b, task]
-                rows = ([side.seeds.index(seed) for seed in seeds] for side in (left, right))
-                check = mcnemar(left.labels, *(s.predictions[r] for s, r in zip((left, right), rows, strict=True)))
-            if task != MEAN or len(splits) == len(tasks) > 1:
-                split = splits[task] if task != MEAN else next(iter(splits.values()))
-                yield Verdict(phase, task, split, a, b, difference, math.nan, check)
+        evidences = ({task: side.evidence for task, side in each.items()} for each in (first, second))
+        for task, difference in statistics.differences(*evidences).items():
+            if task != MEAN:
+                left, right = first[task], second[task]
+                classes = stored.tasks[task].classes
+                check = statistics.mcnemar(left.labels, left.predictions, right.predictions) if classes else None
+                yield Verdict(phase, task, splits[task], a, b, difference, math.nan, check)
+            elif len(splits) == len(tasks) > 1:
+                yield Verdict(phase, task, next(iter(splits.values())), a, b, difference, math.nan, None)
+
+
+def _sides(stored: Stored, phase: str, splits: Mapping[str, str]) -> dict[tuple[str, str], _Side]:
+    """By head and task; a head that was not trained on a task has none."""
+    rows = group(
+        ((record.head, task), (record.seed, frame["label"].to_numpy(float), frame["prediction"].to_numpy(float)))
+        for record, task, frame in _labelled_predictions(stored, phase, splits)
+    )
+    sides = {}
+    for (head, task), found in rows.items():
+        seeds, labels, columns = zip(*found, strict=True)
+        predictions = np.stack(columns)
+        known = statistics.evidence(labels[0], predictions, stored.tasks[task].metric.score)
+        sides[head, task] = _Side(seeds, labels[0], predictions, known)
+    return sides
+
+
+def _labelled_predictions(
+    stored: Stored, phase: str, splits: Mapping[str, str]
+) -> Iterator[tuple[Record, str, pd.DataFrame]]:
+    """What the cells that count predicted in their last phase, if it is this one, cell by cell and task by task."""
+    for record in stored.records:
+        if record.status in COUNTED and stored.phase_of_predictions(record) == phase:
+            for task, split in splits.items():
+                frame = stored.predictions(record, phase, task, split)
+                if len(frame) and not frame["label"].isna().any():
+                    yield record, task, frame
 
 
 def _stochastic_order(stored: Stored, verdict: Verdict) -> float:
@@ -203,100 +164,76 @@ def _stochastic_order(stored: Stored, verdict: Verdict) -> float:
         np.array(list(stored.results.seeds(head, verdict.phase, verdict.task, verdict.split).values()))
         for head in (verdict.a, verdict.b)
     )
-    return min_epsilon(second, first) if second.mean() >= first.mean() else min_epsilon(first, second)
+    better, worse = (second, first) if second.mean() >= first.mean() else (first, second)
+    return statistics.min_epsilon(better, worse)
 
 
-def _common(seeds: Sequence[tuple[int, ...]]) -> list[int]:
-    return [seed for seed in seeds[0] if all(seed in each for each in seeds)] if seeds else []
+Groups = tuple[tuple[str, ...], ...]
 
 
-def _corrected(verdicts: Sequence[Verdict], tasks: Sequence[str]) -> list[Verdict]:
-    """Task by task, corrected for the number of comparisons on each."""
-    found = []
-    for task in tasks:
-        here = [each for each in verdicts if each.task == task]
-        corrected = holm([each.difference.p for each in here])
-        found += [replace(each, p_holm=p) for each, p in zip(here, corrected, strict=True)]
+def groups(verdicts: Iterable[Verdict], heads: Sequence[str]) -> Groups:
+    """Largest groups of heads without a significant difference; a head may be in several, as in a compact letter
+    display (Piepho 2004). Heads that were not compared count as not different.
+
+    Args:
+        verdicts: all pairs on one task.
+        heads: in the order wanted, such as best first.
+    """
+    found = {frozenset(heads)}
+    for pair in (frozenset((each.a, each.b)) for each in verdicts if each.differ):
+        parts = {part for each in found for part in ([each - {head} for head in pair] if pair <= each else [each])}
+        found = {each for each in parts if not any(each < other for other in parts)}
+    ordered = [[head for head in heads if head in each] for each in found if each]
+    return tuple(map(tuple, sorted(ordered, key=lambda each: [heads.index(head) for head in each])))
+
+
+def all_groups(results: Results, verdicts: Iterable[Verdict]) -> dict[tuple[str, str, str], Groups]:
+    """`groups` by phase, task and split, best head first."""
+    found = {}
+    for key, here in group(((each.phase, each.task, each.split), each) for each in verdicts).items():
+        named = {head for each in here for head in (each.a, each.b)}
+        means = {head: results.over(head, *key).mean for head in results.heads if head in named}
+        found[key] = groups(here, sorted(means, key=lambda head: -means[head]))
     return found
-
-
-ALL_PAIRS = 10
-"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
 
 
 def compact_letters(results: Results, verdicts: Sequence[Verdict]) -> Letters:
     """Letters of the heads that were compared pair by pair, best first."""
     found: dict[tuple[str, str, str, str], str] = {}
-    for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
-        here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
-        named = {head for each in here for head in (each.a, each.b)}
-        means = {head: results.over(head, phase, task, split).mean for head in named}
-        ordered = sorted((head for head in results.heads if head in named), key=lambda head: -means[head])
-        for place, group in enumerate(groups(here, ordered)):
-            for head in group:
-                key = (phase, task, split, head)
-                found[key] = found.get(key, "") + _letter(place)
-    return found
-
-
-def _letter(place: int) -> str:
-    """`a` to `z`, then `A'`, `B'` …, which no table should need."""
-    return ascii_lowercase[place] if place < len(ascii_lowercase) else f"{chr(65 + place % 26)}'"
-
-
-def letters_note(verdicts: Sequence[Verdict]) -> list[str]:
-    if not verdicts:
-        return []
-    return [
-        "Heads that share a letter on a task cannot be told apart there: paired over seeds and examples, "
-        f"Holm-corrected p at least {LEVEL}."
-    ]
-
-
-def groups_by_task(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """`groups` of each phase, task and split, best head first, for JSON."""
-    found = []
-    for phase, task, split in dict.fromkeys((each.phase, each.task, each.split) for each in verdicts):
-        here = [each for each in verdicts if (each.phase, each.task, each.split) == (phase, task, split)]
-        means = {
-            head: mean for each in here for head, mean in ((each.a, each.difference.a), (each.b, each.difference.b))
-        }
-        together = groups(here, sorted(means, key=lambda head: -means[head]))
-        found.append({"phase": phase, "task": task or MEAN, "split": split, "groups": together})
+    for key, together in all_groups(results, verdicts).items():
+        for place, heads in enumerate(together):
+            for head in heads:
+                found[*key, head] = found.get((*key, head), "") + ascii_letters[place % len(ascii_letters)]
     return found
 
 
 def difference_sections(verdicts: Sequence[Verdict], results: Results) -> list[Section]:
     """A row a pair, a block a task; the last phase first; then notes."""
+    aso = any(each.aso is not None for each in verdicts)
+    header = ("difference", "95 % interval", "p (Holm)", "McNemar", *["ASO ε"] * aso, "seeds", "verdict")
+    align = ("left", *["right"] * (5 + aso), "left")
     sections = []
-    for phase in reversed(results.phases):
-        here = [each for each in verdicts if each.phase == phase]
-        if here:
-            tasks = dict.fromkeys(each.task for each in here)
-            blocks = [_block([each for each in here if each.task == task], results) for task in tasks]
-            sections.append(Section(f"{phase}: differences", blocks))
+    for phase, here in reversed(group((each.phase, each) for each in verdicts).items()):
+        rows = group((f"{results.title(each.task)} · {each.split}", Row(_cells(each, aso))) for each in here)
+        blocks = [Block((title, *header), each, align) for title, each in rows.items()]
+        sections.append(Section(f"{phase}: differences", blocks))
     return [*sections, Section("", (), _notes(verdicts))] if sections else []
-
-
-def _block(verdicts: Sequence[Verdict], results: Results) -> Block:
-    first, aso = verdicts[0], any(each.aso is not None for each in verdicts)
-    title = f"{results.title(first.task)} · {first.split}"
-    header = (title, "difference", "95 % interval", "p (Holm)", "McNemar", *["ASO ε"] * aso, "seeds", "verdict")
-    return Block(header, [Row(_cells(each, aso)) for each in verdicts], ("left", *["right"] * (5 + aso), "left"))
 
 
 def _cells(verdict: Verdict, aso: bool) -> tuple[str, ...]:
     difference = verdict.difference
+    between = NOTHING if math.isnan(difference.p) else interval(difference.low, difference.high)
     return (
-        f"{verdict.b} − {verdict.a}",
-        number(difference.value, signed=True),
-        interval(difference.low, difference.high) if not math.isnan(difference.p) else NOTHING,
-        p_value(verdict.p_holm),
-        p_value(verdict.mcnemar),
-        *[number(verdict.aso, digits=2)] * aso,
-        str(difference.seeds),
-        conclusion(verdict),
-    )
+        f"{verdict.b} − {verdict.a}", number(difference.value, signed=True), between, _p_value(verdict.p_holm),
+        _p_value(verdict.mcnemar), *[number(verdict.aso, digits=2)] * aso, str(difference.seeds), conclusion(verdict),
+    )  # fmt: skip
+
+
+def _p_value(p: float | None) -> str:
+    """`0.032`, `<0.001`."""
+    if p is None or math.isnan(p):
+        return NOTHING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -324,29 +261,92 @@ def _notes(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-COLUMNS = (
-    "phase", "task", "split", "metric", "a", "b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "p", "p_holm",
-    "mcnemar", "aso_epsilon", "n_seeds", "verdict",
-)  # fmt: skip
+def verdicts_frame(verdicts: Sequence[Verdict], results: Results) -> pd.DataFrame:
+    """A row a verdict, for CSV and JSON."""
+    import pandas as pd
 
-
-def rows(verdicts: Sequence[Verdict], results: Results) -> list[dict[str, Any]]:
-    """The values of `COLUMNS` for CSV and JSON; None where there is no number."""
-    found = []
-    for each in verdicts:
-        d = each.difference
-        values = (
+    columns = (
+        "phase", "task", "split", "metric", "a", "b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "p",
+        "p_holm", "mcnemar", "aso_epsilon", "n_seeds", "verdict",
+    )  # fmt: skip
+    rows = [
+        (
             each.phase, each.task, each.split, results.metrics.get(each.task, MEAN), each.a, each.b, d.a, d.b, d.value,
             d.low, d.high, d.p, each.p_holm, each.mcnemar, each.aso, d.seeds, conclusion(each),
-        )  # fmt: skip
-        known = (None if isinstance(value, float) and math.isnan(value) else value for value in values)
-        found.append(dict(zip(COLUMNS, known, strict=True)))
+        )
+        for each in verdicts
+        for d in [each.difference]
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def needs(
+    stored: Stored, value: float, wanted: float, split: str = "test", against: str | None = None
+) -> list[tuple[Verdict, Need]]:
+    """Power analysis of each pair of heads and task, of every phase whose predictions are kept.
+
+    Args:
+        value: the difference to find, in the tasks' metrics.
+        wanted: with which probability.
+
+    Raises:
+        UserError: no two heads have two seeds in common.
+    """
+    verdicts = compare_all(stored, split, against)
+    found = [(each, statistics.need(each.difference, value, wanted)) for each in verdicts if each.difference.seeds > 1]
+    if not found:
+        raise UserError("a plan takes two heads with two seeds in common, finished: run these first, then plan")
     return found
 
 
-BINS = 10
+def plan_sections(stored: Stored, found: Sequence[tuple[Verdict, Need]], value: float, wanted: float) -> list[Section]:
+    """A block a task of each phase, and what it comes to."""
+    seconds = group(
+        (record.head, sum(each.train_seconds + each.eval_seconds for each in record.phases))
+        for record in stored.records
+        if record.status in COUNTED
+    )
+    costs = {head: sum(each) / len(each) for head, each in seconds.items()}  # of a seed
+    header = ("seeds now", "they find", "seeds needed", "cautiously", "limit", "time")
+    sections = []
+    for phase, here in group((verdict.phase, (verdict, each)) for verdict, each in found).items():
+        rows = group(
+            (f"{stored.results.title(verdict.task)} · {verdict.split}",
+             _plan_row(verdict, each, costs[verdict.a] + costs[verdict.b]))
+            for verdict, each in here
+        )  # fmt: skip
+        blocks = [Block((title, *header), each, ("left", *["right"] * 6)) for title, each in rows.items()]
+        title = f"{phase}: seeds to find a difference of {value:g} with a power of {wanted:.0%}"
+        sections.append(Section(title, blocks))
+    notes = [
+        "They find: the smallest true difference that the seeds so far would find. Limit: what unlimited seeds would; "
+        "the rest is the chance of which test examples there are. Cautiously: if seeds vary by as much as these few "
+        "allow at 80 % confidence. Time: of the missing seeds of both heads, one cell after another."
+    ]
+    if short := dict.fromkeys(verdict.task for verdict, each in found if each.seeds is None):
+        notes.append(
+            f"No number of seeds finds {value:g} between every pair on {', '.join(short)}: the limit is above it. Only "
+            "more test examples lower the limit: four times as many halve it."
+        )
+    if most := max((each.seeds or 0 for _, each in found), default=0):
+        heads = {head for verdict, _ in found for head in (verdict.a, verdict.b)}
+        missing = {head: max(0, most - len(seconds[head])) for head in heads}
+        spent = duration(sum(count * costs[head] for head, count in missing.items() if count))
+        rest = f"{sum(missing.values())} more cells, about {spent}" if any(missing.values()) else "they are there"
+        notes.append(f"For all that seeds can do: {most} seeds of each head ({rest}).")
+    return [*sections, Section("", (), [*notes, "One comparison at p < 0.05; correcting for several takes more."])]
 
-Counts = NDArray[np.int64]
+
+def _plan_row(verdict: Verdict, found: Need, cost: float) -> Row:
+    have, time = verdict.difference.seeds, NOTHING
+    if found.seeds is not None:
+        time = duration((found.seeds - have) * cost) if found.seeds > have else "none"
+    counts = ("no number" if seeds is None else str(seeds) for seeds in (found.seeds, found.cautious))
+    pair = f"{verdict.b} − {verdict.a}"
+    return Row((pair, str(have), f"{found.detects:.3f}", *counts, f"{found.limit:.3f}", time))
+
+
+BINS = 10
 
 
 @dataclass(frozen=True)
@@ -364,7 +364,7 @@ class HeadPredictions:
     """
 
     seeds: int
-    confusion: Counts
+    confusion: NDArray[np.int64]
     bins: Array
     errors: Array
     miss: Array
@@ -383,49 +383,27 @@ class TaskPredictions:
     heads: Mapping[str, HeadPredictions]
 
 
-class Tally:
-    """Sums over the seeds of one head."""
-
-    def __init__(self, task: TaskSpec, labels: Array) -> None:
-        self._task, self._labels = task, labels
-        classes = len(task.classes)
-        self._confusion = np.zeros((classes, classes), np.int64)
-        self._votes = np.zeros((len(labels), max(classes, 1)))
-        self._bins = np.zeros((BINS, 3))
-        self._miss = np.zeros(len(labels))
-        self._errors: list[float] = []
-
-    def add(self, predictions: Array, scores: Array) -> None:
-        """One seed: predictions (n,) as class indices or scores, and of classes their probabilities (n,)."""
-        if self._task.classes:
-            self._add_classes(predictions.astype(np.int64), scores)
-        else:
-            self._add_scores(predictions)
-
-    def result(self) -> HeadPredictions:
-        seeds = len(self._errors)
-        said = self._votes.argmax(axis=1) if self._task.classes else self._votes[:, 0] / seeds
-        errors = np.array(self._errors)
-        return HeadPredictions(seeds, self._confusion, self._bins, errors, self._miss / seeds, said.astype(np.float64))
-
-    def _add_classes(self, predictions: Counts, scores: Array) -> None:
-        classes = len(self._task.classes)
-        labels = self._labels.astype(np.int64)
-        pairs = np.bincount(labels * classes + predictions, minlength=classes**2)
-        self._confusion += pairs.reshape(classes, classes)
-        right = (labels == predictions).astype(np.float64)
-        self._votes[np.arange(len(labels)), predictions] += 1
-        self._miss += 1 - right
-        bins = _bins(scores, right, 0.0, 1.0)
-        self._bins += bins
-        self._errors.append(float(np.abs(bins[:, 1] - bins[:, 2]).sum() / len(labels)))
-
-    def _add_scores(self, predictions: Array) -> None:
-        task, off = self._task, predictions - self._labels
-        self._votes[:, 0] += predictions
-        self._miss += np.abs(off) / (task.high - task.low)
-        self._bins += _bins(predictions, self._labels, task.low, task.high)
-        self._errors.append(float(np.sqrt(np.mean(off**2))))
+def summarise(task: TaskSpec, labels: Array, predictions: Array, scores: Array) -> HeadPredictions:
+    """Labels (n,) against predictions (seed, n), class indices or scores, and probabilities of classes (seed, n)."""
+    count, classes = len(predictions), np.arange(len(task.classes))
+    if not task.classes:
+        off = predictions - labels
+        bins = [_bins(each, labels, task.low, task.high) for each in predictions]
+        miss, said = np.abs(off) / (task.high - task.low), predictions.sum(axis=0) / count
+        return HeadPredictions(
+            count, np.zeros((0, 0), np.int64), np.sum(bins, axis=0), np.sqrt(np.mean(off**2, axis=1)),
+            miss.sum(axis=0) / count, said,
+        )  # fmt: skip
+    right = (predictions == labels).astype(np.float64)
+    bins = [_bins(each, y, 0.0, 1.0) for each, y in zip(scores, right, strict=True)]
+    errors = np.array([np.abs(each[:, 1] - each[:, 2]).sum() / len(labels) for each in bins])
+    pairs = (labels * len(classes) + predictions).astype(np.int64).ravel()
+    confusion = np.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), -1)
+    votes = (predictions == classes[:, None, None]).sum(axis=1)
+    return HeadPredictions(
+        count, confusion, np.sum(bins, axis=0), errors, (1 - right).sum(axis=0) / count,
+        votes.argmax(axis=0).astype(np.float64),
+    )  # fmt: skip
 
 
 def _bins(x: Array, y: Array, low: float, high: float) -> Array:
@@ -434,56 +412,33 @@ def _bins(x: Array, y: Array, low: float, high: float) -> Array:
     return np.stack([np.bincount(place, each, minlength=BINS) for each in (np.ones_like(x), x, y)], axis=1)
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """An example on which heads differ; `row` is its place in the split."""
-
-    id: str
-    label: float
-    row: int
-
-
-def disagreements(observed: TaskPredictions, count: int) -> list[Disagreement]:
-    """The examples that divide heads most: some get them right, others do not; of equals, the hardest first."""
+def disagreements(observed: TaskPredictions, count: int) -> list[int]:
+    """Rows of the examples that divide heads most: some get them right, others do not; of equals, the hardest first."""
     if len(observed.heads) < 2:
         return []
     miss = np.stack([each.miss for each in observed.heads.values()])
     spread, mean = np.ptp(miss, axis=0), miss.mean(axis=0)
     order = np.lexsort((np.arange(len(mean)), -mean.round(9), -spread.round(9)))
-    best = [int(row) for row in order[:count] if spread[row] > 0]
-    return [Disagreement(observed.ids[row], float(observed.labels[row]), row) for row in best]
+    return [int(row) for row in order[:count] if spread[row] > 0]
 
 
 def read_predictions(stored: Stored) -> dict[str, TaskPredictions]:
-    """What heads predicted in the last phase, by task, one cell in memory at a time. A task of which nobody has
-    labelled predictions is left out.
+    """What heads predicted in the last phase, by task. A task of which nobody has labelled predictions is left out.
 
     Raises:
         UserError: predictions cannot be read.
     """
-    results = stored.results
-    phase = results.phases[-1]
-    splits = {task: results.judged(phase, task) for task in stored.tasks}
-    spoilt = {(each.head, each.seed) for each in results.faults if not each.counts and phase in each.phases}
-    ids: dict[str, tuple[str, ...]] = {}
-    labels: dict[str, Array] = {}
-    tallies: dict[str, dict[str, Tally]] = {task: {} for task in stored.tasks}
-    for record in stored.records:
-        if (record.head, record.seed) in spoilt or stored.phase_of_predictions(record) != phase:
-            continue
-        for name, task in stored.tasks.items():
-            rows = stored.predictions(record, phase, name, splits[name])
-            if rows.empty or rows["label"].isna().any():
-                continue
-            if name not in ids:
-                ids[name] = tuple(str(each) for each in rows.index)
-                labels[name] = rows["label"].to_numpy(np.float64)
-            tally = tallies[name].setdefault(record.head, Tally(task, labels[name]))
-            tally.add(rows["prediction"].to_numpy(np.float64), rows["score"].to_numpy(np.float64))
-    return {
-        name: TaskPredictions(
-            stored.tasks[name], phase, splits[name], ids[name], labels[name],
-            {head: tally.result() for head, tally in tallies[name].items()},
-        )
-        for name in ids
-    }  # fmt: skip
+    phase = stored.results.phases[-1]
+    splits = {task: stored.results.judged(phase, task) for task in stored.tasks}
+    examples: dict[str, tuple[tuple[str, ...], Array]] = {}
+    values: dict[str, list[tuple[str, Array]]] = {}
+    for record, name, frame in _labelled_predictions(stored, phase, splits):
+        if name not in examples:
+            examples[name] = tuple(map(str, frame.index)), frame["label"].to_numpy(float)
+        values.setdefault(name, []).append((record.head, frame[["prediction", "score"]].to_numpy(float).T))
+    found = {}
+    for name, (ids, labels) in examples.items():
+        task = stored.tasks[name]
+        heads = {head: summarise(task, labels, *np.stack(each, axis=1)) for head, each in group(values[name]).items()}
+        found[name] = TaskPredictions(task, phase, splits[name], ids, labels, heads)
+    return found

@@ -4,52 +4,36 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 import benchkit
-from benchkit.analysis.comparisons import ALL_PAIRS, compact_letters, difference_sections, disagreements, letters_note
-from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
+from benchkit.analysis.baselines import gains_section, interference_section, stored_gains
+from benchkit.analysis.comparisons import compact_letters, difference_sections, disagreements
 from benchkit.analysis.plots import COLOURS, page_data
-from benchkit.analysis.report import comparison, fault_notes
-from benchkit.analysis.results import describe, protocol_fields
-from benchkit.analysis.tables import NOTHING, Block, Intervals, Row, Section, number, plus_minus, ranges
-from benchkit.store.files import write_atomic
+from benchkit.analysis.report import ALL_PAIRS, comparison
+from benchkit.analysis.results import protocol_fields
+from benchkit.analysis.tables import NOTHING, Block, Row, Section, describe, group, number, plus_minus, ranges
 
 if TYPE_CHECKING:
-    from benchkit.analysis.comparisons import HeadPredictions, TaskPredictions, Verdict
-    from benchkit.analysis.results import Results, Stored
+    from benchkit.analysis.comparisons import TaskPredictions, Verdict
+    from benchkit.analysis.results import Stored
+    from benchkit.analysis.tables import Intervals, Results
     from benchkit.core.record import Record
+    from benchkit.core.task import TaskSpec
 
 _SCRIPTS = ("plot", "table", "theme", "curves", "costs", "calibration", "page")
 _EXAMPLES = 8
-_SHADES = 10
 _WIDTH, _MARGIN = 216, 8  # of the pictures of intervals, in pixels
-
-
-def write_page(
-    stored: Stored,
-    verdicts: Sequence[Verdict],
-    predictions: Mapping[str, TaskPredictions],
-    path: Path,
-    *,
-    texts: bool = True,
-) -> None:
-    """Write the `page`, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    write_atomic(path, page(stored, verdicts, predictions, texts=texts).encode())
 
 
 def page(
@@ -70,44 +54,36 @@ def page(
     style, script = _file("page.css"), "\n".join(_file(f"{name}.js") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     shared = compact_letters(results, verdicts) if _all_pairs(results, verdicts) else {}
-    *phases, notes = comparison(
-        results, letters=shared, remarks=[*letters_note(verdicts if shared else ())], overview=True
-    )
-    tables = _Tables(results)
+    *phases, notes = comparison(results, letters=shared, overview=True)
     multitask = [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
-    elsewhere = {*fault_notes(results)}
     return environment.get_template("page.html").render(
         title=_title(stored),
         version=benchkit.__version__,
         policy=f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
         style=Markup(style),
         script=Markup(script),
-        data=Markup(_inert(json.dumps(page_data(stored, predictions), separators=(",", ":"), allow_nan=False))),
+        data=htmlsafe_json_dumps(page_data(stored, predictions), separators=(",", ":"), allow_nan=False),
         colours=len(COLOURS),
         summary=_summary(stored),
         cells=len(stored.records),
         bad=len(results.faults),
-        phases=[tables.section(each, "scores") for each in phases],
-        notes=[*stored.notes, *(line for line in notes.notes if line not in elsewhere)],
+        phases=[_section(results, each, "scores") for each in phases],
+        notes=[*stored.notes, *notes.notes],
         pairs=len({(each.a, each.b) for each in verdicts}),
         most_pairs=ALL_PAIRS,
-        differences=[tables.section(each, "pairs") for each in difference_sections(verdicts, results)],
-        multitask=[tables.section(each, "multitask") for each in multitask],
-        confusion=[
-            (
-                name,
-                each.split,
-                [(tables.heads[head], head, *_matrix(each, found)) for head, found in each.heads.items()],
-            )
-            for name, each in predictions.items()
-            if each.task.classes
-        ],
-        examples=[found for each in predictions.values() if (found := _examples(stored, each, texts))],
-        faults=[tables.section(each, "faults") for each in _fault_sections(results)],
+        differences=[_section(results, each, "pairs") for each in difference_sections(verdicts, results)],
+        multitask=[_section(results, each, "multitask") for each in multitask],
+        heads=results.heads,
+        confusion=[each for each in predictions.values() if each.task.classes],
+        examples=[found for each in predictions.values() if (found := _examples(stored, each, texts))[1]],
+        texts=texts,
+        said=_said,
+        word=_word,
+        faults=[_section(results, each, "faults") for each in _fault_sections(results)],
         surroundings=[*_facts([*map(_surroundings, stored.records)]), *_memory(stored.records)],
         protocol=_facts([*map(_protocol, stored.records)]),
-        provenance=[tables.section(each, "data") for each in (_heads(stored), _data(stored))],
-        all_cells=tables.section(_cells(stored), "cells"),
+        provenance=[_section(results, each, "data") for each in (_heads(stored), _data(stored))],
+        all_cells=_section(results, _cells(stored), "cells"),
     )
 
 
@@ -126,13 +102,6 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _inert(text: str) -> str:
-    """The same JSON without `<`, `>` and `&`, so that nothing in it can end the `<script>` it stands in."""
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -148,12 +117,8 @@ def _summary(stored: Stored) -> list[tuple[str, str]]:
     sizes = {each.parameters["encoder"] for each in records if "encoder" in each.parameters}
     data = dict.fromkeys(_folder_name(each) for each in records if each.data.get("name"))
     rows = {task: splits for each in records for task, splits in each.data.get("splits", {}).items()}
-    tasks = [
-        f"{task} ({metric}"
-        + (f", {rows[task]['train']['rows']:,} to train" if "train" in rows.get(task, {}) else "")
-        + ")"
-        for task, metric in results.metrics.items()
-    ]
+    train = {task: f", {splits['train']['rows']:,} to train" for task, splits in rows.items() if "train" in splits}
+    tasks = [f"{task} ({metric}{train.get(task, '')})" for task, metric in results.metrics.items()]
     return [
         ("tasks", ", ".join(tasks)),
         ("phases", " then ".join(phase or "none" for phase in results.phases)),
@@ -164,52 +129,44 @@ def _summary(stored: Stored) -> list[tuple[str, str]]:
     ]
 
 
-class _Tables:
-    """Sections as the page's template takes them: with sort keys, marks of heads and pictures of intervals."""
+def _section(results: Results, section: Section, class_: str) -> dict[str, Any]:
+    """A section as the page's template takes it: with sort keys, marks of heads and pictures of intervals."""
+    tables = [_table(results, block, class_, section.title) for block in section.blocks]
+    return {"title": section.title, "tables": tables, "notes": section.notes}
 
-    def __init__(self, results: Results) -> None:
-        self.heads = {head: index for index, head in enumerate(results.heads)}
-        self._faults = {head: describe(each for each in results.faults if each.head == head) for head in self.heads}
 
-    def section(self, section: Section, class_: str) -> dict[str, Any]:
-        tables = [self._table(block, class_, section.title) for block in section.blocks]
-        return {"title": section.title, "tables": tables, "notes": section.notes}
+def _table(results: Results, block: Block, class_: str, title: str) -> dict[str, Any]:
+    # In a column of numbers may stand a dash, or the reason why there is none.
+    columns = [[row.cells[column] for row in block.rows] for column in range(len(block.header))]
+    numeric = [
+        any(_sort_key(cell) is not None for cell in cells)
+        and all(_sort_key(cell) is not None or not re.search(r"\d", cell) for cell in cells)
+        for cells in columns
+    ]
+    numeric[0] = False
+    right = [number or side == "right" for number, side in zip(numeric, block.align, strict=True)]
+    intervals, axis, pictures = block.intervals, None, list[dict[str, Any]]()
+    if intervals and (axis := _axis(intervals)):
+        pictures = [_picture(axis, over, seeds, intervals.control) for over, seeds in intervals.rows]
+    bodies: list[list[dict[str, Any]]] = [[], []]
+    for row, picture in zip_longest(sorted(block.rows, key=lambda row: row.aside), pictures):
+        keys = ("" if (key := _sort_key(cell)) is None else f"{key:.9g}" for cell in row.cells[1:])
+        cells = list(zip(row.cells[1:], keys, right[1:], strict=True))
+        bodies[row.aside].append({"name": _name(results, row), "cells": cells, "picture": picture})
+    return {
+        "class": class_, "label": f"{title}: {block.header[0]}".removeprefix(": "),
+        "bodies": [each for each in bodies if each],
+        "header": list(zip(block.header, numeric, right, strict=True)), "axis": axis and _ruler(*axis),
+    }  # fmt: skip
 
-    def _table(self, block: Block, class_: str, title: str) -> dict[str, Any]:
-        keys = [[_sort_key(cell) for cell in row.cells] for row in block.rows]
-        # Among numbers may stand a dash, or the reason why there is none.
-        numeric = [
-            column > 0 and any(row[column] is not None for row in keys)
-            and all(row[column] is not None or not re.search(r"\d", each.cells[column])
-                    for row, each in zip(keys, block.rows, strict=True) if not each.aside)
-            for column in range(len(block.header))
-        ]  # fmt: skip
-        to_right = [number or side == "right" for number, side in zip(numeric, block.align, strict=True)]
-        axis = _axis(block.intervals) if block.intervals else None
-        pictures = iter(block.intervals.rows if block.intervals else ())
-        rows: dict[bool, list[Any]] = {False: [], True: []}
-        for row, key in zip(block.rows, keys, strict=True):
-            cells = [
-                {"text": cell, "value": "" if value is None else f"{value:.9g}", "right": right}
-                for cell, value, right in zip(row.cells[1:], key[1:], to_right[1:], strict=True)
-            ]
-            picture = None
-            if not row.aside and axis and block.intervals:
-                picture = _picture(axis, *next(pictures), block.intervals.control)
-            rows[row.aside].append({"name": self._name(row), "cells": cells, "picture": picture})
-        return {
-            "class": class_, "label": f"{title}: {block.header[0]}".removeprefix(": "),
-            "bodies": [each for each in rows.values() if each],
-            "header": list(zip(block.header, numeric, to_right, strict=True)), "axis": axis and _ruler(*axis),
-        }  # fmt: skip
 
-    def _name(self, row: Row) -> dict[str, Any]:
-        """The first cell of a row; of a head, its number, and what went wrong with it where the cell says so."""
-        name = row.cells[0].removesuffix(" !")
-        head = None if row.aside else self.heads.get(name)
-        if head is None or name == row.cells[0]:
-            return {"text": row.cells[0], "head": head, "fault": ""}
-        return {"text": name, "head": head, "fault": self._faults[name]}
+def _name(results: Results, row: Row) -> dict[str, Any]:
+    """The first cell of a row; of a head, its number, and what went wrong with it where the cell says so."""
+    name = row.cells[0].removesuffix(" !")
+    head = None if row.aside or name not in results.heads else results.heads.index(name)
+    if head is None or name == row.cells[0]:
+        return {"text": row.cells[0], "head": head, "fault": ""}
+    return {"text": name, "head": head, "fault": describe(each for each in results.faults if each.head == name)}
 
 
 _NUMBER = re.compile(r"[<±]?([+−]?[\d,]*\.?\d+)(?: %|%| (?:±|to|[a-zA-Z']+)\b.*| ±.*)?")
@@ -270,69 +227,25 @@ def _ruler(low: float, high: float) -> list[tuple[float, str]]:
     return [(_place((low, high), tick), number(tick, digits=digits)) for tick in ticks]
 
 
-def _matrix(predictions: TaskPredictions, found: HeadPredictions) -> tuple[list[str], list[Any], list[str]]:
-    """Of a confusion matrix: the classes, a row a label with its share, and the shares of the predictions."""
-    counts = found.confusion
-    rows = []
-    for own, name in enumerate(predictions.task.classes):
-        cells = []
-        for column, count in enumerate(counts[own]):
-            share = _share(count, counts[own].sum())
-            shade = round((share or 0) * _SHADES)
-            cells.append({"text": _percent(share), "shade": shade, "own": column == own, "count": int(count)})
-        rows.append((name, cells, _percent(_share(counts[own].sum(), counts.sum()))))
-    predicted = [_percent(_share(each, counts.sum())) for each in counts.sum(axis=0)]
-    return list(predictions.task.classes), rows, predicted
-
-
-def _share(count: np.int64, total: np.int64) -> float | None:
-    return float(count / total) if total else None
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return NOTHING
-    return f"{100 * share:.0f}" if share == 0 or share >= 0.005 else "<1"
-
-
-def _examples(stored: Stored, predictions: TaskPredictions, texts: bool) -> dict[str, Any] | None:
-    """The examples that divide heads most, with their texts where the data is still there."""
-    found = disagreements(predictions, _EXAMPLES)
-    if not found:
-        return None
-    known = stored.texts(predictions.task.name, predictions.split) if texts else None
-    missing = "example (the data was not found again)" if texts else "example"
-    return {
-        "task": predictions.task.name,
-        "split": predictions.split,
-        "corner": "text" if known else missing,
-        "heads": list(predictions.heads),
-        "rows": [
-            {
-                "id": each.id,
-                "texts": (known or {}).get(each.id, ()),
-                "label": _word(predictions, each.label),
-                "said": [(head, *_said(predictions, head, each.row)) for head in predictions.heads],
-            }
-            for each in found
-        ],
-    }
+def _examples(stored: Stored, predictions: TaskPredictions, texts: bool) -> tuple[TaskPredictions, list[int], Any]:
+    """The rows of the examples that divide heads most, and their texts where the data is still there."""
+    rows = disagreements(predictions, _EXAMPLES)
+    return predictions, rows, stored.texts(predictions.task.name, predictions.split) if rows and texts else None
 
 
 def _said(predictions: TaskPredictions, head: str, row: int) -> tuple[str, str, bool | None]:
     """A head's prediction in words, how it did over its seeds, and whether it is right; None for a score."""
     task, found = predictions.task, predictions.heads[head]
-    miss, word = float(found.miss[row]), _word(predictions, float(found.said[row]))
+    miss, word = float(found.miss[row]), _word(task, found.said[row])
     if not task.classes:
         return word, f"off by {number(miss * (task.high - task.low), digits=2)}", None
     right = bool(found.said[row] == predictions.labels[row])
     return word, f"{round((1 - miss) * found.seeds)} of {found.seeds} right", right
 
 
-def _word(predictions: TaskPredictions, value: float) -> str:
+def _word(task: TaskSpec, value: float) -> str:
     """A label or prediction in words."""
-    classes = predictions.task.classes
-    return classes[int(value)] if classes else number(value, digits=2)
+    return task.classes[int(value)] if task.classes else number(float(value), digits=2)
 
 
 _EPOCH = re.compile(r"(?P<phase>\S+) epoch (?P<epoch>\d+): (?P<what>.+)", re.DOTALL)
@@ -340,23 +253,20 @@ _EPOCH = re.compile(r"(?P<phase>\S+) epoch (?P<epoch>\d+): (?P<what>.+)", re.DOT
 
 def _fault_sections(results: Results) -> list[Section]:
     """Cells that failed, diverged or collapsed; then events, with the epochs they happened in."""
-    faults: dict[tuple[str, ...], list[int]] = {}
-    for each in results.faults:
-        key = (each.head, each.status, each.phases[0] or NOTHING, "yes" if each.counts else "no", each.reason)
-        faults.setdefault(key, []).append(each.seed)
+    faults = group(
+        ((each.head, each.status, each.phases[0] or NOTHING, "yes" if each.counts else "no", each.reason), each.seed)
+        for each in results.faults
+    )
     events: dict[tuple[str, str, str, str], list[int]] = {}
     for head, seed, event in results.events:
         found = _EPOCH.fullmatch(event)
         phase, what = (found["phase"], found["what"]) if found else (NOTHING, event)
         events.setdefault((head, str(seed), phase, what), []).extend([int(found["epoch"])] if found else [])
-    rows = [(head, ranges(seeds), *rest) for (head, *rest), seeds in faults.items()]
-    what = [(head, seed, phase, ranges(epochs), what) for (head, seed, phase, what), epochs in events.items()]
+    failed = [(head, ranges(seeds), *rest) for (head, *rest), seeds in faults.items()]
+    odd = [(*cell, ranges(epochs), what) for (*cell, what), epochs in events.items()]
     header = ("head", "seeds", "status", "from phase", "in the means", "reason")
-    parts = (
-        ("Cells that failed, diverged or collapsed", header, rows),
-        ("During training", ("head", "seed", "phase", "epochs", "what"), what),
-    )  # fmt: skip
-    return [_plain(title, header, each) for title, header, each in parts if each]
+    sections = [_plain("Cells that failed, diverged or collapsed", header, failed)] if failed else []
+    return [*sections, *[_plain("During training", ("head", "seed", "phase", "epochs", "what"), odd)] * bool(odd)]
 
 
 def _plain(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Section:
@@ -368,9 +278,8 @@ def _facts(parts: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     found = []
     for name in dict.fromkeys(name for part in parts for name in part):
         counts = Counter(part[name] for part in parts if part.get(name))
-        if counts:
-            many = len(counts) > 1
-            found.append((name, [f"{value} ({count} cells)" if many else value for value, count in counts.items()]))
+        values = [f"{value} ({count} cells)" if len(counts) > 1 else value for value, count in counts.items()]
+        found += [(name, values)] if values else []
     return found
 
 
@@ -396,8 +305,8 @@ def _protocol(record: Record) -> dict[str, str]:
 
 def _memory(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """The peak memory of the smallest and the largest cell."""
-    memory = [each.peak_memory_bytes / 2**30 for each in records if each.peak_memory_bytes]
-    ends = dict.fromkeys(f"{each:.1f}" for each in (min(memory), max(memory))) if memory else ()
+    memory = sorted(each.peak_memory_bytes / 2**30 for each in records if each.peak_memory_bytes)
+    ends = dict.fromkeys(f"{each:.1f}" for each in (*memory[:1], *memory[-1:]))
     return [("peak memory of a cell", [" to ".join(ends) + " GiB"])] if ends else []
 
 
@@ -430,9 +339,8 @@ def _heads(stored: Stored) -> Section:
         config = " ".join(f"{name}={value}" for name, value in _flat(own.get("config", {})).items())
         sizes = next((each.parameters for each in records if each.parameters), {})
         counts = (_thousands(sizes.get(part)) or NOTHING for part in ("head", "trunk", "branches"))
-        rows.append(
-            (head, config, *counts, str(own.get("source", NOTHING))[:12], ranges(each.seed for each in records))
-        )
+        source, seeds = str(own.get("source", NOTHING))[:12], ranges(each.seed for each in records)
+        rows.append((head, config, *counts, source, seeds))
     return _plain("Heads", ("head", "config", "parameters", "trunk", "branches", "source", "seeds"), rows)
 
 
@@ -451,17 +359,11 @@ def _data(stored: Stored) -> Section:
 
 
 def _cells(stored: Stored) -> Section:
-    rows = [
-        (
-            each.head,
-            str(each.seed),
-            each.status,
-            ", ".join(f"{phase.name} {phase.best_epoch}/{phase.epochs}" for phase in each.phases) or NOTHING,
-            " ".join(phase.order_hash for phase in each.phases) or NOTHING,
-            each.key,
-            each.predictions_sha256[:16] or NOTHING,
-        )
-        for each in stored.records
-    ]
+    rows = []
+    for each in stored.records:
+        epochs = ", ".join(f"{phase.name} {phase.best_epoch}/{phase.epochs}" for phase in each.phases) or NOTHING
+        order = " ".join(phase.order_hash for phase in each.phases) or NOTHING
+        predictions = each.predictions_sha256[:16] or NOTHING
+        rows.append((each.head, str(each.seed), each.status, epochs, order, each.key, predictions))
     header = ("head", "seed", "status", "best epoch", "order of batches", "cell", "sha256 of predictions")
     return _plain("Cells", header, rows)

@@ -7,14 +7,13 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchkit.analysis.results import MEAN, Results
-from benchkit.analysis.statistics import Spread, spread
+from benchkit.analysis.statistics import spread
+from benchkit.analysis.tables import MEAN, Results
 from benchkit.core.errors import UserError
 from benchkit.store.files import write_atomic
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from benchkit.analysis.comparisons import HeadPredictions, TaskPredictions
+    from benchkit.analysis.comparisons import TaskPredictions
     from benchkit.analysis.results import Stored
     from benchkit.core.record import Record
     from benchkit.experiment.companions import Control
@@ -36,14 +35,15 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKS = "osD"
 _LINES: Mapping[str, Literal["--", "-"]] = {"train": "--", "dev": "-"}
 _GREY = "#777777"
+_UNSAFE = r"[^\w.-]+"  # in a file's name
 
-
+Styles = Mapping[str, tuple[str, str]]
+"""Colour and mark, by head."""
 POINTS = 2000
 """Examples in a scatter; of more, every so many-th of the sorted labels."""
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One head on one split of a task in one phase, epoch by epoch.
 
     Attributes:
@@ -61,43 +61,22 @@ class Curve:
     loss: np.ndarray
 
 
-def curves(results: Results, records: Sequence[Record]) -> list[Curve]:
+def curves(results: Results, records: Iterable[Record]) -> list[Curve]:
     """In the order of the heads; train before dev; then phase by phase."""
+    from benchkit.analysis.report import curves_frame
+
     spoilt = {(fault.head, fault.seed) for fault in results.faults if not fault.counts}
-    points: dict[tuple[str, str, str, str], dict[int, list[tuple[float, float]]]] = {}
-    seeds: dict[tuple[str, str, str, str], set[int]] = {}
-    for record in records:
-        if (record.head, record.seed) in spoilt:
-            continue
-        for phase in record.phases:
-            for point in phase.curve:
-                key = (record.head, point.split, phase.name, point.task)
-                points.setdefault(key, {}).setdefault(point.epoch, []).append((point.value, point.loss))
-                seeds.setdefault(key, set()).add(record.seed)
-    wanted = [
-        (head, split, phase, task)
-        for head in results.heads
-        for split in _LINES
-        for phase in results.phases
-        for task in results.metrics
-    ]
-    return [
-        Curve(phase, task, split, head, len(seeds[key]), sorted(points[key]), *_bands(points[key]))
-        for key in wanted
-        if key in points
-        for head, split, phase, task in [key]
-    ]
-
-
-def _bands(points: Mapping[int, Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Two of (3, epochs): mean, lowest and highest of the metric and of the loss."""
-    found = np.full((2, 3, len(points)), np.nan)
-    for column, epoch in enumerate(sorted(points)):
-        for row, values in enumerate(np.array(points[epoch], float).T):
-            known = values[np.isfinite(values)]
-            if len(known):
-                found[row, :, column] = known.mean(), known.min(), known.max()
-    return found[0], found[1]
+    frame = curves_frame([record for record in records if (record.head, record.seed) not in spoilt])
+    groups = frame.replace([np.inf, -np.inf], np.nan).groupby(["head", "split", "phase", "task"], sort=False)
+    found = []
+    for key in itertools.product(results.heads, _LINES, results.phases, results.metrics):
+        if key in groups.groups:
+            head, split, phase, task = key
+            rows = groups.get_group(key)
+            tables = [rows.pivot(index="epoch", columns="seed", values=name) for name in ("value", "loss")]
+            value, loss = (np.stack([each.mean(axis=1), each.min(axis=1), each.max(axis=1)]) for each in tables)
+            found.append(Curve(phase, task, split, head, rows["seed"].nunique(), tables[0].index.tolist(), value, loss))
+    return found
 
 
 def page_data(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> dict[str, Any]:
@@ -111,11 +90,8 @@ def page_data(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> dic
         "tasks": [*results.metrics],
         "metrics": results.metrics,
         "curves": [
-            {
-                "phase": each.phase, "task": each.task, "split": each.split, "head": number[each.head],
-                "seeds": each.seeds, "epochs": each.epochs,
-                "value": [_list(row) for row in each.value], "loss": [_list(row) for row in each.loss],
-            }
+            {**each._asdict(), "head": number[each.head],
+             "value": [*map(_list, each.value)], "loss": [*map(_list, each.loss)]}
             for each in curves(results, stored.records)
         ],
         "controls": [
@@ -145,7 +121,7 @@ def _list(values: Iterable[float]) -> list[float | None]:
 def _cost(results: Results, phase: str, task: str, head: str) -> dict[str, Any]:
     split = results.judged(phase, task)
     seeds = results.seeds(head, phase, task, split).values()
-    over, time = spread(seeds), spread(results.seconds(head, phase).values())
+    over, time = spread(seeds), results.seconds(head, phase)
     return {
         "phase": phase, "task": task, "head": results.heads.index(head), "split": split,
         "score": _list((over.mean, over.low, over.high)), "seeds": _list(seeds),
@@ -156,9 +132,12 @@ def _cost(results: Results, phase: str, task: str, head: str) -> dict[str, Any]:
 
 def _calibration(predictions: TaskPredictions, number: Mapping[str, int]) -> dict[str, Any]:
     task = predictions.task
-    rows = _sample(predictions.labels) if not task.classes else []
+    count = len(predictions.labels)
+    # Of scores, rows of a scatter, spread evenly over the labels.
+    first, step = count if task.classes else 0, max(1, math.ceil(count / POINTS))
+    rows = np.argsort(predictions.labels, kind="stable")[first::step]
     return {
-        "task": task.name, "split": predictions.split, "examples": len(predictions.labels),
+        "task": task.name, "split": predictions.split, "examples": count,
         "classes": len(task.classes), "range": [0, 1] if task.classes else [task.low, task.high],
         "labels": [_rounded(each) for each in predictions.labels[rows]],
         "heads": [
@@ -178,24 +157,6 @@ def _rounded(value: float) -> float:
     return round(float(value), 3)
 
 
-def _sample(labels: np.ndarray) -> Sequence[int]:
-    """Rows of a scatter, spread evenly over the labels."""
-    order = np.argsort(labels, kind="stable")
-    step = max(1, math.ceil(len(order) / POINTS))
-    return [int(each) for each in order[::step]]
-
-
-def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
-
-
 def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[Control] = ()) -> Figure | None:
     """The training curves, a column a task: mean over seeds, in a band from the lowest seed to the highest.
 
@@ -208,8 +169,10 @@ def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[
     found = curves(results, records)
     if not found:
         return None
-    starts = _starts(found, results.phases)
-    last = max(starts[each.phase] + each.epochs[-1] for each in found)
+    starts, last = dict[str, int](), 0
+    for phase in results.phases:
+        if epochs := [each.epochs[-1] for each in found if each.phase == phase]:
+            starts[phase], last = last, last + max(epochs)
     names = [name for name in results.metrics if any(each.task == name for each in found)]
     heads = dict.fromkeys(each.head for each in found)
     styles = {head: style(index) for index, head in enumerate(heads)}
@@ -220,15 +183,13 @@ def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[
         level = next((each for each in controls if (each.task, each.split) == (task, "dev")), None)
         for axes, quantity in zip(grid[:, column], ("value", "loss"), strict=True):
             _curve_panel(axes, here, quantity, styles, starts)
-            _phases(axes, starts, label=quantity == "value")
             if level:
                 axes.axhline(getattr(level, quantity), color=_GREY, linestyle="dotted", linewidth=1.2)
             axes.set_xlim(0.5, last + 0.5)
         grid[0, column].set_title(task, fontweight="bold", pad=18 if len(starts) > 1 else 6)
-        grid[0, column].set_ylabel(results.metrics[task])
-        grid[1, column].set_ylabel("loss")
-        grid[1, column].set_xlabel("epoch")
-    _legend(figure, found, records, styles, controls)
+        grid[0, column].set(ylabel=results.metrics[task])
+        grid[1, column].set(ylabel="loss", xlabel="epoch")
+    _legend(figure, found, records, styles, bool(controls))
     return figure
 
 
@@ -237,20 +198,7 @@ def style(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS) % len(MARKS)]
 
 
-def _starts(found: Sequence[Curve], phases: Sequence[str]) -> dict[str, int]:
-    """Epochs before each phase."""
-    starts, total = {}, 0
-    for phase in phases:
-        epochs = [each.epochs[-1] for each in found if each.phase == phase]
-        if epochs:
-            starts[phase] = total
-            total += max(epochs)
-    return starts
-
-
-def _curve_panel(
-    axes: Axes, found: Sequence[Curve], quantity: str, styles: Mapping[str, tuple[str, str]], starts: Mapping[str, int]
-) -> None:
+def _curve_panel(axes: Axes, found: Sequence[Curve], quantity: str, styles: Styles, starts: Mapping[str, int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for each in found:
@@ -260,30 +208,18 @@ def _curve_panel(
         (drawn,) = axes.plot(x, mean, _LINES[each.split], color=colour, marker=marker, markersize=4)
         drawn.set_markerfacecolor(colour if each.split == "dev" else "white")
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    for before, after in itertools.pairwise(starts):
+        edge = starts[after] + 0.5
+        axes.axvline(edge, color=_GREY, linewidth=0.8)
+        # Above the upper panel stand the names of the two phases.
+        for text, side in ((f"{before} ", "right"), (f" {after}", "left")) if quantity == "value" else ():
+            place = axes.get_xaxis_transform()
+            axes.text(edge, 1.02, text, transform=place, color=_GREY, fontsize=8, ha=side, va="bottom")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _bare(axes, "y")
 
 
-def _phases(axes: Axes, starts: Mapping[str, int], *, label: bool) -> None:
-    """A thin line between phases, and above the upper panel their names to its left and right."""
-    names = list(starts)
-    for before, after in itertools.pairwise(names):
-        x = starts[after] + 0.5
-        axes.axvline(x, color=_GREY, linewidth=0.8)
-        if label:
-            for text, side in ((f"{before} ", "right"), (f" {after}", "left")):
-                place = axes.get_xaxis_transform()
-                axes.text(x, 1.02, text, transform=place, color=_GREY, fontsize=8, ha=side, va="bottom")
-
-
-def _legend(
-    figure: Figure,
-    found: Sequence[Curve],
-    records: Sequence[Record],
-    styles: Mapping[str, tuple[str, str]],
-    controls: Sequence[Control],
-) -> None:
+def _legend(figure: Figure, found: Sequence[Curve], records: Sequence[Record], styles: Styles, controls: bool) -> None:
     from matplotlib.lines import Line2D
 
     lines = []
@@ -312,7 +248,12 @@ def draw_scores(results: Results, phase: str) -> Figure:
         split = results.judged(phase, task)
         for index, head in enumerate(results.heads):
             seeds = list(results.seeds(head, phase, task, split).values())
-            _whiskers(axes, spread(seeds), seeds, index)
+            over, (colour, mark) = spread(seeds), style(index)
+            axes.plot(seeds, [index] * len(seeds), "|", color=colour, markersize=7, alpha=0.6)
+            if math.isfinite(over.low):
+                axes.plot([over.low, over.high], [index, index], color=colour, linewidth=1.4)
+            if over.n:
+                axes.plot([over.mean], [index], mark, color=colour, markersize=5, markeredgecolor="white")
         control = results.control(task, split)
         if control is not None and axes.get_xlim()[0] <= control <= axes.get_xlim()[1]:
             axes.axvline(control, color=_GREY, linestyle="dotted", linewidth=1)
@@ -324,50 +265,32 @@ def draw_scores(results: Results, phase: str) -> Figure:
     return figure
 
 
-def _whiskers(axes: Axes, over: Spread, seeds: Sequence[float], index: int) -> None:
-    colour, mark = style(index)
-    axes.plot(seeds, [index] * len(seeds), "|", color=colour, markersize=7, alpha=0.6)
-    if math.isfinite(over.low):
-        axes.plot([over.low, over.high], [index, index], color=colour, linewidth=1.4)
-    if over.n:
-        axes.plot([over.mean], [index], mark, color=colour, markersize=5, markeredgecolor="white")
-
-
 def draw_costs(results: Results, phase: str) -> Figure:
     """Mean over tasks against parameters and against training time, both logarithmic."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     figure = _figure(8.4, 3.6)
     left, right = figure.subplots(1, 2, sharey=True)
     split = results.judged(phase, MEAN)
     for index, head in enumerate(results.heads):
         over = results.over(head, phase, MEAN, split)
-        time = spread(results.seconds(head, phase).values())
+        time = results.seconds(head, phase)
         for axes, cost, std in ((left, results.parameters.get(head), 0.0), (right, time.mean, time.std)):
             if over.n and cost and math.isfinite(cost):
-                _point(axes, cost, std if time.n > 1 else 0.0, over, index, head)
+                colour, mark = style(index)
+                bars = [over.high - over.mean if over.n > 1 else 0.0], [std if time.n > 1 else 0.0]
+                axes.errorbar([cost], [over.mean], *bars, fmt=mark, color=colour, markersize=5, linewidth=1.2)
+                axes.annotate(head, (cost, over.mean), (6, 5), textcoords="offset points", fontsize=8)
     for axes, name in ((left, "parameters of the head"), (right, "training time of a seed, s")):
-        axes.set_xlabel(name)
-        _logarithmic(axes)
+        # Ticks at 1, 2 and 5, in plain numbers: powers of ten would be formulas.
+        axes.set(xlabel=name, xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.25, y=0.1)
         _bare(axes, "y")
     left.set_ylabel(f"mean of metrics, {split}")
     return figure
-
-
-def _logarithmic(axes: Axes) -> None:
-    """Ticks at 1, 2 and 5, in plain numbers: powers of ten would be formulas."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _point(axes: Axes, x: float, x_std: float, over: Spread, index: int, head: str) -> None:
-    colour, mark = style(index)
-    half = over.high - over.mean if over.n > 1 else 0.0
-    axes.errorbar([x], [over.mean], [half], [x_std], fmt=mark, color=colour, markersize=5, linewidth=1.2)
-    axes.annotate(head, (x, over.mean), (6, 5), textcoords="offset points", fontsize=8)
 
 
 def draw_confusion(predictions: TaskPredictions) -> Figure:
@@ -395,9 +318,12 @@ def draw_calibration(predictions: TaskPredictions) -> Figure:
     figure, grid = _grid(predictions.heads, 2.5, 2.5)
     task = predictions.task
     low, high = (0.0, 1.0) if task.classes else (task.low, task.high)
-    heads = list(predictions.heads)
-    for axes, (head, found) in zip(grid, predictions.heads.items(), strict=False):
-        _reliability(axes, predictions, found, COLOURS[heads.index(head) % len(COLOURS)])
+    for index, (axes, (head, found)) in enumerate(zip(grid, predictions.heads.items(), strict=True)):
+        (colour, _), (count, x, y) = style(index), found.bins[found.bins[:, 0] > 0].T
+        if not task.classes:
+            axes.plot(found.said, predictions.labels, ".", color=colour, alpha=0.15, markersize=3, rasterized=True)
+        axes.plot(x / count, y / count, color=colour, linewidth=1.4)
+        axes.scatter(x / count, y / count, 6 + 90 * count / count.sum(), color=colour, zorder=3, clip_on=False)
         axes.plot([low, high], [low, high], "--", color=_GREY, linewidth=0.8, zorder=0)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         error = spread(found.errors)
@@ -406,14 +332,6 @@ def draw_calibration(predictions: TaskPredictions) -> Figure:
     figure.supxlabel("stated probability" if task.classes else "predicted score", fontsize=8)
     figure.supylabel("share that is right" if task.classes else "label", fontsize=8)
     return figure
-
-
-def _reliability(axes: Axes, predictions: TaskPredictions, found: HeadPredictions, colour: str) -> None:
-    if not predictions.task.classes:
-        axes.plot(found.said, predictions.labels, ".", color=colour, alpha=0.15, markersize=3, rasterized=True)
-    count, x, y = found.bins[found.bins[:, 0] > 0].T
-    axes.plot(x / count, y / count, color=colour, linewidth=1.4)
-    axes.scatter(x / count, y / count, 6 + 90 * count / count.sum(), color=colour, zorder=3, clip_on=False)
 
 
 def _grid(heads: Sized, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
@@ -456,9 +374,8 @@ def write_figures(stored: Stored, predictions: Mapping[str, TaskPredictions], fo
     with rc_context({"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "benchkit"}):
         for name, figure in _figures(stored, predictions):
             for kind in ("png", "svg"):
-                path = folder / f"{_file_name(name)}.{kind}"
-                write_atomic(path, _render(figure, kind), durable=False)
-                paths.append(path)
+                paths.append(folder / f"{re.sub(_UNSAFE, '-', name)}.{kind}")
+                write_figure(figure, paths[-1])
     return paths
 
 
@@ -466,8 +383,7 @@ def _figures(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> Iter
     results = stored.results
     for phase in results.phases:
         yield f"scores-{phase or 'none'}", draw_scores(results, phase)
-    drawn = draw_curves(results, stored.records, stored.controls_with_loss)
-    if drawn is not None:
+    if drawn := draw_curves(results, stored.records, stored.controls_with_loss):
         yield "curves", drawn
     for phase in results.phases:
         yield f"costs-{phase or 'none'}", draw_costs(results, phase)
@@ -477,12 +393,13 @@ def _figures(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> Iter
         yield f"calibration-{task}", draw_calibration(found)
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as its file's name ends, whole or not at all.
 
-
-def _render(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
+    Raises:
+        UserError: the file cannot be written.
+    """
+    buffer, kind = io.BytesIO(), path.suffix[1:]
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     figure.savefig(buffer, format=kind, dpi=150, bbox_inches="tight", metadata=metadata)
-    return buffer.getvalue()
+    write_atomic(path, buffer.getvalue(), durable=False)

@@ -4,56 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from benchkit.analysis.comparisons import (
-    ALL_PAIRS,
-    COLUMNS,
-    compact_letters,
-    compare,
-    difference_sections,
-    groups_by_task,
-    letters_note,
-    rows,
-)
-from benchkit.analysis.multitask import gains_section, interference_section, stored_gains
-from benchkit.analysis.results import MEAN, Results, collect, describe
+from benchkit.analysis import tables
+from benchkit.analysis.baselines import gains_section, interference_section, stored_gains
+from benchkit.analysis.comparisons import LEVEL, all_groups, compact_letters, difference_sections, verdicts_frame
 from benchkit.analysis.statistics import spread
-from benchkit.analysis.tables import (
-    NOTHING,
-    TERMINAL_WIDTH,
-    Block,
-    Intervals,
-    Row,
-    Section,
-    Style,
-    duration,
-    latex_page,
-    name_seeds,
-    number,
-    paragraphs,
-    plus_minus,
-    render_all,
-    table,
-    width,
-)
+from benchkit.analysis.tables import NOTHING, Block, Intervals, Row, Section, group, name_seeds, number, plus_minus
 from benchkit.store.files import write_atomic
 
 if TYPE_CHECKING:
+    from benchkit.analysis.baselines import Gain
     from benchkit.analysis.comparisons import Letters, Verdict
-    from benchkit.analysis.multitask import Gain
     from benchkit.analysis.results import Log, Stored
+    from benchkit.analysis.tables import Results, Style
     from benchkit.core.record import Record
-    from benchkit.core.task import TaskSpec
-    from benchkit.experiment.companions import Control
 
 
+ALL_PAIRS = 10
+"""Up to so many pairs a report shows all of them; beyond, the letters say enough."""
 SUMMARY = (
     "head", "task", "phase", "split", "metric", "mean", "std", "ci_low", "ci_high",
     "n_seeds", "head_params", "train_seconds", "error",
@@ -61,12 +37,7 @@ SUMMARY = (
 CURVES = ("cell", "head", "seed", "phase", "epoch", "task", "split", "metric", "value", "loss")
 
 
-def summary_frame(
-    records: Sequence[Record],
-    controls: Sequence[Control],
-    tasks: Mapping[str, TaskSpec],
-    phases: Iterable[str] = (),
-) -> pd.DataFrame:
+def summary_frame(results: Results) -> pd.DataFrame:
     """One row a head, phase, task and split, then the task `mean`; at the end a row a control.
 
     `n_seeds` is how many seeds are behind `mean`; `std` and the 95 % t-interval are over seeds and empty
@@ -74,30 +45,23 @@ def summary_frame(
     failed or diverged seed is in no mean, a collapsed one is; either is named in `error`, in the phase it
     happened in and those after it. `train_seconds` is the mean a seed, of that phase. Controls have no
     phase and no seeds.
-
-    Raises:
-        ValueError: two records are of the same head and seed.
     """
-    return results_frame(collect(records, controls, tasks, phases))
-
-
-def results_frame(results: Results) -> pd.DataFrame:
-    """`summary_frame` of what was collected."""
     rows = [
-        _row(results, head, phase, task, split)
-        for head in results.heads
-        for phase in results.phases
-        for task in (*results.metrics, MEAN)
-        for split in results.splits(phase, task)
-    ]
-    rows += [
-        {**_row(control, head, phase, task, split), "head": f"{head}, {kind}"}
-        for kind, control in results.trained_controls.items()
-        for head in control.heads
-        for phase in control.phases
-        for task in (*control.metrics, MEAN)
-        for split in control.splits(phase, task)
-    ]
+        {
+            "head": f"{head}{kind}", "task": task, "phase": phase, "split": split,
+            "metric": each.metrics.get(task, tables.MEAN),
+            "mean": over.mean, "std": over.std, "ci_low": over.low, "ci_high": over.high, "n_seeds": over.n,
+            "head_params": each.parameters.get(head),
+            "train_seconds": each.seconds(head, phase).mean,
+            "error": tables.describe(each.faults_of(head, phase)),
+        }
+        for kind, each in [("", results), *((f", {name}", each) for name, each in results.trained_controls.items())]
+        for head in each.heads
+        for phase in each.phases
+        for task in (*each.metrics, tables.MEAN)
+        for split in each.splits(phase, task)
+        for over in [each.over(head, phase, task, split)]
+    ]  # fmt: skip
     rows += [
         {
             "head": control.name, "task": control.task, "phase": "", "split": control.split,
@@ -110,18 +74,6 @@ def results_frame(results: Results) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(SUMMARY))
     numbers = dict.fromkeys(("mean", "std", "ci_low", "ci_high", "train_seconds"), "float64")
     return frame.astype({**numbers, "n_seeds": "int64", "head_params": "Int64"})
-
-
-def _row(results: Results, head: str, phase: str, task: str, split: str) -> dict[str, Any]:
-    over = results.over(head, phase, task, split)
-    return {
-        "head": head, "task": task, "phase": phase, "split": split,
-        "metric": results.metrics.get(task, MEAN),
-        "mean": over.mean, "std": over.std, "ci_low": over.low, "ci_high": over.high, "n_seeds": over.n,
-        "head_params": results.parameters.get(head),
-        "train_seconds": spread(results.seconds(head, phase).values()).mean,
-        "error": describe(results.faults_of(head, phase)),
-    }  # fmt: skip
 
 
 def curves_frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -138,69 +90,40 @@ def curves_frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(CURVES)).astype(numbers)
 
 
-def write_report(
-    folder: Path,
-    records: Sequence[Record],
-    controls: Sequence[Control],
-    tasks: Mapping[str, TaskSpec],
-    *,
-    phases: Iterable[str] = (),
-    trained_controls: Mapping[str, Sequence[Record]] | None = None,
-    log: Log,
-) -> None:
+def write_report(folder: Path, results: Results, records: Sequence[Record], *, log: Log) -> None:
     """Write `summary.csv`, `curves.csv` and `table.md`, and `curves.png` where matplotlib is installed.
 
     Each file is replaced whole or not at all. Numbers have six significant digits.
 
     Args:
-        phases: those that were asked for; by default those that any record has.
-        trained_controls: records of the same heads trained as controls, by kind.
+        results: of the records.
         log: takes a line where something was left out.
 
     Raises:
         UserError: a file cannot be written.
-        ValueError: two records are of the same head and seed.
     """
-    results = collect(records, controls, tasks, phases, trained_controls)
-    write_atomic(folder / "summary.csv", _csv(results_frame(results)).encode())
+    write_atomic(folder / "summary.csv", _csv(summary_frame(results)).encode())
     write_atomic(folder / "curves.csv", _csv(curves_frame(records)).encode())
-    write_atomic(folder / "table.md", render_all(comparison(results), "markdown").encode())
+    write_atomic(folder / "table.md", tables.render_all(comparison(results), "markdown").encode())
     if find_spec("matplotlib") is None:
         log("curves.png left out: it takes matplotlib, pip install matplotlib")
         return
-    from benchkit.analysis.plots import draw_curves, write_png
+    from benchkit.analysis.plots import draw_curves, write_figure
 
-    figure = draw_curves(results, records, controls)
+    figure = draw_curves(results, records, results.controls)
     if figure is None:
         log("curves.png left out: no cell has a curve")
     else:
-        write_png(figure, folder / "curves.png")
+        write_figure(figure, folder / "curves.png")
 
 
 def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def comparison_text(
-    records: Sequence[Record],
-    controls: Sequence[Control],
-    tasks: Mapping[str, TaskSpec],
-    *,
-    phases: Iterable[str] = (),
-    trained_controls: Mapping[str, Sequence[Record]] | None = None,
-    style: Style = "terminal",
-) -> str:
-    """The comparison of heads as text, see `comparison`.
-
-    Args:
-        phases: those that were asked for; by default those that any record has.
-        trained_controls: records of the same heads trained as controls, by kind: rows among the controls.
-
-    Raises:
-        ValueError: two records are of the same head and seed.
-    """
-    results = collect(records, controls, tasks, phases, trained_controls)
-    return render_all(comparison(results), style)
+def comparison_text(results: Results, style: Style = "terminal") -> str:
+    """The comparison of heads as text, see `comparison`."""
+    return tables.render_all(comparison(results), style)
 
 
 def comparison(
@@ -215,7 +138,7 @@ def comparison(
     for the best of several heads, so it cannot say which head won; that takes paired predictions.
 
     Args:
-        letters: from paired predictions; with them there is a column of intervals too.
+        letters: from paired predictions, where there are any; with them there is a column of intervals too.
         remarks: lines to put before the footnotes.
         overview: also the short table of each phase, before those at length.
     """
@@ -224,11 +147,18 @@ def comparison(
         blocks, short = _long(results, phase, letters), _short(results, phase)
         if overview:
             blocks = [short, *blocks]
-        elif phase != results.phases[-1] and width(table([short], "terminal")) <= TERMINAL_WIDTH:
+        elif phase != results.phases[-1] and tables.fits_terminal(short):
             blocks = [short]
-        sections.append(Section(f"{phase or 'no phase'}: {seed_counts(results, phase)}", blocks))
-    notes = [*remarks, *footnotes(results, intervals=letters is not None)]
-    return [*sections, Section("", (), notes)]
+        counts = {*_seed_counts(results, phase).values()} - {0} or {0}
+        known = " to ".join(map(str, dict.fromkeys((min(counts), max(counts)))))
+        seeds = {"0": "no numbers", "1": "one seed"}.get(known, f"mean ± std over {known} seeds")
+        sections.append(Section(f"{phase or 'no phase'}: {seeds}", blocks))
+    shared = (
+        "Heads that share a letter on a task cannot be told apart there: paired over seeds and examples, "
+        f"Holm-corrected p at least {LEVEL}."
+    )
+    notes = footnotes(results, intervals=letters is not None, faults=not overview)
+    return [*sections, Section("", (), [*[shared] * bool(letters), *remarks, *notes])]
 
 
 def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
@@ -238,36 +168,50 @@ def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
     blocks = []
     for task in tasks:
         last, split = task == tasks[-1], results.judged(phase, task)
-        rows = [_long_row(results, head, phase, task, last, letters) for head in results.heads]
-        controls = _constant_cells(results, task, split)
-        controls += [
-            (f"{head}, {_kind(kind)}{_mark(control, head, phase)}", _cells(control, head, phase, task, split))
+        rows, pictures = [], []
+        for head in results.heads:
+            cells = _cells(results, head, phase, task, split)
+            seeds = list(results.seeds(head, phase, task, split).values())
+            over = spread(seeds)
+            pictures.append((over, seeds))
+            if letters is not None:
+                for place, each in enumerate(("dev", "test")):
+                    cells[place] = f"{cells[place]} {letters.get((phase, task, each, head), '')}".strip()
+                cells.insert(2, f"±{over.high - over.mean:.3f}" if over.n > 1 else NOTHING)
+            name = f"{head}{_mark(results, head, phase)}"
+            rows.append(Row((name, *cells, *(_costs(results, head, phase) if last else ()))))
+        asides = [*_constant(results, task, split)]
+        asides += [
+            (f"{head}, {_kind(kind)}{_mark(control, head, phase)}", *_cells(control, head, phase, task, split))
             for kind, control in results.trained_controls.items()
             for head in control.heads
         ]
-        rows += [Row((name, *cells[:2], *[""] * wide, cells[2], *["", ""] * last), True) for name, cells in controls]
+        rows += [Row((name, dev, test, *[""] * wide, gap, *["", ""] * last), True) for name, dev, test, gap in asides]
         header = (results.title(task), "dev", "test", *["95 % CI"] * wide, f"train − {split}", *costs * last)
         align = ("left",) * (4 + wide) + ("right",) * 2 * last
-        blocks.append(Block(header, rows, align, _intervals(results, phase, task)))
+        blocks.append(Block(header, rows, align, Intervals(pictures, results.control(task, split))))
     return blocks
 
 
-def _intervals(results: Results, phase: str, task: str) -> Intervals:
-    split = results.judged(phase, task)
-    seeds = [list(results.seeds(head, phase, task, split).values()) for head in results.heads]
-    return Intervals([(spread(each), each) for each in seeds], results.control(task, split))
+def _short(results: Results, phase: str) -> Block:
+    """One row a head: test (dev where test has no labels) of each task, the gap of their mean, the time."""
+    tasks = _with_mean(results)
+    splits = {task: results.judged(phase, task) for task in tasks}
+    rows = []
+    for head in results.heads:
+        cells = [plus_minus(results.over(head, phase, task, splits[task])) for task in tasks]
+        cells = _with_reason(results, head, phase, [*cells, _gap(results, head, phase, tasks[-1], splits[tasks[-1]])])
+        rows.append(Row((f"{head}{_mark(results, head, phase)}", *cells, _costs(results, head, phase)[1])))
+    constants = [number(results.control(task, splits[task])) for task in tasks]
+    if any(cell != NOTHING for cell in constants):
+        rows.append(Row(("controls", *constants, "", ""), True))
+    names = [task if split == "test" else f"{task} ({split})" for task, split in splits.items()]
+    header = ("test", *names, f"train − {splits[tasks[-1]]}", "time")
+    return Block(header, rows, ("left",) * (len(header) - 1) + ("right",))
 
 
-def _long_row(results: Results, head: str, phase: str, task: str, last: bool, letters: Letters | None) -> Row:
-    judged = results.judged(phase, task)
-    cells = _cells(results, head, phase, task, judged)
-    if letters is not None:
-        for place, split in enumerate(("dev", "test")):
-            cells[place] = f"{cells[place]} {letters.get((phase, task, split, head), '')}".strip()
-        over = results.over(head, phase, task, judged)
-        cells.insert(2, f"±{over.high - over.mean:.3f}" if over.n > 1 else NOTHING)
-    name = f"{head}{_mark(results, head, phase)}"
-    return Row((name, *cells, *(_costs(results, head, phase) if last else ())))
+def _with_mean(results: Results) -> list[str]:
+    return [*results.metrics, *[tables.MEAN] * (len(results.metrics) > 1)]
 
 
 def _cells(results: Results, head: str, phase: str, task: str, judged: str) -> list[str]:
@@ -288,35 +232,13 @@ def _with_reason(results: Results, head: str, phase: str, cells: list[str]) -> l
     return [reason, *cells[1:]]
 
 
-def _short(results: Results, phase: str) -> Block:
-    """One row a head: test (dev where test has no labels) of each task, the gap of their mean, the time."""
-    tasks = _with_mean(results)
-    splits = {task: results.judged(phase, task) for task in tasks}
-    names = [task if splits[task] == "test" else f"{task} ({splits[task]})" for task in tasks]
-    rows = []
-    for head in results.heads:
-        cells = [plus_minus(results.over(head, phase, task, splits[task])) for task in tasks]
-        cells = _with_reason(results, head, phase, [*cells, _gap(results, head, phase, tasks[-1], splits[tasks[-1]])])
-        rows.append(Row((f"{head}{_mark(results, head, phase)}", *cells, _costs(results, head, phase)[1])))
-    constants = [number(results.control(task, splits[task])) for task in tasks]
-    if any(cell != NOTHING for cell in constants):
-        rows.append(Row(("controls", *constants, "", ""), True))
-    header = ("test", *names, f"train − {splits[tasks[-1]]}", "time")
-    return Block(header, rows, ("left",) * (len(header) - 1) + ("right",))
-
-
-def _with_mean(results: Results) -> list[str]:
-    return [*results.metrics, *[MEAN] * (len(results.metrics) > 1)]
-
-
-def _constant_cells(results: Results, task: str, judged: str) -> list[tuple[str, list[str]]]:
+def _constant(results: Results, task: str, judged: str) -> Iterator[tuple[str, ...]]:
     """Name and cells of the constant predictions on a task; for the mean, of all tasks together."""
-    name = next((each.name for each in results.controls if each.task == task), "controls")
     dev, test, train, other = (results.control(task, split) for split in ("dev", "test", "train", judged))
-    if dev is None and test is None:
-        return []
-    gap = None if train is None or other is None else train - other
-    return [(name, [number(dev), number(test), number(gap, signed=True)])]
+    if dev is not None or test is not None:
+        gap = None if train is None or other is None else train - other
+        name = next((each.name for each in results.controls if each.task == task), "controls")
+        yield name, number(dev), number(test), number(gap, signed=True)
 
 
 def _kind(control: str) -> str:
@@ -329,153 +251,91 @@ def _mark(results: Results, head: str, phase: str) -> str:
 
 
 def _costs(results: Results, head: str, phase: str) -> tuple[str, str]:
-    parameters = results.parameters.get(head)
-    seconds = results.seconds(head, phase)
-    return (
-        NOTHING if parameters is None else f"{parameters:,}",
-        duration(spread(seconds.values()).mean) if seconds else NOTHING,
-    )
+    parameters, seconds = results.parameters.get(head), results.seconds(head, phase)
+    time = tables.duration(seconds.mean) if seconds.n else NOTHING
+    return NOTHING if parameters is None else f"{parameters:,}", time
 
 
 _FEW = 10
 """Below this many seeds a standard deviation is itself a guess."""
 _EVENTS = 6
+_KINDS = {
+    "shuffled labels": "shuffled: trained on shuffled labels, so its score is its architecture's, not learnt",
+    "random encoder": "random: on an encoder with random weights, which distinguishes words and knows none",
+}
 
 
-def seed_counts(results: Results, phase: str) -> str:
-    """`one seed`, `mean ± std over 3 seeds`, `mean ± std over 1 to 3 seeds`: the numbers behind the means."""
-    counts = sorted(set(_counts(results, phase).values()) - {0})
-    if not counts:
-        return "no numbers"
-    if counts == [1]:
-        return "one seed"
-    return f"mean ± std over {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
-
-
-def footnotes(results: Results, *, intervals: bool = False) -> list[str]:
+def footnotes(results: Results, *, intervals: bool = False, faults: bool = True) -> Iterator[str]:
     """One line each, the worst first.
 
     Args:
         intervals: whether the table has a column of them.
+        faults: with the heads' faults and events.
     """
-    lines = _faults(results) + _trained_control_notes(results)
-    lines += _uneven(results)
-    lines += _spread(results, intervals)
-    lines += _splits(results)
-    return lines + _events(results)
-
-
-def fault_notes(results: Results) -> list[str]:
-    """The footnotes on faults and events, which a page has tables for."""
-    return [*_faults(results), *_events(results)]
-
-
-def _counts(results: Results, phase: str) -> dict[str, int]:
-    """How many seeds a head's numbers in a phase come from."""
-    return {head: len(results.phase_results.get((head, phase), ())) for head in results.heads}
-
-
-def _faults(results: Results) -> list[str]:
-    groups: dict[tuple[str, str, str, tuple[str, ...], bool], list[int]] = {}
-    for fault in results.faults:
-        key = (fault.head, fault.status, fault.reason, fault.phases, fault.counts)
-        groups.setdefault(key, []).append(fault.seed)
-    lines = []
-    for (head, status, reason, phases, counts), seeds in groups.items():
-        where = f" in {phases[0]}" if phases[0] and not reason.startswith(phases[0]) else ""
-        means = f"{'In' if counts else 'Not in'} the means of {' and '.join(phases)}." if any(phases) else ""
-        lines.append(f"! {head}, {name_seeds(seeds)}: {status}{where}: {reason.rstrip('.')}. {means}".rstrip())
-    return lines
-
-
-def _trained_control_notes(results: Results) -> list[str]:
-    """What trained controls are for, and what went wrong with them."""
-    lines = [
-        line.replace(f"! {head},", f"! {head}, {_kind(kind)},", 1)
-        for kind, control in results.trained_controls.items()
-        for head in control.heads
-        for line in _faults(control)
-        if line.startswith(f"! {head},")
-    ]
-    why = {
-        "shuffled labels": "shuffled: trained on shuffled labels, so its score is its architecture's, not learnt",
-        "random encoder": "random: on an encoder with random weights, which distinguishes words and knows none",
-    }
-    found = [why[kind] for kind in results.trained_controls if kind in why]
-    return [*lines, *[f"Controls named after a head: {'; '.join(found)}."][: len(found)]]
-
-
-def _uneven(results: Results) -> list[str]:
-    lines = []
+    if faults:
+        yield from _faults(results)
+    for kind, control in results.trained_controls.items():
+        yield from _faults(control, f", {_kind(kind)}")
+    if results.trained_controls:
+        yield f"Controls named after a head: {'; '.join(_KINDS[kind] for kind in results.trained_controls)}."
+    found: set[int] = set()
     for phase in results.phases:
-        counts = _counts(results, phase)
+        counts = _seed_counts(results, phase)
+        found |= {*counts.values()} - {0}
         if len(set(counts.values())) > 1:
-            each = ", ".join(f"{head} {count}" for head, count in counts.items())
-            lines.append(f"Seeds behind the means of {phase}: {each}.")
-    return lines
-
-
-def _spread(results: Results, intervals: bool) -> list[str]:
-    counts = {count for phase in results.phases for count in _counts(results, phase).values() if count}
-    if not counts:
-        return []
-    if max(counts) == 1:
-        return ["One seed: how much these numbers vary between runs is unknown; small differences mean nothing."]
-    text = "± is the standard deviation over seeds, not an interval; summary.csv has 95 % intervals of the mean."
-    if intervals:
-        text = (
+            yield f"Seeds behind the means of {phase}: {', '.join(f'{head} {n}' for head, n in counts.items())}."
+    rough = f" With fewer than {_FEW} seeds it is rough." if min(found, default=_FEW) < _FEW else ""
+    if found == {1}:
+        yield "One seed: how much these numbers vary between runs is unknown; small differences mean nothing."
+    elif found and intervals:
+        yield (
             "± after a mean is the standard deviation over seeds; 95 % CI is the t-interval of the mean over seeds, "
-            "for these test examples."
+            f"for these test examples.{rough}"
         )
-    if min(counts) < _FEW:
-        text += f" With fewer than {_FEW} seeds it is rough."
-    return [text]
-
-
-def _splits(results: Results) -> list[str]:
-    scored = {
-        task: {split for phase in results.phases for split in results.splits(phase, task)} for task in results.metrics
-    }
-    unlabelled = [task for task, splits in scored.items() if "test" not in splits]
-    lines = []
-    if len(unlabelled) < len(scored):
-        lines.append("Test was scored once a cell and phase, with the epoch chosen on dev.")
-    if unlabelled:
-        lines.append(f"No labelled test: {', '.join(unlabelled)}. Dev chose the epoch, so it flatters.")
-    return lines
-
-
-def _events(results: Results) -> list[str]:
-    """What happened on the way, each event with the cells it happened to."""
-    groups: dict[str, dict[str, list[int]]] = {}
-    for head, seed, event in results.events:
-        groups.setdefault(event, {}).setdefault(head, []).append(seed)
-    lines = [
-        f"{event} ({'; '.join(f'{head} {name_seeds(seeds)}' for head, seeds in cells.items())})."
-        for event, cells in groups.items()
+    elif found:
+        yield (
+            "± is the standard deviation over seeds, not an interval; summary.csv has 95 % intervals of the mean."
+            f"{rough}"
+        )
+    unlabelled = [
+        task for task in results.metrics if not any("test" in results.splits(phase, task) for phase in results.phases)
     ]
-    hidden = len(lines) - _EVENTS
-    return lines if hidden <= 0 else [*lines[:_EVENTS], f"… and {hidden} more events, in the cells' records."]
+    if len(unlabelled) < len(results.metrics):
+        yield "Test was scored once a cell and phase, with the epoch chosen on dev."
+    if unlabelled:
+        yield f"No labelled test: {', '.join(unlabelled)}. Dev chose the epoch, so it flatters."
+    if faults:
+        yield from _events(results)
 
 
-def verdicts_of(stored: Stored, split: str = "test", against: str | None = None, *, aso: bool = False) -> list[Verdict]:
-    """Those of every phase whose predictions are kept; see `compare`.
-
-    Raises:
-        UserError: there is no head `against`.
-    """
-    phases = stored.results.phases
-    return [each for phase in phases for each in compare(stored, phase, split, against, aso=aso)]
+def _seed_counts(results: Results, phase: str) -> dict[str, int]:
+    """How many seeds a head's numbers in a phase come from."""
+    return {head: results.seconds(head, phase).n for head in results.heads}
 
 
-def sections(
-    stored: Stored,
-    verdicts: Sequence[Verdict],
-    *,
-    against: str | None = None,
-    only: str | None = None,
-) -> list[Section]:
-    """The scores, what tasks do to each other, and the differences: against one head, or of few pairs all.
+def _faults(results: Results, kind: str = "") -> Iterator[str]:
+    groups = group((replace(fault, seed=0), fault.seed) for fault in results.faults)
+    for fault, seeds in groups.items():
+        first, reason = fault.phases[0], fault.reason.rstrip(".")
+        where = f" in {first}" if first and not reason.startswith(first) else ""
+        means = f" {'In' if fault.counts else 'Not in'} the means of {' and '.join(fault.phases)}." if first else ""
+        yield f"! {fault.head}{kind}, {name_seeds(seeds)}: {fault.status}{where}: {reason}.{means}"
+
+
+def _events(results: Results) -> Iterator[str]:
+    """What happened on the way, each event with the cells it happened to."""
+    cells = group(((event, head), seed) for head, seed, event in results.events)
+    groups = group((event, f"{head} {name_seeds(seeds)}") for (event, head), seeds in cells.items())
+    yield from (f"{event} ({'; '.join(each)})." for event, each in list(groups.items())[:_EVENTS])
+    if len(groups) > _EVENTS:
+        yield f"… and {len(groups) - _EVENTS} more events, in the cells' records."
+
+
+def as_text(
+    stored: Stored, verdicts: Sequence[Verdict], style: Style, *, against: str | None = None, only: str | None = None
+) -> str:
+    """What was compared, the scores, what tasks do to each other, and the differences, if they are of few pairs or
+    against one head.
 
     Args:
         only: `scores` or `verdicts`.
@@ -484,61 +344,40 @@ def sections(
     shared = {} if against else compact_letters(results, verdicts)
     found = []
     if only != "verdicts":
-        remarks = [*letters_note(verdicts if shared else ()), *stored.notes]
-        found += comparison(results, letters=shared, remarks=remarks)
+        found += comparison(results, letters=shared, remarks=stored.notes)
         found += [each for each in (interference_section(stored.records), gains_section(stored_gains(stored))) if each]
     pairs = len({(each.phase, each.a, each.b) for each in verdicts})
     if only == "verdicts" or (only is None and (against or pairs <= ALL_PAIRS)):
         found += difference_sections(verdicts, results)
     elif only is None:
-        line = f"{pairs} pairs: --only verdicts shows them all, --against HEAD those of one."
-        found.append(Section("", (), [line]))
-    return found
-
-
-def as_text(
-    stored: Stored,
-    verdicts: Sequence[Verdict],
-    style: Style,
-    *,
-    against: str | None = None,
-    only: str | None = None,
-) -> str:
-    """What was compared, then the `sections`."""
-    body = render_all(sections(stored, verdicts, against=against, only=only), style)
-    text = f"{paragraphs(provenance(stored), style)}\n{body}"
-    return latex_page(text) if style == "latex" else text
+        found += [Section("", (), [f"{pairs} pairs: --only verdicts shows them all, --against HEAD those of one."])]
+    return tables.render_page(provenance(stored), found, style)
 
 
 def provenance(stored: Stored) -> list[str]:
     """A line for each combination of run, encoder, data and machine."""
-    lines: dict[str, int] = {}
+    lines = []
     for record in stored.records:
-        environment = record.environment
-        run = stored.folders[record.key].parent.parent
+        environment, run = record.environment, stored.folders[record.key].parent.parent
         encoder = record.encoder.get("name") or "encoder unknown"
         data = Path(str(record.data.get("name") or "unknown")).name
         device = f"{environment.get('device', 'device unknown')} {environment.get('precision', '')}".strip()
-        line = f"{run}: {encoder} on {data} data, {device}, benchkit {environment.get('benchkit', 'unknown')}"
-        lines[line] = lines.get(line, 0) + 1
-    return [f"{line}, {count} cell{'s' if count > 1 else ''}" for line, count in lines.items()]
+        lines.append(f"{run}: {encoder} on {data} data, {device}, benchkit {environment.get('benchkit', 'unknown')}")
+    return [f"{line}, {count} cell{'s' if count > 1 else ''}" for line, count in Counter(lines).items()]
 
 
 def as_csv(stored: Stored, verdicts: Sequence[Verdict], only: str) -> str:
     """One table: of scores, or of verdicts."""
-    if only == "verdicts":
-        frame = pd.DataFrame(rows(verdicts, stored.results), columns=list(COLUMNS))
-    else:
-        frame = results_frame(stored.results)
-    return _csv(frame)
+    of_verdicts = only == "verdicts"
+    return _csv(verdicts_frame(verdicts, stored.results) if of_verdicts else summary_frame(stored.results))
 
 
 def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
     """Everything: `runs`, `scores`, `verdicts`, `groups` by phase and task, best first, what tasks do to each other
     (`together_minus_alone`, `interference`), and `notes`.
     """
-    results = stored.results
-    scores = json.loads(results_frame(results).to_json(orient="records", double_precision=10))
+    results, differences = stored.results, verdicts_frame(verdicts, stored.results)
+    scores = json.loads(summary_frame(results).to_json(orient="records", double_precision=10))
     cells = [
         {"key": each.key, "head": each.head, "seed": each.seed, "status": each.status, "error": each.error,
          "folder": str(stored.folders[each.key])}
@@ -548,8 +387,11 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
         "runs": provenance(stored),
         "cells": cells,
         "scores": scores,
-        "verdicts": rows(verdicts, results),
-        "groups": groups_by_task(verdicts),
+        "verdicts": differences.astype(object).where(differences.notna(), None).to_dict("records"),
+        "groups": [
+            {"phase": phase, "task": task, "split": split, "groups": together}
+            for (phase, task, split), together in all_groups(results, verdicts).items()
+        ],
         "together_minus_alone": [_gain(each) for each in stored_gains(stored)],
         "interference": [
             {"key": record.key, "phase": phase.name, **asdict(each)}
@@ -564,7 +406,7 @@ def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
 
 def _gain(gain: Gain) -> dict[str, Any]:
     values = {name: value for name, value in vars(gain).items() if name != "difference"}
-    if found := gain.difference:
-        low, high = (each if math.isfinite(each) else None for each in (found.low, found.high))
-        values |= {"alone": found.a, "together": found.b, "low": low, "high": high}
+    if each := gain.difference:
+        low, high = (None if math.isnan(end) else end for end in (each.low, each.high))
+        values |= {"alone": each.a, "together": each.b, "low": low, "high": high}
     return values

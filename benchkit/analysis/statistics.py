@@ -1,8 +1,10 @@
-"""Statistics of comparisons: spreads, intervals, paired differences and almost stochastic order."""
+"""Statistics of comparisons: spreads, intervals, paired differences, power and almost stochastic order."""
 
 from __future__ import annotations
 
 import math
+import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -130,14 +132,9 @@ def differences(a: Mapping[str, Evidence], b: Mapping[str, Evidence]) -> dict[st
     Raises:
         ValueError: there is no task, or the two were not given the same tasks, seeds and examples.
     """
-    shapes = {name: (a[name].parts.shape, b[name].parts.shape if name in b else ()) for name in a}
-    if (
-        not a
-        or set(a) != set(b)
-        or any(x != y for x, y in shapes.values())
-        or len({x[0] for x, _ in shapes.values()}) > 1
-    ):
-        raise ValueError(f"a comparison takes the same tasks, seeds and examples on both sides, not {shapes}")
+    shapes, others = ({name: each.parts.shape for name, each in side.items()} for side in (a, b))
+    if not shapes or shapes != others or len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"a comparison takes the same tasks, seeds and examples on both sides, not {shapes}, {others}")
     spreads = {name: _example_variance(b[name].parts - a[name].parts) for name in a}
     found = {name: _judge(a[name].scores, b[name].scores, [spreads[name]]) for name in a}
     shared = [(variance / len(a) ** 2, freedom) for variance, freedom in spreads.values()]
@@ -259,16 +256,11 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def power(value: float, seed_variance: float, example_variance: float, seeds: int, freedom: float) -> float:
-    """How often a true difference would be found (p < 0.05), with variances as in `Difference`.
+def power_of(seed_variance: float, example_variance: float, seeds: int, freedom: float) -> Callable[[float], float]:
+    """How often a true difference would be found (p < 0.05), with variances as in `Difference`, as its function.
 
     An approximation: as if the standard error and its degrees of freedom were known.
     """
-    return power_of(seed_variance, example_variance, seeds, freedom)(value)
-
-
-def power_of(seed_variance: float, example_variance: float, seeds: int, freedom: float) -> Callable[[float], float]:
-    """`power` as a function of the true difference, for several of them."""
     from scipy.special import nctdtr, ndtr, stdtrit
 
     error, df = standard_error(seed_variance, example_variance, seeds, freedom)
@@ -284,6 +276,68 @@ def power_of(seed_variance: float, example_variance: float, seeds: int, freedom:
         return float(1 - (nctdtr(df, shift, limit) if df < 1e4 else ndtr(limit - shift)))
 
     return found
+
+
+_MOST = 10_000  # seeds: more than anyone trains
+_BOUND = 0.8  # of the confidence that the seed variance is not larger than its cautious value
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one comparison takes.
+
+    Attributes:
+        detects: the smallest true difference that the seeds that are there would find with the power asked for.
+        seeds: how many find the difference asked for; None where no number does.
+        cautious: the same if seeds vary by as much as may be, at 80 % confidence, given how few there are.
+        limit: the difference that unlimited seeds would find, given the test examples.
+    """
+
+    detects: float
+    seeds: int | None
+    cautious: int | None
+    limit: float
+
+
+def need(found: Difference, value: float, wanted: float) -> Need:
+    """What it takes to find a difference of `value` with the power `wanted`, by the variances of one that was measured
+    over two seeds at least.
+    """
+    from scipy.special import chdtri
+
+    def after(seeds: int, seed_variance: float = found.seed_variance) -> Callable[[float], float]:
+        return power_of(seed_variance, found.example_variance, seeds, found.example_freedom)
+
+    largest = found.seed_variance * (found.seeds - 1) / float(chdtri(found.seeds - 1, _BOUND))
+    return Need(
+        detects=_smallest(after(found.seeds), wanted),
+        seeds=_fewest(lambda seeds: after(seeds)(value) >= wanted),
+        cautious=_fewest(lambda seeds: after(seeds, largest)(value) >= wanted),
+        limit=_smallest(after(_MOST * 1000), wanted),
+    )
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The smallest number of seeds, at least 2, that is enough; None if `_MOST` are not."""
+    high = 2
+    while not enough(high):
+        high *= 2
+        if high >= 2 * _MOST:
+            return None
+    return bisect_left(range(high), True, lo=high // 2 + 1, key=enough) if high > 2 else 2
+
+
+def _smallest(power: Callable[[float], float], wanted: float) -> float:
+    """The smallest difference that is found as often as wanted, to three digits; 0 where any is, as nothing varies."""
+    low, high = 0.0, 1e-6
+    if power(sys.float_info.min) >= wanted:
+        return 0.0
+    while power(high) < wanted:
+        low, high = high, high * 2
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= wanted else (middle, high)
+    return high
 
 
 @dataclass(frozen=True)
@@ -306,12 +360,9 @@ class Spread:
 def spread(values: Iterable[float]) -> Spread:
     """Summarise one value a seed."""
     array = np.fromiter(values, dtype=np.float64)
-    n = len(array)
-    if n == 0:
-        return Spread(0)
-    mean = float(array.mean())
-    if n == 1:
-        return Spread(1, mean)
+    n, mean = len(array), float(array.mean()) if len(array) else math.nan
+    if n < 2:
+        return Spread(n, mean)
     from scipy.special import stdtrit  # scipy.stats gives the same quantile a second of imports later
 
     std = float(array.std(ddof=1))
@@ -319,12 +370,11 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(n, mean, std, mean - half, mean + half)
 
 
-_RESAMPLES = 1000
 _SEED = 20190909
 _Z95 = 1.6448536269514722
 
 
-def min_epsilon(better: Array, worse: Array, *, resamples: int = _RESAMPLES) -> float:
+def min_epsilon(better: Array, worse: Array, *, resamples: int = 1000) -> float:
     """How far `better` is, at most, from beating `worse` at every quantile: 0 it does, 1 the other does.
 
     An upper bound that holds with 95 % confidence (Dror, Shlomov & Reichart 2019; del Barrio, Cuesta-Albertos & Matrán
@@ -335,19 +385,14 @@ def min_epsilon(better: Array, worse: Array, *, resamples: int = _RESAMPLES) -> 
     """
     random = np.random.default_rng(_SEED)
     drawn = (random.choice(each, (resamples, len(each))) for each in (better, worse))
-    found = violation(better, worse)
-    return float(np.clip(found + _Z95 * np.std(_violations(*drawn)), 0.0, 1.0))
+    (found,) = violations(better[None], worse[None])
+    return float(np.clip(found + _Z95 * np.std(violations(*drawn)), 0.0, 1.0))
 
 
-def violation(better: Array, worse: Array) -> float:
-    """Share of the squared distance between the quantiles of two samples where `better` is below `worse`; 0.5 where
-    there is no distance.
+def violations(better: Array, worse: Array) -> Array:
+    """Shares (k,) of the squared distance between the quantiles of samples (k, n) and (k, m) where `better` is below
+    `worse`; 0.5 where there is no distance. Both quantile functions are constant between neighbouring steps.
     """
-    return float(_violations(better[None], worse[None])[0])
-
-
-def _violations(better: Array, worse: Array) -> Array:
-    """(k,) of samples (k, n) and (k, m). Both quantile functions are constant between neighbouring steps."""
     n, m = better.shape[1], worse.shape[1]
     steps = np.unique(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))  # in 1 / (n m)
     middle = steps[:-1]

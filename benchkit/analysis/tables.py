@@ -1,18 +1,203 @@
-"""Sections of a report, written once, as text for a terminal, Markdown and LaTeX; numbers in words."""
+"""Scores of heads arranged for tables, and sections of a report as text for a terminal, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tabulate import tabulate
 
+from benchkit.analysis.statistics import Spread, spread
+from benchkit.core.task import SPLITS
+
 if TYPE_CHECKING:
-    from benchkit.analysis.statistics import Spread
+    from benchkit.core.record import Record, Status
+    from benchkit.core.task import TaskSpec
+    from benchkit.experiment.companions import Control
+
+MEAN = "mean"
+"""The name that the mean over tasks has in place of a task."""
+
+COUNTED = ("ok", "collapsed")
+"""Statuses whose numbers count: a collapsed head is a result, those of training that diverged are chance."""
+
+Seeds = Mapping[int, float]
+"""One number a seed."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A cell that is not `ok`.
+
+    Attributes:
+        phases: those it spoils, in order: the phase it happened in and all that should have followed.
+        reason: one line.
+    """
+
+    head: str
+    seed: int
+    status: Status
+    phases: tuple[str, ...]
+    reason: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether the numbers of the spoilt phases are in the means all the same. A collapsed head is a
+        result; numbers of training that diverged depend on when it was stopped.
+        """
+        return self.status == "collapsed"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a table needs, in the order it is shown in.
+
+    Attributes:
+        metrics: name of the metric, by task.
+        values: by (head, phase, task, split): the numbers that count.
+        train_seconds: by (head, phase): of each seed that counts, in the order of the records.
+        parameters: of a head, by head.
+        events: (head, seed, what happened on the way).
+        trained_controls: the same heads trained as controls, by kind: `shuffled labels`, `random encoder`.
+    """
+
+    heads: tuple[str, ...]
+    phases: tuple[str, ...]
+    metrics: Mapping[str, str]
+    values: Mapping[tuple[str, str, str, str], Seeds]
+    train_seconds: Mapping[tuple[str, str], Sequence[float]]
+    parameters: Mapping[str, int]
+    controls: Sequence[Control]
+    faults: Sequence[Fault]
+    events: Sequence[tuple[str, int, str]]
+    trained_controls: Mapping[str, Results] = field(default_factory=dict)
+
+    def seeds(self, head: str, phase: str, task: str, split: str) -> Seeds:
+        """A number a seed; for the mean over tasks, of the seeds where every task has one."""
+        if task != MEAN:
+            return self.values.get((head, phase, task, split), {})
+        columns = [self.seeds(head, phase, each, split) for each in self.metrics]
+        common = [seed for seed in columns[0] if all(seed in column for column in columns)] if columns else []
+        return {seed: sum(column[seed] for column in columns) / len(columns) for seed in common}
+
+    def over(self, head: str, phase: str, task: str, split: str) -> Spread:
+        """Mean and spread of `seeds`."""
+        return spread(self.seeds(head, phase, task, split).values())
+
+    def gap(self, head: str, phase: str, task: str, split: str) -> Seeds:
+        """Train minus `split`, seed by seed."""
+        train, other = self.seeds(head, phase, task, "train"), self.seeds(head, phase, task, split)
+        return {seed: train[seed] - other[seed] for seed in train if seed in other}
+
+    def splits(self, phase: str, task: str) -> list[str]:
+        """The splits of a task (or of all, for the mean) that any head was scored on in a phase. If every
+        head failed, those with a control, and if there is none, all.
+        """
+        if task == MEAN:
+            each = [self.splits(phase, one) for one in self.metrics]
+            return [split for split in SPLITS if each and all(split in one for one in each)]
+        scored = {key[3] for key, seeds in self.values.items() if key[1:3] == (phase, task) and seeds}
+        scored = scored or {control.split for control in self.controls if control.task == task} or set(SPLITS)
+        return [split for split in SPLITS if split in scored]
+
+    def title(self, task: str) -> str:
+        """A task in a table's corner: `sst · accuracy`, `mean of tasks`."""
+        return "mean of tasks" if task == MEAN else f"{task} · {self.metrics[task]}"
+
+    def judged(self, phase: str, task: str) -> str:
+        """The split that heads are compared on: test, or dev where test has no labels."""
+        return "test" if "test" in self.splits(phase, task) else "dev"
+
+    def control(self, task: str, split: str) -> float | None:
+        """What a constant prediction scores; for the mean, the mean over tasks if every task has one."""
+        known = {each.task: each.value for each in self.controls if each.split == split}
+        if task != MEAN:
+            return known.get(task)
+        values = [known[name] for name in self.metrics if name in known]
+        return sum(values) / len(values) if values and len(values) == len(self.metrics) else None
+
+    def seconds(self, head: str, phase: str) -> Spread:
+        """Training time of a seed."""
+        return spread(self.train_seconds.get((head, phase), ()))
+
+    def faults_of(self, head: str, phase: str) -> list[Fault]:
+        """The faults of a head that affect a phase."""
+        return [fault for fault in self.faults if fault.head == head and phase in fault.phases]
+
+
+def collect(
+    records: Sequence[Record],
+    controls: Sequence[Control],
+    tasks: Mapping[str, TaskSpec],
+    phases: Iterable[str] = (),
+    trained_controls: Mapping[str, Sequence[Record]] | None = None,
+) -> Results:
+    """Arrange finished cells. Heads come in the order of the records, tasks in that of `tasks`.
+
+    Args:
+        phases: those that were asked for; by default those that any record has. Without either there is one
+            phase without a name, so that a head that failed at once still has its row.
+        trained_controls: records of the same heads trained as controls, by kind.
+
+    Raises:
+        ValueError: two records are of the same head and seed: these are two comparisons, not one.
+    """
+    longest = sorted(records, key=lambda record: -len(record.phases))
+    phases = tuple(phases) or tuple(dict.fromkeys(phase.name for each in longest for phase in each.phases)) or ("",)
+    values: dict[tuple[str, str, str, str], dict[int, float]] = {}
+    train_seconds: dict[tuple[str, str], list[float]] = {}
+    faults, seen = [], set()
+    for record in records:
+        if (record.head, record.seed) in seen:
+            raise ValueError(f"two records of head {record.head!r} with seed {record.seed} in one comparison")
+        seen.add((record.head, record.seed))
+        fault = _fault(record, phases)
+        faults += [fault] if fault else []
+        for result in record.phases:
+            if fault and result.name in fault.phases and not fault.counts:
+                continue
+            train_seconds.setdefault((record.head, result.name), []).append(result.train_seconds)
+            for score in result.scores:
+                key = (record.head, result.name, score.task, score.split)
+                values.setdefault(key, {})[record.seed] = score.value
+    return Results(
+        heads=tuple(dict.fromkeys(record.head for record in records)),
+        phases=phases,
+        metrics={name: task.metric.name for name, task in tasks.items()},
+        values=values,
+        train_seconds=train_seconds,
+        parameters={each.head: each.parameters["head"] for each in reversed(records) if "head" in each.parameters},
+        controls=controls,
+        faults=faults,
+        events=[(each.head, each.seed, event) for each in records for result in each.phases for event in result.events],
+        trained_controls={name: collect(each, (), tasks, phases) for name, each in (trained_controls or {}).items()},
+    )
+
+
+def _fault(record: Record, phases: Sequence[str]) -> Fault | None:
+    """What went wrong with a record. An error that begins with a phase's name belongs to that phase;
+    another to the last recorded phase, or where the cell failed, to the first that is missing.
+    """
+    if record.status == "ok":
+        return None
+    done = [result.name for result in record.phases if result.name in phases]
+    missing = [name for name in phases if name not in done]
+    named = [name for name in phases if name and record.error.startswith(name)]
+    likely = [*missing[:1], *done[-1:]] if record.status == "failed" else [*done[-1:], *missing[:1]]
+    spoilt = phases[phases.index([*named, *likely][0]) :]
+    reason = " ".join(record.error.split()) or "no reason given"
+    return Fault(record.head, record.seed, record.status, tuple(spoilt), reason)
+
+
+def describe(faults: Iterable[Fault]) -> str:
+    """`failed (seeds 0, 2): out of memory; diverged (seed 1): …`."""
+    seeds = group(((fault.status, fault.reason), fault.seed) for fault in faults)
+    return "; ".join(f"{status} ({name_seeds(group)}): {reason}" for (status, reason), group in seeds.items())
+
 
 Style = Literal["terminal", "markdown", "latex"]
 TERMINAL_WIDTH = 100
@@ -95,29 +280,17 @@ def notes(lines: Sequence[str], style: Style) -> str:
     return "\n".join(textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines)
 
 
-def paragraphs(lines: Sequence[str], style: Style) -> str:
-    """Lines of plain text, not wrapped, each with a line end."""
-    if style == "latex":
-        return "".join(f"{latex_escape(line)}\\par\n" for line in lines)
-    return "".join(f"{escape(line) if style == 'markdown' else line}\n" for line in lines)
-
-
 def escape(text: str) -> str:
     """Markdown that shows this text."""
     return re.sub(r"([\\`*_|<\[\]])", r"\\\1", text)
 
 
-def width(text: str) -> int:
-    """Of the longest line."""
-    return max((len(line) for line in text.splitlines()), default=0)
-
-
-def _widest(blocks: Sequence[Block]) -> Block:
-    return max(blocks, key=lambda block: len(block.header))
+def fits_terminal(block: Block) -> bool:
+    return max(map(len, _terminal([block]).splitlines())) <= TERMINAL_WIDTH
 
 
 def _terminal(blocks: Sequence[Block]) -> str:
-    widest = _widest(blocks)
+    widest = max(blocks, key=lambda block: len(block.header))
     rows = [row for block in blocks for row in (Row(block.header), *block.rows)]
     cells = [
         [
@@ -129,7 +302,7 @@ def _terminal(blocks: Sequence[Block]) -> str:
     ]
     text = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=widest.align)
     lines = iter([line.rstrip() for line in text.splitlines()])
-    rule = "─" * width(text)
+    rule = "─" * max(map(len, text.splitlines()))
     return "\n\n".join("\n".join([next(lines), rule, *(next(lines) for _ in block.rows)]) for block in blocks)
 
 
@@ -152,19 +325,22 @@ def latex_escape(text: str) -> str:
     return "".join(_LATEX.get(sign) or (sign if sign <= "ÿ" else f"[U+{ord(sign):04X}]") for sign in text)
 
 
-def latex_page(body: str) -> str:
-    """What to paste into a paper, with a line on what it needs."""
-    wrapped = re.sub(r"\n{3,}", "\n\n", body.strip())
+def render_page(lines: Sequence[str], sections: Iterable[Section], style: Style) -> str:
+    """Lines of plain text, not wrapped, and sections below them. LaTeX is what one pastes into a paper."""
+    body = render_all(sections, style)
+    if style != "latex":
+        return "".join(f"{escape(line) if style == 'markdown' else line}\n" for line in lines) + f"\n{body}"
+    body = re.sub(r"\n{3,}", "\n\n", "".join(f"{latex_escape(line)}\\par\n" for line in lines) + f"\n{body}").strip()
     needs = (
         "% Needs \\usepackage{booktabs}, \\usepackage[T1]{fontenc} and lines of about 15 cm; made by benchkit report."
     )
     setting = r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\parindent}{0pt}"
-    return f"{needs}\n{setting}\n{wrapped}\n\\par\\endgroup\n"
+    return f"{needs}\n{setting}\n{body}\n\\par\\endgroup\n"
 
 
 def _latex(blocks: Sequence[Block]) -> str:
     """One tabular of the package booktabs; a row that is set apart is in italics."""
-    widest = _widest(blocks)
+    widest = max(blocks, key=lambda block: len(block.header))
     count = len(widest.header)
     lines = [r"\begin{tabular}{" + "".join(each[0] for each in widest.align) + "}"]
     for place, block in enumerate(blocks):
@@ -201,13 +377,6 @@ def interval(low: float, high: float, *, digits: int = 3) -> str:
     return " to ".join(number(end, signed=True, digits=digits) for end in (low, high))
 
 
-def p_value(p: float | None) -> str:
-    """`0.032`, `<0.001`."""
-    if p is None or math.isnan(p):
-        return NOTHING
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def duration(seconds: float) -> str:
     """`0.8 s`, `48 s`, `3 min 12 s`, `1 h 39 min`."""
     if seconds < 9.95:
@@ -223,6 +392,18 @@ def name_seeds(seeds: Iterable[int]) -> str:
     """`seed 1`, `seeds 0, 2`."""
     names = [str(seed) for seed in sorted(seeds)]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def group(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
+    """The values of each key, in the order in which the keys come first."""
+    found: dict[Key, list[Value]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def ranges(values: Iterable[int]) -> str:

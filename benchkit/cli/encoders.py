@@ -13,7 +13,7 @@ from benchkit.core.errors import UserError
 
 if TYPE_CHECKING:
     from benchkit.encoder import Encoder
-    from benchkit.pretraining.train import Recipe
+    from benchkit.pretraining import Recipe
 
 
 @click.group()
@@ -24,9 +24,9 @@ def encoders() -> None:
 @encoders.command("list")
 def list_encoders() -> None:
     """List the encoders that --encoder finds by name, and a few that could be fetched."""
-    from benchkit.inspect.encoders import available, render_list
+    from benchkit.inspect.heads import available, render_encoders
 
-    click.echo(render_list(available(options.load_plugins())))
+    click.echo(render_encoders(available(options.load_plugins())))
 
 
 @encoders.command()
@@ -51,7 +51,7 @@ def fetch(id: str, revision: str | None) -> None:
 @click.argument("name", metavar="NAME|DIR|ID")
 def show(name: str) -> None:
     """Show an encoder's shape, parameters, memory, vocabulary, layers and pooling."""
-    from benchkit.inspect.encoders import render_encoder
+    from benchkit.inspect.heads import render_encoder
 
     click.echo(render_encoder(*_open(name)))
 
@@ -131,8 +131,8 @@ def pretrain(**given: Any) -> None:
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 
-    from benchkit.pretraining.session import Request
-    from benchkit.pretraining.session import pretrain as run
+    from benchkit.pretraining import Request
+    from benchkit.pretraining import pretrain as run
 
     asked = options.given({name: given.pop(name) for name in _REQUEST})
     recipe = _recipe(options.given(given), asked.get("base", ""))
@@ -151,7 +151,7 @@ def pretrain(**given: Any) -> None:
 
 def _recipe(given: dict[str, Any], base: str) -> Recipe:
     from benchkit.core.settings import apply
-    from benchkit.pretraining.train import Recipe
+    from benchkit.pretraining import Recipe
 
     fixed = options.flags({name: given[name] for name in _SHAPE if name in given})
     if base and fixed:

@@ -33,14 +33,14 @@ def heads(context: click.Context, /, **given: Any) -> None:
     """List the heads: what they read, how many parameters they have on this encoder, whose they are."""
     if context.invoked_subcommand is not None:
         return
-    from benchkit.inspect.heads import Setup, render_list
+    from benchkit.inspect.heads import Setup, render_heads
 
     plugins = options.load_plugins(given["head_files"])
     names = tuple(sorted(plugins.heads))
     if not names:
         raise UserError("there is no head: see benchkit plugins")
     setup = Setup.open(options.request(heads=names, device="cpu", **given), plugins)
-    click.echo(render_list([setup.listed(name) for name in names], setup))
+    click.echo(render_heads(setup))
 
 
 @heads.command(short_help="Show a head's layers, parameters and settings, or draw it.")
@@ -58,7 +58,9 @@ def show(head: str | None, head_files: tuple[Path, ...], svg: Path | None, merma
 
     The head is built and run once for each task, on made-up features of the encoder's size.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.inspect.heads import Setup, as_mermaid, as_svg, render_head
+    from benchkit.inspect.diagram import mermaid as as_mermaid
+    from benchkit.inspect.diagram import svg as as_svg
+    from benchkit.inspect.heads import Setup, render_head
     from benchkit.store.files import write_atomic
 
     if head and head.endswith(".py"):
@@ -72,8 +74,8 @@ def show(head: str | None, head_files: tuple[Path, ...], svg: Path | None, merma
     setup = Setup.open(options.request(heads=names, device="cpu", **given), plugins)
     shown = [setup.shown(name) for name in names]
     if svg:
-        write_atomic(svg, as_svg(shown[0]).encode())
-    click.echo("\n\n".join(as_mermaid(each) if mermaid else render_head(each) for each in shown))
+        write_atomic(svg, as_svg(shown[0].figure).encode())
+    click.echo("\n\n".join(as_mermaid(each.figure) if mermaid else render_head(each) for each in shown))
 
 
 def _of_files(plugins: Plugins, files: tuple[Path, ...]) -> tuple[str, ...]:
@@ -158,13 +160,13 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
     A plugin that is broken, or claims another's name, is listed with its error; BENCHKIT_PLUGINS=NAME,NAME loads only
     the plugins named. The exit code is 0 all the same.
     """
-    from benchkit.inspect.heads import as_data, render
+    from benchkit.inspect import plugins_as_data, render_plugins
 
     found = options.load_plugins(head_files, strict=False)
     if as_json:
-        echo_json(as_data(found))
+        echo_json(plugins_as_data(found))
     else:
-        click.echo(render(found))
+        click.echo(render_plugins(found))
 
 
 @click.command(short_help="Time heads on an encoder: throughput, latency, memory, FLOPs.")

@@ -15,7 +15,7 @@ from benchkit.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from benchkit.inspect.doctor import Finding
-    from benchkit.store.cache import Cache
+    from benchkit.store.files import Cache
 
 
 @click.command(short_help="Say what this machine has, and what is missing for what.")
@@ -85,7 +85,7 @@ def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes:
     What is removed is encoded again when it is next needed. What a process holds a lock on is left alone. Exit code 1:
     something was in use.
     """
-    from benchkit.store.cache import clear as remove
+    from benchkit.store.files import clear as remove
 
     if bool(names) + (older_than is not None) + everything != 1:
         raise UserError("say what to clear: names as benchkit cache list shows them, --older-than AGE, or --all")
@@ -108,12 +108,12 @@ def verify() -> None:
 
     A damaged segment is never served: the next run that needs it removes it and encodes its texts again.
     """
-    from benchkit.store.cache import verify as check
+    from benchkit.store.files import verify as check
 
     stores = [each for each in _caches() if each.kind == "features"]
     damaged = [damage for store in stores for damage in check(store)]
-    for damage in damaged:
-        click.echo(f"damaged: {damage.path}: {damage.reason}")
+    for path, reason in damaged:
+        click.echo(f"damaged: {path}: {reason}")
     verdict = f"{len(damaged)} damaged; their texts are encoded again when next needed" if damaged else "all sound"
     click.echo(f"{counted(len(stores), 'cache')}, {sum(store.files for store in stores)} segments: {verdict}")
     if damaged:
@@ -121,8 +121,7 @@ def verify() -> None:
 
 
 def _caches() -> list[Cache]:
-    from benchkit.store.cache import caches
-    from benchkit.store.files import cache_root
+    from benchkit.store.files import cache_root, caches
 
     return caches(cache_root())
 
@@ -149,14 +148,14 @@ def _seconds(age: str) -> float:
 
 
 def _as_data(cache: Cache) -> dict[str, object]:
-    fingerprint, settings = cache.about.get("encoder", ""), cache.about.get("settings", {})
+    fingerprint, settings = (cache.about.encoder, cache.about.settings) if cache.about else ("", {})
     return {"name": cache.name, "kind": cache.kind, "path": str(cache.path), "encoder": cache.encoder,
             "fingerprint": fingerprint, "settings": settings, "files": cache.files, "bytes": cache.size,
             "last_used": cache.used}  # fmt: skip
 
 
 def _table(found: list[Cache]) -> str:
-    from benchkit.inspect.heads import columns
+    from benchkit.inspect import columns
     from benchkit.store.files import cache_root
 
     if not found:
@@ -174,8 +173,9 @@ def _settings(cache: Cache) -> str:
     """How a store's texts were encoded, in the words of a protocol."""
     if cache.kind != "features":
         return f"{cache.files} files"
-    settings = cache.about.get("settings")
-    if not settings:
+    if cache.about is None:
         return "features; settings.json is missing or damaged"
-    layers = ",".join(map(str, settings["layers"]))
-    return f"{settings['reads']}, {settings['pooling']}, layers {layers}, {settings['precision']}, {settings['device']}"
+    settings = cache.about.settings
+    layers = str(settings.get("layers", "")).strip("[]").replace(" ", "")
+    parts = [settings.get(name, "?") for name in ("reads", "pooling", "precision", "device")]
+    return "{}, {}, layers {layers}, {}, {}".format(*parts, layers=layers)

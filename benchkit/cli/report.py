@@ -49,13 +49,13 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
     several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
     different data.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.comparisons import read_predictions
-    from benchkit.analysis.report import as_csv, as_json, as_text, verdicts_of
+    from benchkit.analysis.comparisons import compare_all, read_predictions
+    from benchkit.analysis.report import as_csv, as_json, as_text
     from benchkit.analysis.results import read_runs
     from benchkit.store.files import write_atomic
 
     stored = read_runs(folders, log=say, head_files=head_files)
-    verdicts = verdicts_of(stored, split, against, aso=aso)
+    verdicts = compare_all(stored, split, against, aso=aso)
     if format_ == "csv":
         text = as_csv(stored, verdicts, only or "scores")
     elif format_ == "json":
@@ -69,9 +69,9 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
         click.echo(f"wrote {out}")
     predictions = read_predictions(stored) if html or figures else {}
     if html:
-        from benchkit.analysis.html import write_page
+        from benchkit.analysis.html import page
 
-        write_page(stored, verdicts, predictions, html, texts=texts)
+        write_atomic(html, page(stored, verdicts, predictions, texts=texts).encode())
         say(f"wrote {html}")
     if figures:
         from benchkit.analysis.plots import write_figures
@@ -97,7 +97,7 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
     More seeds average out the chance of training, not that of which examples the test set has: where these are too
     few for the difference, it says so. Takes at least two seeds of two heads; with three it is a rough guess.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.power import needs, sections
+    from benchkit.analysis.comparisons import needs, plan_sections
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render_all
 
@@ -107,7 +107,7 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
         raise UserError(f"--power takes a number between 0.05 and 1, such as 0.8, not {power:g}")
     stored = read_runs(folders, log=say, head_files=head_files)
     found = needs(stored, difference, power, split, against)
-    click.echo(render_all(sections(stored, found, difference, power)), nl=False)
+    click.echo(render_all(plan_sections(stored, found, difference, power)), nl=False)
 
 
 @click.command(short_help="Compare two runs, cell by cell; exit code 1 for a regression.")
@@ -136,7 +136,7 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
     they differ in data, protocol, machine or encoder and --across does not say that this is meant.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.compare import compare as compare_runs
-    from benchkit.analysis.compare import judge, parse, section, verdict_lines
+    from benchkit.analysis.compare import judge, parse, section
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render
 
@@ -146,7 +146,7 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
     verdicts = judge(found, wanted, sure=sure)
     click.echo(f"A  {a}\nB  {b}\n\n{render(section(found))}")
     if verdicts:
-        click.echo("\n" + "\n".join(verdict_lines(verdicts)))
+        click.echo("\n" + "\n".join(f"{'✗' if each.holds else '✓'} {each.text}" for each in verdicts))
     if any(each.holds for each in verdicts):
         sys.exit(1)
 
@@ -175,7 +175,7 @@ def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
     Each number has what chance allows, and a verdict; below, in what encoder, data or protocol are not the report's.
     Exit code 0, whatever the verdicts; 1: some cells failed; 2: there is nothing to compare.
     """  # noqa: D301 - click reads \b as "do not rewrap"
-    from benchkit.analysis.reproduce import agreements, deviations, published, section
+    from benchkit.analysis.baselines import agreement_section, agreements, deviations, published
     from benchkit.analysis.results import read_runs
     from benchkit.analysis.tables import render
     from benchkit.store.cells import RUNS
@@ -198,7 +198,7 @@ def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
         click.echo()
     numbers, stored = published(), read_runs([folder], log=say)
     rows = agreements(stored, numbers)
-    click.echo(render(section(rows, list(deviations(stored, numbers, options.load_plugins())), numbers)))
+    click.echo(render(agreement_section(rows, list(deviations(stored, numbers, options.load_plugins())), numbers)))
     sys.exit(code)
 
 

@@ -113,19 +113,20 @@ def _companions(session: Session, controls: bool, single_task: bool) -> tuple[di
     Raises:
         UserError: there is only one task.
     """
-    from benchkit.experiment.companions import alone, trained_controls
+    from benchkit.experiment.companions import control_plans, single_task_plans
 
     plan = session.plan
-    runs = (trained_controls(plan) if controls else (), alone(plan) if single_task else ())
-    of_controls, each_alone = ({each.name: session.beside(each.plan) for each in found} for found in runs)
-    return of_controls, each_alone
+    of_controls = control_plans(plan) if controls else {}
+    alone = single_task_plans(plan) if single_task else {}
+    first, second = ({name: session.companion(each) for name, each in found.items()} for found in (of_controls, alone))
+    return first, second
 
 
 def _run(session: Session, progress: Progress, controls: dict[str, Session], alone: dict[str, Session]) -> None:
     """Run all cells and those of the companion runs, print and write what was found."""
-    from benchkit.analysis.multitask import interference_section
+    from benchkit.analysis.baselines import interference_section
     from benchkit.analysis.report import comparison_text, write_report
-    from benchkit.analysis.tables import render
+    from benchkit.analysis.tables import collect, render
     from benchkit.experiment.estimate import clock
 
     def companion(each: Session, title: str) -> Outcome:
@@ -134,7 +135,8 @@ def _run(session: Session, progress: Progress, controls: dict[str, Session], alo
         outcome = each.run(progress)
         progress.close()
         phases = each.plan.protocol.phases
-        write_report(each.plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, log=progress.say)
+        results = collect(outcome.records, outcome.controls, outcome.tasks, phases)
+        write_report(each.plan.out, results, outcome.records, log=progress.say)
         return outcome
 
     started, plan = time.monotonic(), session.plan
@@ -144,15 +146,14 @@ def _run(session: Session, progress: Progress, controls: dict[str, Session], alo
     of_alone = {name: companion(each, f"{name} alone") for name, each in alone.items()}
     trained = {name: each.records for name, each in of_controls.items()}
     phases = plan.protocol.phases
-    text = comparison_text(outcome.records, outcome.controls, outcome.tasks, phases=phases, trained_controls=trained)
-    click.echo(f"\n{_headline(session)}\n\n{text}")
+    results = collect(outcome.records, outcome.controls, outcome.tasks, phases, trained)
+    click.echo(f"\n{_headline(session)}\n\n{comparison_text(results)}")
     if plan.interference:
         section = interference_section(outcome.records)
         click.echo(f"\n{render(section) if section else 'No two tasks share a weight: no interference.'}")
     if of_alone:
         _echo_gains(session, outcome, alone, of_alone)
-    write_report(plan.out, outcome.records, outcome.controls, outcome.tasks, phases=phases, trained_controls=trained,
-                 log=progress.say)  # fmt: skip
+    write_report(plan.out, results, outcome.records, log=progress.say)
     cells, spent = counted(len(outcome.records), "cell"), clock(time.monotonic() - started)
     click.echo(f"\n{cells} ({outcome.reused} reused) in {spent}; table, curves and cells are in {plan.out}")
     if plan.data == "demo":
@@ -174,7 +175,7 @@ def _headline(session: Session) -> str:
 
 def _echo_gains(session: Session, outcome: Outcome, runs: dict[str, Session], alone: dict[str, Outcome]) -> None:
     """The table `together − alone`."""
-    from benchkit.analysis.multitask import gains, gains_section
+    from benchkit.analysis.baselines import gains, gains_section
     from benchkit.analysis.tables import render
 
     stores = [(outcome, session.store), *((each, runs[name].store) for name, each in alone.items())]

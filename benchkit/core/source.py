@@ -18,13 +18,13 @@ NUMERICS = 1
 """Version of the numbers, to be raised when they change though no hashed file does (a kernel of another library)."""
 
 ENCODING = (
-    *("encoder/attention.py", "encoder/bert.py", "encoder/compiled_op.py", "encoder/encoder.py"),
+    *("encoder/attention.py", "encoder/bert.py", "encoder/encoder.py"),
     *("encoder/kernels.py", "encoder/packing.py", "encoder/tokenizer.py"),
 )
 """The modules that compute features, relative to the package."""
 
 TRAINING = (
-    *("core/features.py", "core/rng.py", "core/task.py", "encoder/lora.py"),
+    *("core/features.py", "core/rng.py", "core/task.py"),
     *("nn/blocks.py", "nn/losses.py", "nn/metrics.py", *ENCODING),
     *(
         "store/table.py",

@@ -101,12 +101,14 @@ def _nested(folder: Path, task: TaskSpec, split: str) -> Path | None:
     return next((path for path in inside if _find(path, task, split)), None)
 
 
+Aliases = Mapping[str, Sequence[str]]
+"""Other names of a column, by its name."""
 ID_NAMES = ("id", "idx", "index")
 HANDFUL = 5
 """Broken rows that are left out of any file; a file with more than 1 % as well as more than these is wrong."""
 
 
-class _BadRowError(Exception):
+class BadRow(Exception):
     """Why a row is left out."""
 
 
@@ -120,18 +122,18 @@ def to_split(table: Table, task: TaskSpec, split: str, path: Path, name: str) ->
         UserError: a column is missing, a label is out of range, or too many rows are broken.
     """
     columns = [column.strip() for column in table.columns]
-    texts = [_column(table, each, task, path) for each in task.texts]
+    texts = [require_column(table, each, task.aliases, path) for each in task.texts]
     label = _label_column(table, task, split, path)
-    number = find_column(table.columns, (*task.aliases.get("id", ()), *ID_NAMES))
+    number = id_column(table, task.aliases)
 
     rows: list[tuple[str, tuple[str, ...], float]] = []
     broken = [BrokenRow(name, line, reason) for line, reason in table.bad]
     for line, cells in table.rows:
         try:
-            row = _texts(cells, texts, task)
+            row = texts_of(cells, texts, task.texts)
             value = math.nan if label is None else _label(cells[label], task, path, line)
             given = "" if number is None or cells[number] is None else _whole(str(cells[number]).strip(), "id")
-        except _BadRowError as bad:
+        except BadRow as bad:
             broken.append(BrokenRow(name, line, str(bad)))
             continue
         rows.append((given or str(line), row, value))
@@ -156,34 +158,40 @@ def to_split(table: Table, task: TaskSpec, split: str, path: Path, name: str) ->
     )
 
 
-def find_column(columns: Sequence[str], names: Sequence[str]) -> int | None:
-    """The column of the first of the names that is there, as it is written or else in any case; None where none is."""
+def find_columns(table: Table, names: Sequence[str]) -> list[int]:
+    """The columns of the first of the names that is there, as it is written or else in any case."""
     for fold in (str.strip, lambda name: name.strip().lower()):
-        folded = [fold(column) for column in columns]
-        found = next((folded.index(fold(name)) for name in names if fold(name) in folded), None)
-        if found is not None:
-            return found
-    return None
+        for name in names:
+            if found := [at for at, column in enumerate(table.columns) if fold(column) == fold(name)]:
+                return found
+    return []
 
 
-def _column(table: Table, wanted: str, task: TaskSpec, path: Path) -> int:
-    names = (wanted, *task.aliases.get(wanted, ()))
-    found = find_column(table.columns, names)
-    if found is not None:
-        name = table.columns[found].strip()
-        fold = str.strip if name in names else lambda each: each.strip().lower()
-        if (count := [fold(each) for each in table.columns].count(fold(name))) > 1:
-            raise UserError(f"{path} has {count} columns named {name!r}: keep one")
-        return found
+def id_column(table: Table, aliases: Aliases) -> int | None:
+    """The column of ids; None where there is none."""
+    return next(iter(find_columns(table, (*aliases.get("id", ()), *ID_NAMES))), None)
+
+
+def require_column(table: Table, wanted: str, aliases: Aliases, path: Path) -> int:
+    """The column called `wanted` or, of its other names, by the first that is there; in any case.
+
+    Raises:
+        UserError: there is no such column, or several.
+    """
+    names = (wanted, *aliases.get(wanted, ()))
+    found = find_columns(table, names)
+    if len(found) > 1:
+        raise UserError(f"{path} has {len(found)} columns named {table.columns[found[0]].strip()!r}: keep one")
+    if found:
+        return found[0]
     named = [column if len(column) <= 30 else column[:29] + "…" for each in table.columns if (column := each.strip())]
     near = next((match[0] for name in names if (match := get_close_matches(name, named, n=1))), None)
     nested = next((name for at, name in enumerate(table.columns) if _is_nested(table, at)), None)
+    hint = "; is there a header row?" if table.dialect.startswith(("TSV", "CSV")) else ""
     if nested is not None:
         hint = f"; {nested!r} holds lists or structures: make columns of what is in them"
     elif near:
         hint = f"; did you mean {near!r}? Rename it"
-    else:
-        hint = "; is there a header row?" if table.dialect.startswith(("TSV", "CSV")) else ""
     other = f" (or {', '.join(names[1:])})" if names[1:] else ""
     there = ", ".join(named[:10]) + (f" and {len(named) - 10} more" if len(named) > 10 else "")
     raise UserError(f"{path} has no column {wanted!r}{other}, only {there or 'unnamed ones'}{hint}")
@@ -196,10 +204,10 @@ def _is_nested(table: Table, column: int) -> bool:
 def _label_column(table: Table, task: TaskSpec, split: str, path: Path) -> int | None:
     """The label's column; None for a test split without labels."""
     if split == "test":
-        column = find_column(table.columns, (task.label, *task.aliases.get(task.label, ())))
-        if column is None or all(_is_blank(cells[column], task) for _, cells in table.rows):
+        found = find_columns(table, (task.label, *task.aliases.get(task.label, ())))
+        if not found or all(_is_blank(cells[found[0]], task) for _, cells in table.rows):
             return None
-    return _column(table, task.label, task, path)
+    return require_column(table, task.label, task.aliases, path)
 
 
 def _is_blank(value: Any, task: TaskSpec) -> bool:
@@ -210,14 +218,19 @@ def _is_blank(value: Any, task: TaskSpec) -> bool:
     return low > -1 and str(value).strip() in ("-1", "-1.0")
 
 
-def _texts(cells: Sequence[Any], columns: Sequence[int], task: TaskSpec) -> tuple[str, ...]:
+def texts_of(cells: Sequence[Any], columns: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
+    """The texts in some columns of a row, stripped.
+
+    Raises:
+        BadRow: one is empty or no text.
+    """
     found = []
-    for name, column in zip(task.texts, columns, strict=True):
+    for name, column in zip(names, columns, strict=True):
         value = cells[column]
         if value is None or (isinstance(value, str) and not (value := value.strip())):
-            raise _BadRowError(f"empty {name}")
+            raise BadRow(f"empty {name}")
         if not isinstance(value, str):
-            raise _BadRowError(f"{name} is not text but {value!r:.60}")
+            raise BadRow(f"{name} is not text but {value!r:.60}")
         found.append(_whole(value, name))
     return tuple(found)
 
@@ -227,14 +240,14 @@ def _whole(text: str, name: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _BadRowError(f"{name} holds half of a character (a lone surrogate)") from None
+        raise BadRow(f"{name} holds half of a character (a lone surrogate)") from None
     return text
 
 
 def _label(value: Any, task: TaskSpec, path: Path, line: int) -> float:
     """A class index, given as such or by name, or a score."""
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise _BadRowError("label missing")
+        raise BadRow("label missing")
     if isinstance(value, str) and value.strip() in task.classes:
         return float(task.classes.index(value.strip()))
     try:
@@ -242,9 +255,9 @@ def _label(value: Any, task: TaskSpec, path: Path, line: int) -> float:
     except OverflowError:  # a whole number of more than 308 digits
         number = math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
-        raise _BadRowError(f"label {value!r:.60} is not a number") from None
+        raise BadRow(f"label {value!r:.60} is not a number") from None
     if math.isnan(number):
-        raise _BadRowError("label missing (NaN)")
+        raise BadRow("label missing (NaN)")
     low, high = (0, len(task.classes) - 1) if task.classes else (task.low, task.high)
     if not low <= number <= high or (task.classes and not number.is_integer()):
         kind = f"a class from {low} to {high}" if task.classes else f"a score from {low:g} to {high:g}"
@@ -283,26 +296,37 @@ DEMO_SEED = 0
 REQUIRED = ("train", "dev")
 
 
-def load_data(source: str | Path, tasks: Sequence[TaskSpec]) -> dict[str, dict[str, Split]]:
+def load_data(
+    source: str | Path, tasks: Sequence[TaskSpec], problems: list[str] | None = None
+) -> dict[str, dict[str, Split]]:
     """Task -> split -> rows; splits in the order train, dev, test. `source` is a folder or `demo`.
 
     A task of which the folder has no file is read from its own data, if it has any. Test may be absent or unlabelled.
     A folder named `demo` can be given as `./demo`.
 
+    Args:
+        problems: gets a line for each train or dev split that is missing, which is then no error unless all are.
+
     Raises:
         UserError: folder, train or dev missing; a file that is broken or the wrong one; labels out of range.
     """
-    if str(source) == DEMO and not isinstance(source, Path):
+    if source == DEMO:
         return {task.name: load_demo(task) for task in tasks}
     folder = Path(source)
     check_folder(folder)
     paths = {task.name: find_splits(folder, task) for task in tasks}
     own = {task.name for task in tasks if task.data is not None and not paths[task.name]}
-    whole = [name for name, found in paths.items() if name in own or all(split in found for split in REQUIRED)]
-    for task in tasks:
-        for split in REQUIRED:
-            if task.name not in own and split not in paths[task.name]:
-                raise missing(folder, task, split, whole)
+    whole = [name for name, found in paths.items() if name in own or found.keys() >= set(REQUIRED)]
+    absent = [
+        missing(folder, task, split, whole)
+        for task in tasks
+        for split in REQUIRED
+        if task.name not in own and split not in paths[task.name]
+    ]
+    if absent and (problems is None or not (own or any(paths.values()))):
+        raise absent[0]
+    if problems is not None:
+        problems += map(str, absent)
     return {
         task.name: load_own(task) if task.name in own else load_files(folder, paths[task.name], task) for task in tasks
     }
@@ -314,7 +338,7 @@ def present(source: str | Path, tasks: Sequence[TaskSpec]) -> list[str]:
     Raises:
         UserError: no such folder, none of the tasks, or one whose splits come from different sets.
     """
-    if str(source) == DEMO and not isinstance(source, Path):
+    if source == DEMO:
         found = [task.name for task in tasks if task.demo or task.data]
     else:
         check_folder(Path(source))

@@ -1,4 +1,4 @@
-"""Files as tables of cells. The format follows from the name."""
+"""Files as tables of cells: JSON, Parquet, Arrow and delimited text. The format follows from the name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchkit.core.errors import UserError
 from benchkit.core.settings import read_json
-from benchkit.data.delimited import Body, lines_of, read_delimited
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,11 +36,11 @@ class Table:
         sha256: of the file, or of the files of one split, one after the other.
     """
 
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     rows: list[tuple[int, Sequence[Any]]]
     bad: list[tuple[int, str]]
     dialect: str
-    sha256: str
+    sha256: str = ""
 
 
 def read_table(path: Path) -> Table:
@@ -66,14 +66,18 @@ def read_table(path: Path) -> Table:
         if not data.strip():
             raise UserError(f"{each} is empty: expected a header row and data")
         parts.append(data)
-    columns, rows, bad, dialect = _READERS[kind](parts, paths)
+    if kind in ("parquet", "arrow"):
+        table = _columnar(parts, paths, kind.title())
+    else:
+        text = _text(parts[0], path)
+        table = _json(text, path) if kind == "jsonl" else read_delimited(text, path, csv=kind == "csv")
     # Half a character may come from an escape in JSON; a name is shown, so it must be printable.
-    names = tuple(name.encode("utf-8", "replace").decode() for name in columns)
-    return Table(names, rows, bad, dialect, digest.hexdigest())
+    names = tuple(name.encode("utf-8", "replace").decode() for name in table.columns)
+    return replace(table, columns=names, sha256=digest.hexdigest())
 
 
 def format_of(path: Path) -> str:
-    """`tsv`, `csv`, `jsonl` or `parquet`, by the suffix; `arrow` for a folder that `datasets.save_to_disk` wrote.
+    """`tsv`, `csv`, `jsonl` or `parquet` by the suffix; `arrow` for a folder that `datasets.save_to_disk` wrote.
 
     Raises:
         UserError: another suffix.
@@ -82,7 +86,7 @@ def format_of(path: Path) -> str:
         return "arrow"
     name = path.name.removesuffix(".gz")
     kind = name.rpartition(".")[2]
-    if kind not in _READERS or (kind == "parquet" and name != path.name):
+    if kind not in ("tsv", "csv", "jsonl", "parquet") or (kind == "parquet" and name != path.name):
         raise UserError(f"{path}: unknown kind of file; use .tsv, .csv or .jsonl (also .gz), or .parquet")
     return kind
 
@@ -128,9 +132,17 @@ def _text(data: bytes, path: Path) -> str:
     return text
 
 
-def _json(parts: list[bytes], paths: list[Path]) -> Body:
+def lines_of(text: str) -> list[str]:
+    """Lines without their ends, and without blank ones at the end of the text."""
+    # Not splitlines(): sentences may hold U+2028 and other separators that end no row.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip(" \r"):
+        lines.pop()
+    return lines
+
+
+def _json(text: str, path: Path) -> Table:
     """One object a line, or a list of objects; the columns are all names that occur, in order of appearance."""
-    text = _text(parts[0], paths[0])
     values: Iterable[Any] = map(_parsed, lines_of(text))
     unit = "line"
     if text.lstrip().startswith("[") and isinstance(whole := _parsed(text), list):
@@ -146,9 +158,10 @@ def _json(parts: list[bytes], paths: list[Path]) -> Body:
             bad.append((number, value if isinstance(value, _BadJson) else _BadJson("not a JSON object")))
     if not objects:
         first = f": {unit} {bad[0][0]} is {bad[0][1]}" if bad else ""
-        raise UserError(f"{paths[0]} holds no JSON object{first}; expected one a line, or a list of them")
+        raise UserError(f"{path} holds no JSON object{first}; expected one a line, or a list of them")
     rows: list[tuple[int, Sequence[Any]]] = [(n, [value.get(c) for c in columns]) for n, value in objects]
-    return list(columns), rows, [(n, str(why)) for n, why in bad], "JSON Lines" if unit == "line" else "JSON list"
+    name = "JSON Lines" if unit == "line" else "JSON list"
+    return Table(list(columns), rows, [(n, str(why)) for n, why in bad], name)
 
 
 class _BadJson(str):
@@ -204,40 +217,25 @@ def _arrow_files(folder: Path) -> list[Path]:
     return [folder / str(name) for name in names]
 
 
-def _parquet(parts: list[bytes], paths: list[Path]) -> Body:
+def _batches(data: bytes, kind: str) -> tuple[pa.Schema, Iterable[pa.RecordBatch]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def open_file(data: bytes) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        return file.schema_arrow, file.iter_batches(batch_size=1024)
-
-    return _columnar(parts, paths, open_file, "Parquet")
-
-
-def _arrow(parts: list[bytes], paths: list[Path]) -> Body:
-    import pyarrow as pa
-
-    def open_file(data: bytes) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    if kind == "Arrow":
         stream = pa.ipc.open_stream(pa.BufferReader(data))
         return stream.schema, stream
+    file = pq.ParquetFile(pa.BufferReader(data))
+    return file.schema_arrow, file.iter_batches(batch_size=1024)
 
-    return _columnar(parts, paths, open_file, "Arrow")
 
-
-def _columnar(
-    parts: list[bytes],
-    paths: list[Path],
-    open_file: Callable[[bytes], tuple[pa.Schema, Iterator[pa.RecordBatch]]],
-    kind: str,
-) -> Body:
+def _columnar(parts: list[bytes], paths: list[Path], kind: str) -> Table:
     import pyarrow as pa
 
     tables = []
     for data, path in zip(parts, paths, strict=True):
         limit, size, taken = max(UNPACKED, RATIO * len(data)), 0, []
         try:
-            schema, batches = open_file(data)
+            schema, batches = _batches(data, kind)
             for batch in batches:
                 taken.append(batch)
                 if (size := size + batch.nbytes) > limit:
@@ -255,7 +253,7 @@ def _columnar(
         for at, name in enumerate(names)
     ]
     rows: list[tuple[int, Sequence[Any]]] = list(enumerate(zip(*columns, strict=True), start=1))
-    return names, rows, [], kind if len(paths) == 1 else f"{kind}, {len(paths)} files"
+    return Table(names, rows, [], kind if len(paths) == 1 else f"{kind}, {len(paths)} files")
 
 
 def _values(column: pa.ChunkedArray, name: str, path: Path) -> list[Any]:
@@ -271,10 +269,178 @@ def _values(column: pa.ChunkedArray, name: str, path: Path) -> list[Any]:
         raise UserError(f"{path}: column {name!r} holds what cannot be read: {error}") from error
 
 
-_READERS: dict[str, Callable[[list[bytes], list[Path]], Body]] = {
-    "tsv": lambda parts, paths: read_delimited(_text(parts[0], paths[0]), paths[0], csv=False),
-    "csv": lambda parts, paths: read_delimited(_text(parts[0], paths[0]), paths[0], csv=True),
-    "jsonl": _json,
-    "parquet": _parquet,
-    "arrow": _arrow,
-}
+_DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon"}
+_DOUBLED = re.compile(r'"[^"]*(?:""[^"]*)+"')  # a field that only a CSV writer makes
+
+
+@dataclass
+class _Reading:
+    """A text read one way.
+
+    Attributes:
+        against: lines that this way of reading cannot explain.
+        quotes: the first line with a quote that the other way of reading explains, and how many there are.
+        spans: the first row of more than one line, as its first and last line.
+    """
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[tuple[int, Sequence[Any]]] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    against: int = 0
+    quotes: tuple[int, int] = (0, 0)
+    spans: tuple[int, int] = (0, 0)
+
+    def misread(self, line: int) -> None:
+        self.against += 1
+        self.quotes = (self.quotes[0] or line, self.quotes[1] + 1)
+
+
+def read_delimited(text: str, path: Path, csv: bool) -> Table:
+    """Rows of cells between tabs, commas or semicolons.
+
+    The text is read both ways: line by line, where quotes are text like any other; and as CSV, with quoted fields and
+    doubled quotes. Each way is held against the whole text: a line without the header's number of fields speaks
+    against it, a field with doubled quotes against the first way, a quote where CSV has none against the second. The
+    way with less against it is taken. Of two that are as good, it is the first if the rows differ, since it cannot lose
+    any; if only quotes around whole fields differ, the suffix decides. The delimiter is found likewise.
+
+    Args:
+        csv: what the suffix says: quoted, or not.
+
+    Raises:
+        UserError: some lines are quoted as CSV, and others not.
+    """
+    lines = lines_of(text)
+    found = [each for each in _DELIMITERS if each in lines[0]] or ["," if csv else "\t"]
+    both = {delimiter: (_by_lines(lines, delimiter), _as_csv(lines, delimiter)) for delimiter in found}
+    delimiter = min(found, key=lambda each: min(reading.against for reading in both[each]))
+    plain, quoted = both[delimiter]
+    (doubled_line, doubled), (stray_line, stray) = plain.quotes, quoted.quotes
+    if 10 * min(doubled, stray) > max(doubled, stray):
+        raise UserError(
+            f"{path}: line {doubled_line} doubles its quotes as CSV does, line {stray_line} does not: save it with "
+            "quoted fields throughout, or without quoting"
+        )
+    if plain.against != quoted.against:
+        take_csv = quoted.against < plain.against
+    else:
+        take_csv = csv and len(quoted.rows) == len(plain.rows)
+    if (csv or take_csv) and len(quoted.columns) == 1 and quoted.spans[0]:
+        raise UserError(
+            f"{path}: a quote opens in line {quoted.spans[0]} and closes in line {quoted.spans[1]}: with one column, "
+            "that may be one row or several; save it as .jsonl, or without quotes"
+        )
+    chosen, name = (quoted, "quoted") if take_csv else (plain, "no quoting")
+    kind = "TSV" if (delimiter, take_csv) == ("\t", False) else f"CSV, {_DELIMITERS[delimiter]} separated"
+    return Table(chosen.columns, chosen.rows, chosen.bad, f"{kind}, {name}")
+
+
+def _by_lines(lines: list[str], delimiter: str) -> _Reading:
+    """Each line is a row, and quotes are text."""
+    reading = _Reading(lines[0].split(delimiter))
+    width = len(reading.columns)
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split(delimiter)
+        if len(cells) != width:
+            reading.bad.append((number, _misfit(cells, width) if line else "empty line"))
+            reading.against += bool(line)
+            continue
+        reading.rows.append((number, cells))
+        if '""' in line and any(map(_DOUBLED.fullmatch, cells)):
+            reading.misread(number)
+    if any(name.startswith('"') for name in reading.columns):
+        reading.against += len(lines)  # no column is called so
+    return reading
+
+
+def _as_csv(lines: list[str], delimiter: str) -> _Reading:
+    """Fields may be quoted, with doubled quotes and line breaks in them."""
+    reading = _Reading()
+    for first, last, cells, flaw in _records(lines, delimiter):
+        if not reading.columns:
+            reading.columns = cells
+        elif flaw and not cells:
+            reading.bad.append((first, flaw))
+            reading.misread(first)
+        elif len(cells) == len(reading.columns):
+            reading.rows.append((first, cells))
+            if last > first and not reading.spans[0]:
+                reading.spans = first, last
+            if flaw:
+                reading.misread(first)
+        elif first == last:
+            blank = not lines[first - 1]
+            reading.bad.append((first, "empty line" if blank else _misfit(cells, len(reading.columns))))
+            reading.against += not blank
+        else:
+            reason = f"a quote opened in line {first} takes in the lines to {last}"
+            reading.bad += [(line, reason) for line in range(first, last + 1)]
+            reading.against += last - first + 1
+    return reading
+
+
+def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, int, list[str], str]]:
+    """(first line, last line, cells, flaw) of each record.
+
+    A quote that opens a field and does not close it costs its own line alone: that has no cells, and reading goes on
+    with the next one. So it cannot take in rows, not even those that make a field with what follows them.
+    """
+    text, starts = "\n".join(lines), list(accumulate((len(line) + 1 for line in lines), initial=0))
+    one = re.compile(rf'(?:"([^"]*+(?:""[^"]*+)*+)"|([^{delimiter}\n]*+))({delimiter}|\n|\Z)')
+    width, is_row = lines[0].count(delimiter) + 1, _row_test(lines, delimiter)
+    number = 0
+    while number < len(lines):
+        first = number
+        number += 1
+        if '"' not in lines[first]:
+            yield number, number, lines[first].split(delimiter), ""
+            continue
+        cells, position, flaw, end = [], starts[first], "", delimiter
+        while end == delimiter:
+            match = one.match(text, position)
+            assert match is not None  # an empty field at the least
+            quoted, bare, end = match.groups()
+            position = match.end()
+            cells.append(bare if quoted is None else quoted.replace('""', '"'))
+            number += (quoted or "").count("\n")
+            if bare and '"' in bare:
+                flaw = flaw or "a quote within a field"
+                if bare.startswith('"'):
+                    cells, number, flaw = [], first + 1, "a quote opens a field and does not close it"
+                    break
+        within = lines[first:number]
+        if len(within) > 1 < width and (rows := sum(map(is_row, within))) > 1:
+            flaw = f"a quote opened in line {first + 1} takes in the lines to {number}, {rows} of which are rows"
+            cells, number = [], first + 1
+        yield first + 1, number, cells, flaw
+
+
+def _row_test(lines: list[str], delimiter: str) -> Callable[[str], bool]:
+    """Whether a line can be a row by itself: it has all fields, and numbers where all lines without quotes have them.
+
+    So a comma in a quoted text with line breaks does not make a row of a part of it.
+    """
+    width = lines[0].count(delimiter) + 1
+    sure = [cells for line in lines[1:] if '"' not in line and len(cells := line.split(delimiter)) == width]
+    numbers = [at for at in range(width) if sure and all(_is_number(cells[at]) for cells in sure)]
+
+    def test(line: str) -> bool:
+        cells = line.split(delimiter)
+        return len(cells) == width and all(_is_number(cells[at].strip('"')) for at in numbers)
+
+    return test
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _misfit(cells: Sequence[str], expected: int) -> str:
+    reason = f"{len(cells)} field{'s' * (len(cells) != 1)}, {expected} expected"
+    if any(cell.startswith('"') and cell.count('"') % 2 for cell in cells):
+        return f"{reason}; a quote opens a field and does not close it"
+    return f"{reason}; a carriage return is in it" if any("\r" in cell for cell in cells) else reason

@@ -2,12 +2,11 @@
 
 from benchkit.encoder.bert import BertConfig, MiniBert
 from benchkit.encoder.checkpoint import load_encoder, random_encoder, save_encoder
-from benchkit.encoder.encoder import EncodedChunk, Encoder, EncoderSpec, resolve_precision
+from benchkit.encoder.encoder import Encoder, EncoderSpec, resolve_precision
 from benchkit.encoder.tokenizer import Tokenized
 
 __all__ = [
     "BertConfig",
-    "EncodedChunk",
     "Encoder",
     "EncoderSpec",
     "MiniBert",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,24 +19,6 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring sentences of one length: a packed slice that is a `(rows, time, hidden)` view."""
-
-    first_row: int
-    rows: int
-    first_token: int
-    time: int
-
-    @property
-    def row_slice(self) -> slice:
-        return slice(self.first_row, self.first_row + self.rows)
-
-    @property
-    def token_slice(self) -> slice:
-        return slice(self.first_token, self.first_token + self.rows * self.time)
 
 
 class Layout:
@@ -69,13 +50,15 @@ class Layout:
         self.short = padded and short(self.longest, self.device)
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        groups, row, token = [], 0, 0
+    def groups(self) -> list[tuple[int, int]]:
+        """Of neighbouring sentences of one length: how many there are, and their length."""
         times, counts = torch.unique_consecutive(self.lengths, return_counts=True)
-        for time, rows in zip(times.tolist(), counts.tolist(), strict=True):
-            groups.append(Group(row, rows, token, time))
-            row, token = row + rows, token + rows * time
-        return tuple(groups)
+        return list(zip(counts.tolist(), times.tolist(), strict=True))
+
+    def views(self, packed: Tensor) -> list[Tensor]:
+        """(total, ...) to a view (rows, time, ...) of each of `groups`."""
+        parts = torch.split(packed, [rows * time for rows, time in self.groups])
+        return [part.view(*group, *packed.shape[1:]) for part, group in zip(parts, self.groups, strict=True)]
 
     @cached_property
     def spans(self) -> Tensor:
@@ -114,7 +97,7 @@ def usable(qkv: Tensor, dropout: float) -> bool:
     Args:
         qkv: (total, 3, heads, dim).
     """
-    if not qkv.is_cuda or dropout or qkv.dtype not in (torch.bfloat16, torch.float16) or _kernel() is None:
+    if not qkv.is_cuda or dropout or qkv.dtype not in (torch.bfloat16, torch.float16) or _flash_attention() is None:
         return False
     width = qkv.shape[-1]
     return width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability(qkv.device) >= (8, 0)
@@ -122,7 +105,7 @@ def usable(qkv: Tensor, dropout: float) -> bool:
 
 def attend_packed(qkv: Tensor, layout: Layout) -> Tensor:
     """(total, 3, heads, dim) to (total, heads, dim); only where it is `usable`."""
-    kernel = _kernel()
+    kernel = _flash_attention()
     assert kernel is not None
     bounds, longest = layout.bounds, layout.longest
     mixed: Tensor = kernel(*qkv.unbind(1), bounds, bounds, longest, longest)
@@ -130,7 +113,7 @@ def attend_packed(qkv: Tensor, layout: Layout) -> Tensor:
 
 
 @cache
-def _kernel() -> Callable[..., Any] | None:
+def _flash_attention() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # before torch 2.10
@@ -177,7 +160,7 @@ def short(longest: int, device: torch.device) -> bool:
 
 @cache
 def _fits(device: torch.device) -> int:
-    """The way back of 128 word pieces takes more shared memory than a block has on cards below an A100."""
+    """The backward pass of 128 word pieces takes more shared memory than a block has on cards below an A100."""
     shared = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)  # no stub knows it
     return 128 if shared >= 160 * 1024 else 64
 
@@ -193,28 +176,12 @@ def attend_rows(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, drop
     seed = torch.randint(0, 2**31 - 1, (1,), dtype=torch.int64, device=qkv.device) if dropout else None
     found: Tensor
     if torch.compiler.is_compiling():
-        found = torch.ops.benchkit.short_attention(qkv, starts, lengths, longest, dropout, seed)  # see `fused_op`
+        found = torch.ops.benchkit.short_attention(qkv, starts, lengths, longest, dropout, seed)
     elif torch.is_grad_enabled() and qkv.requires_grad:
         found = _Attend.apply(qkv, starts, lengths, longest, dropout, seed)  # type: ignore[no-untyped-call]
     else:
         found = attend(qkv, starts, lengths, longest, dropout, seed)
     return found
-
-
-class _Attend(torch.autograd.Function):
-    """As `attend`, with gradients. Not the operator of `fused_op`, whose first call loads torch's compiler."""
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, *given: Any) -> Tensor:
-        starts, lengths, ctx.longest, ctx.dropout, seed = given
-        ctx.save_for_backward(qkv, starts, lengths, seed)
-        return attend(qkv, starts, lengths, ctx.longest, ctx.dropout, seed)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        qkv, starts, lengths, seed = ctx.saved_tensors
-        found = attend_backward(qkv, gradients[0], starts, lengths, ctx.longest, ctx.dropout, seed)
-        return found, None, None, None, None, None
 
 
 def attend(qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int, dropout: float, seed: Tensor | None) -> Tensor:
@@ -235,6 +202,38 @@ def attend_backward(
     into = torch.empty_like(qkv)
     _launch(kernel, (qkv, gradient.contiguous(), into), qkv, starts, lengths, longest, dropout, seed)
     return into
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    qkv, starts, lengths, ctx.longest, ctx.dropout, seed = inputs
+    ctx.save_for_backward(qkv, starts, lengths, seed)
+
+
+def _gradients(backward: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Of what was kept, by `attend_backward` or by its operator."""
+
+    def run(ctx: Any, *gradients: Any) -> Any:
+        qkv, starts, lengths, seed = ctx.saved_tensors
+        found = backward(qkv, gradients[0], starts, lengths, ctx.longest, ctx.dropout, seed)
+        return found, None, None, None, None, None
+
+    return run
+
+
+class _Attend(torch.autograd.Function):
+    """As `attend`, with gradients. Not the operator below, whose first call loads torch's compiler."""
+
+    forward = staticmethod(attend)
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(_gradients(attend_backward))
+
+
+# The same as operators of torch, which `torch.compile` takes as a whole.
+_attend = torch.library.custom_op("benchkit::short_attention", attend, mutates_args=())
+_attend.register_fake(lambda qkv, *_: qkv.new_empty(qkv.shape[0], *qkv.shape[2:]))
+_attend_backward = torch.library.custom_op("benchkit::short_attention_backward", attend_backward, mutates_args=())
+_attend_backward.register_fake(lambda qkv, *_: torch.empty_like(qkv))
+_attend.register_autograd(_gradients(_attend_backward), setup_context=_keep)
 
 
 def _launch(

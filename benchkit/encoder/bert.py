@@ -1,9 +1,13 @@
-"""miniBERT: its configuration, the model and its poolings."""
+"""miniBERT: its configuration, the model, what a phase trains of it, and its poolings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
 from typing import Any, Self
 
 import torch
@@ -11,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
-from benchkit.encoder import attention as fused
-from benchkit.encoder.attention import Layout, attend_packed, usable
+from benchkit.encoder.attention import Layout, add_norm, attend_packed, attend_rows, inferring, usable
 
 # How activations are called in configs, and which function each name means.
 ACTIVATIONS = {
@@ -36,6 +39,12 @@ _MOST = {
     "max_position_embeddings": 2**20,
     "type_vocab_size": 2**16,
 }
+
+
+@cache
+def read_names() -> dict[str, Any]:
+    """The content of `names.toml`: names of parameters in checkpoints, and models that are none of ours."""
+    return tomllib.loads((files("benchkit.encoder") / "names.toml").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class BertConfig:
         """
         kind = values.get("model_type", "bert")
         if kind != "bert":
-            why = f" ({_OTHERS[kind]})" if isinstance(kind, str) and kind in _OTHERS else ""
+            why = f" ({found})" if (found := read_names()["others"].get(str(kind))) else ""
             raise UserError(f"{where}: model_type is {kind!r:.40}{why}; only 'bert' and 'distilbert' can be loaded")
         position = values.get("position_embedding_type", "absolute")
         if position != "absolute":
@@ -98,21 +107,6 @@ class BertConfig:
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
 
-
-# What people try most, and why it is not a BERT.
-_OTHERS = {
-    "mpnet": "its attention has a relative position bias",
-    "roberta": "its word pieces and positions are counted in another way",
-    "xlm-roberta": "its word pieces and positions are counted in another way",
-    "albert": "its layers share their weights",
-    "electra": "its embeddings are projected",
-    "deberta": "its attention has relative positions",
-    "deberta-v2": "its attention has relative positions",
-    "modernbert": "its positions are rotary",
-    "nomic_bert": "its positions are rotary",
-    "new": "its positions are rotary",
-    "t5": "it is not an encoder alone",
-}
 
 # What a config.json must say itself: a default here would only surface later, as a shape that does not fit.
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -198,6 +192,61 @@ class TopLayers(nn.Module):
         return super().train(mode)
 
 
+LORA_SCALE = 2.0
+"""What a change is multiplied with: alpha over rank in the paper's terms."""
+
+
+class LowRank(nn.Module):
+    """LoRA (Hu et al. 2021): a change `up @ down` for each matrix of the layers, which are frozen; zero at first.
+
+    In `train()` the whole encoder is in train mode, dropout included.
+
+    Attributes:
+        down: by number of the matrix, (rank, in).
+        up: (out, rank), zeros at first.
+    """
+
+    def __init__(self, model: MiniBert, rank: int) -> None:
+        super().__init__()
+        self.model = (model,)  # in a tuple, so that it is no part of this module
+        self.names = [
+            f"layers.{name}.weight" for name, each in model.layers.named_modules() if isinstance(each, nn.Linear)
+        ]
+        shapes = [model.get_parameter(name).shape for name in self.names]
+        self.down = nn.ParameterList(torch.randn(rank, width) / width**0.5 for _, width in shapes)
+        self.up = nn.ParameterList(torch.zeros(out, rank) for out, _ in shapes)
+        self.to(model.word.weight.device)
+
+    def train(self, mode: bool = True) -> Self:
+        self.model[0].train(mode)
+        return super().train(mode)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The changed matrices by name, with gradients to `up` and `down`."""
+        changes = {name: up @ down for name, up, down in zip(self.names, self.up, self.down, strict=True)}
+        return {name: self.model[0].get_parameter(name) + LORA_SCALE * each for name, each in changes.items()}
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the changed matrices meanwhile."""
+        kept = {name: self.model[0].get_parameter(name).detach().clone() for name in self.names}
+        self.merge()
+        try:
+            yield
+        finally:
+            self._set(kept)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Give the model the changed matrices for good."""
+        self._set(self.weights())
+
+    @torch.no_grad()
+    def _set(self, weights: dict[str, Tensor]) -> None:
+        for name, value in weights.items():
+            self.model[0].get_parameter(name).copy_(value)
+
+
 def _embedding(count: int, hidden: int) -> nn.Embedding:
     """One yet to be filled. Torch would fill it, and on the meta device loads its compiler for that: a second."""
     found: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(count, hidden), freeze=False)  # type: ignore[no-untyped-call]
@@ -232,8 +281,8 @@ class Layer(nn.Module):
             mixed = attend_first(queries, keys, layout, self.heads, dropout)
         else:
             mixed = attend(self.qkv(x), layout, self.heads, dropout)
-        x = _normed(x, self.dropout(self.out(mixed)), self.norm1)
-        return _normed(x, self.dropout(self.down(activate(self.up(x), self.activation))), self.norm2)
+        x = _add_norm(x, self.dropout(self.out(mixed)), self.norm1)
+        return _add_norm(x, self.dropout(self.down(activate(self.up(x), self.activation))), self.norm2)
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -252,7 +301,7 @@ def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
     total, hidden = len(qkv), qkv.shape[1] // 3
     qkv = qkv.view(total, 3, heads, -1)
     if layout.short and qkv.shape[-1] <= 128:
-        return fused.attend_rows(qkv, layout.spans[0], layout.spans[1], layout.longest, dropout).flatten(1)
+        return attend_rows(qkv, layout.spans[0], layout.spans[1], layout.longest, dropout).flatten(1)
     if layout.padded and not layout.fixed and usable(qkv, dropout):
         return attend_packed(qkv, layout).flatten(1)
     if layout.padded:
@@ -260,12 +309,11 @@ def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
         mixed = F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout)
         return layout.unpad(mixed.transpose(1, 2)).view(total, hidden)
     parts = []
-    for group in layout.groups:
-        view = qkv[group.token_slice].view(group.rows, group.time, 3, heads, -1)
+    for view in layout.views(qkv):
         q, k, v = view.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         parts.append(mixed.transpose(1, 2).reshape(-1, hidden))
-    return _join(parts)
+    return join(parts)
 
 
 def attend_first(q: Tensor, kv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
@@ -276,60 +324,28 @@ def attend_first(q: Tensor, kv: Tensor, layout: Layout, heads: int, dropout: flo
         k, v = layout.pad(kv).permute(2, 0, 3, 1, 4)  # rows heads time dim
         return F.scaled_dot_product_attention(q, k, v, layout.bias.to(q.dtype), dropout).flatten(1)
     parts = []
-    for group in layout.groups:
-        view = kv[group.token_slice].view(group.rows, group.time, 2, heads, -1)
+    counts = [rows for rows, _ in layout.groups]
+    for queries, view in zip(torch.split(q, counts), layout.views(kv), strict=True):
         k, v = view.permute(2, 0, 3, 1, 4)
-        parts.append(F.scaled_dot_product_attention(q[group.row_slice], k, v, dropout_p=dropout).flatten(1))
-    return _join(parts)
+        parts.append(F.scaled_dot_product_attention(queries, k, v, dropout_p=dropout).flatten(1))
+    return join(parts)
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def join(parts: list[Tensor], dim: int = 0) -> Tensor:
+    """As `torch.cat`, without a copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _normed(x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
-    if change.dtype == x.dtype == norm.weight.dtype and fused.inferring(x):
-        return fused.add_norm(x, change, norm)
-    normed: Tensor = norm(_add(change, x))
+def _add_norm(x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
+    if change.dtype == x.dtype == norm.weight.dtype and inferring(x):
+        return add_norm(x, change, norm)
+    # In place where nobody needs the old value; autocast's mixed types must widen instead.
+    in_place = not torch.is_grad_enabled() and change.dtype == x.dtype
+    normed: Tensor = norm(change.add_(x) if in_place else x + change)
     return normed
 
 
-def _add(change: Tensor, x: Tensor) -> Tensor:
-    # In place where nobody needs the old value; autocast's mixed types must widen instead.
-    if torch.is_grad_enabled() or change.dtype != x.dtype:
-        return x + change
-    return change.add_(x)
-
-
 POOLINGS = ("cls", "mean", "max", "pooler")
-
-
-def resolve_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
-    """Layer numbers from 0 (embeddings) to `count`; negative ones count from the last, -1.
-
-    Raises:
-        UserError: none given, or one out of range.
-    """
-    if not layers:
-        raise UserError("layers is empty; name at least one, such as -1 for the last")
-    for layer in layers:
-        if not -count - 1 <= layer <= count:
-            raise UserError(f"layer {layer} does not exist; this encoder has 0 (embeddings) to {count} (last)")
-    return tuple(layer % (count + 1) for layer in layers)
-
-
-def check_pooling(pooling: str, layers: tuple[int, ...], model: MiniBert) -> None:
-    """Refuse what cannot be pooled; `layers` as from `resolve_layers`.
-
-    Raises:
-        UserError: an unknown pooling, or `pooler` without its weights or on another layer than the last.
-    """
-    if pooling not in POOLINGS:
-        raise UserError(f"pooling is one of {', '.join(POOLINGS)}, not {pooling!r}")
-    if pooling == "pooler" and model.pooler is None:
-        raise UserError("pooling 'pooler' needs pooler weights, and this checkpoint has none; use cls or mean")
-    if pooling == "pooler" and layers != (len(model.layers),):
-        raise UserError("pooling 'pooler' reads the last layer only; use layers (-1,)")
 
 
 def pool(states: Tensor, layout: Layout, pooling: str) -> Tensor:
@@ -341,8 +357,4 @@ def pool(states: Tensor, layout: Layout, pooling: str) -> Tensor:
         if pooling == "max":
             return padded.masked_fill(~layout.mask[..., None], float("-inf")).amax(1)
         return padded.sum(1) / layout.lengths_there[:, None]
-    parts = []
-    for group in layout.groups:
-        view = states[group.token_slice].view(group.rows, group.time, -1)
-        parts.append(view.amax(1) if pooling == "max" else view.mean(1))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return join([view.amax(1) if pooling == "max" else view.mean(1) for view in layout.views(states)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,81 +11,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.core.rng import generator
 from benchkit.core.settings import read_json
-from benchkit.encoder.bert import BertConfig, MiniBert
+from benchkit.encoder.bert import BertConfig, MiniBert, read_names
 from benchkit.encoder.encoder import Encoder
 from benchkit.encoder.tokenizer import load_tokenizer, wordpiece
 
-_CONFIG = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "hidden_dim": "intermediate_size",
-    "activation": "hidden_act",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-}
-_SAME = ("vocab_size", "max_position_embeddings", "initializer_range")
-_PARTS = {
-    "attention.q_lin": "attention.self.query",
-    "attention.k_lin": "attention.self.key",
-    "attention.v_lin": "attention.self.value",
-    "attention.out_lin": "attention.output.dense",
-    "sa_layer_norm": "attention.output.LayerNorm",
-    "ffn.lin1": "intermediate.dense",
-    "ffn.lin2": "output.dense",
-    "output_layer_norm": "output.LayerNorm",
-}
-_LAYER = re.compile(r"transformer\.layer\.(\d+)\.(.+)\.(weight|bias)")
-SEGMENTS = 2
-
-
-def as_bert_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of DistilBERT's `config.json` under BERT's names."""
-    config = {ours: values[theirs] for theirs, ours in _CONFIG.items() if theirs in values}
-    config |= {name: values[name] for name in _SAME if name in values}
-    return {"model_type": "bert", "type_vocab_size": SEGMENTS, "layer_norm_eps": 1e-12, **config}
-
-
-def as_bert_name(name: str) -> str:
-    """BERT's name of a tensor."""
-    match = _LAYER.fullmatch(name)
-    if match is None or match[2] not in _PARTS:
-        return name
-    return f"encoder.layer.{match[1]}.{_PARTS[match[2]]}.{match[3]}"
-
-
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SEGMENTS = 2  # of a DistilBERT: nothing is added for a segment
 
 
 def names(config: BertConfig, pooler: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each of our parameters with the Hugging Face tensors it is made of, one below the other."""
-    yield "word.weight", ("embeddings.word_embeddings.weight",)
-    yield "position.weight", ("embeddings.position_embeddings.weight",)
-    yield "segment.weight", ("embeddings.token_type_embeddings.weight",)
-    pairs: list[tuple[str, tuple[str, ...]]] = [("norm", ("embeddings.LayerNorm",))]
+    table = read_names()["bert"]
+    for ours, theirs in table["embeddings"].items():
+        yield f"{ours}.weight", (theirs,)
+    parts = {"norm": table["norm"]}
     for number in range(config.num_hidden_layers):
-        ours, theirs = f"layers.{number}", f"encoder.layer.{number}"
-        self_attention = f"{theirs}.attention.self"
-        pairs += [
-            (f"{ours}.qkv", tuple(f"{self_attention}.{part}" for part in ("query", "key", "value"))),
-            (f"{ours}.out", (f"{theirs}.attention.output.dense",)),
-            (f"{ours}.norm1", (f"{theirs}.attention.output.LayerNorm",)),
-            (f"{ours}.up", (f"{theirs}.intermediate.dense",)),
-            (f"{ours}.down", (f"{theirs}.output.dense",)),
-            (f"{ours}.norm2", (f"{theirs}.output.LayerNorm",)),
-        ]
+        for ours, theirs in table["layer"].items():
+            parts[f"layers.{number}.{ours}"] = [f"encoder.layer.{number}.{name}" for name in theirs]
     if pooler:
-        pairs.append(("pooler", ("pooler.dense",)))
-    for our, their in pairs:
+        parts["pooler"] = table["pooler"]
+    for ours, theirs in parts.items():
         for kind in ("weight", "bias"):
-            yield f"{our}.{kind}", tuple(f"{name}.{kind}" for name in their)
+            yield f"{ours}.{kind}", tuple(f"{name}.{kind}" for name in theirs)
+
+
+def _as_bert_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of DistilBERT's `config.json` under BERT's names."""
+    config = {ours: values[theirs] for theirs, ours in read_names()["distilbert"]["config"].items() if theirs in values}
+    return {"model_type": "bert", "type_vocab_size": SEGMENTS, "layer_norm_eps": 1e-12, **config}
+
+
+def _as_bert_name(name: str) -> str:
+    """BERT's name of one of DistilBERT's tensors."""
+    match = re.fullmatch(r"transformer\.layer\.(\d+)\.(.+)\.(weight|bias)", name)
+    part = read_names()["distilbert"]["layer"].get(match[2]) if match else None
+    return f"encoder.layer.{match[1]}.{part}.{match[3]}" if match and part else name
 
 
 def read_model(folder: Path) -> tuple[MiniBert, tuple[str, ...]]:
@@ -101,8 +66,8 @@ def read_model(folder: Path) -> tuple[MiniBert, tuple[str, ...]]:
         raise UserError(f"{folder}: no config.json; an encoder folder holds it, {' or '.join(WEIGHTS)}, and vocab.txt")
     config, distil = read_config(config_path, str(config_path))
     path, tensors = _read_weights(folder)
-    tensors = {as_bert_name(name) if distil else name: tensor for name, tensor in tensors.items()}
-    if distil:  # nothing is added for a segment
+    tensors = {_as_bert_name(name) if distil else name: tensor for name, tensor in tensors.items()}
+    if distil:
         tensors["embeddings.token_type_embeddings.weight"] = torch.zeros(SEGMENTS, config.hidden_size)
     has_pooler = "pooler.dense.weight" in tensors
     with torch.device("meta"):
@@ -172,7 +137,7 @@ def read_config(path: Path, where: str) -> tuple[BertConfig, bool]:
     """
     values = read_json(path)
     distil = values.get("model_type") == "distilbert"
-    return BertConfig.from_json(as_bert_config(values) if distil else values, where), distil
+    return BertConfig.from_json(_as_bert_config(values) if distil else values, where), distil
 
 
 def write_model(model: MiniBert, folder: Path) -> None:
@@ -218,23 +183,32 @@ def _canonical(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     return found
 
 
+def weight_files(folder: Path) -> tuple[Path, list[Path]]:
+    """The file of weights or the index of several, and the files that hold the tensors.
+
+    Raises:
+        UserError: there are none, or the index names none.
+    """
+    for name in WEIGHTS:
+        if (path := folder / name).is_file():
+            return path, [path]
+        if (index := folder / f"{name}.index.json").is_file():
+            places = read_json(index).get("weight_map")
+            files = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+            if not files or not all(Path(file).name == file for file in files):
+                raise UserError(f"{index}: has no weight_map that names files of its folder")
+            return index, [folder / file for file in files]
+    raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
+
+
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """All tensors of a folder's weights by their present names, and the file that says where they are.
 
     Raises:
         UserError: there are none, or a file cannot be read.
     """
-    for name in WEIGHTS:
-        if (path := folder / name).is_file():
-            return path, _canonical(_read(path), path)
-        if (index := folder / f"{name}.index.json").is_file():
-            places = read_json(index).get("weight_map")
-            files = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
-            if not files or not all(Path(file).name == file for file in files):
-                raise UserError(f"{index}: has no weight_map that names files of its folder")
-            parts = [_read(folder / file) for file in files]
-            return index, _canonical({name: tensor for part in parts for name, tensor in part.items()}, index)
-    raise UserError(f"{folder}: no {' and no '.join(WEIGHTS)}; one of them must hold the weights")
+    path, files = weight_files(folder)
+    return path, _canonical({name: tensor for file in files for name, tensor in _read(file).items()}, path)
 
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -243,21 +217,20 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
-            if file.read(24).startswith(b"version https://git-lfs"):
-                raise UserError(f"{path}: is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
-        if path.suffix == ".safetensors":
+            pointer = file.read(24).startswith(b"version https://git-lfs")
+        if path.suffix == ".safetensors" and not pointer:
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if match := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"{path}: holds Python objects ({match[1]}), not tensors alone; save model.state_dict() instead"
-            ) from None
-        raise _damaged(path, error) from None
+        tensors = None if pointer else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: is not there, but the index of the weights names it") from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(path, error) from None
+    except Exception as error:  # noqa: BLE001 - safetensors, pickle and torch raise all kinds for a damaged file
+        reason = str(error).strip().partition("\n")[0]
+        why = f"truncated, corrupt or not a weights file ({reason:.120}); fetch it again"
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
+            why = f"holds Python objects ({match[1]}), not tensors alone; save model.state_dict() instead"
+        raise UserError(f"{path}: {why}") from None
+    if pointer:
+        raise UserError(f"{path}: is a git-lfs pointer, not the weights; run `git lfs pull` in its repository")
     while isinstance(tensors, dict) and (inner := next((each for each in _WRAPPERS if each in tensors), None)):
         tensors = tensors[inner]
     if not isinstance(tensors, dict) or not all(
@@ -267,22 +240,17 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0]
-    return UserError(f"{path}: truncated, corrupt or not a weights file ({reason:.120}); fetch it again")
-
-
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder's weights, those that are not the encoder's too, by Hugging Face's present names.
 
     Raises:
         UserError: they cannot be read.
     """
-    return _read_weights(_model_folder(folder))[1]
+    return _read_weights(model_folder(folder))[1]
 
 
-def _model_folder(folder: Path) -> Path:
-    """The folder with `config.json`: in old ones of sentence-transformers, `0_Transformer` or `0_BERT`.
+def model_folder(folder: Path) -> Path:
+    """The folder inside an encoder's that has `config.json`: itself, or `0_Transformer` of old sentence-transformers.
 
     Raises:
         UserError: no such folder.
@@ -304,7 +272,7 @@ def load_encoder(folder: Path | str) -> Encoder:
         UserError: see `read_model` and `load_tokenizer`.
     """
     folder = Path(folder)
-    inner = _model_folder(folder)
+    inner = model_folder(folder)
     model, notes = read_model(inner)
     tokenizer, more = load_tokenizer(inner, model.config.vocab_size)
     return Encoder(folder.absolute().name, model, tokenizer, (*notes, *more))
@@ -346,11 +314,8 @@ def untrained(encoder: Encoder, seed: int = 0) -> Encoder:
 
 def _initialise(model: MiniBert, seed: int) -> None:
     for path, parameter in model.named_parameters():
-        with torch.no_grad():
-            if "norm" in path:
-                parameter.fill_(1.0 if path.endswith("weight") else 0.0)
-            elif path.endswith("bias"):
-                parameter.zero_()
-            else:
-                scale = model.config.initializer_range
-                parameter.normal_(0.0, scale, generator=generator(seed, "encoder", path))
+        if "norm" in path or path.endswith("bias"):
+            nn.init.constant_(parameter, float(path.endswith("weight")))
+        else:
+            scale = model.config.initializer_range
+            nn.init.normal_(parameter, 0.0, scale, generator=generator(seed, "encoder", path))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
-from benchkit.encoder.bert import BertConfig, MiniBert, check_pooling, resolve_layers
+from benchkit.encoder.bert import POOLINGS, BertConfig, MiniBert
 from benchkit.encoder.packing import Batch, Inputs, compute, gather
 from benchkit.encoder.tokenizer import Tokenized, tokenize
 
@@ -33,22 +33,18 @@ def resolve_precision(requested: str, device: torch.device | str) -> Precision:
     Raises:
         UserError: not one of auto, fp32, bf16.
     """
-    if requested == "fp32":
-        return "fp32"
-    if requested == "bf16":
-        return "bf16"
-    if requested != "auto":
+    if requested == "auto":
+        device, native = torch.device(device), False
+        if device.type == "cuda":
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+        elif device.type == "cpu":
+            # Private, and absent on some platforms and releases; there it is not known to be native.
+            names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+            native = any(probe() for name in names if (probe := getattr(torch.cpu, name, None)))
+        return "bf16" if native else "fp32"
+    if requested not in ("fp32", "bf16"):
         raise UserError(f"precision is one of auto, fp32, bf16, not {requested!r}")
-    device = torch.device(device)
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
-
-
-def _cpu_has_bf16() -> bool:
-    # Private, and absent on some platforms and releases; there it is not known to be native.
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return any(probe() for probe in probes if probe is not None)
+    return "bf16" if requested == "bf16" else "fp32"
 
 
 # Word pieces in one pass through the trunk. On a CPU: enough for full GEMM speed (measured; flat from 512 up), little
@@ -81,12 +77,7 @@ class EncodedChunk:
 
 
 def stream(
-    model: MiniBert,
-    batches: Iterable[Inputs],
-    pooling: str,
-    layers: tuple[int, ...],
-    tokens: bool,
-    chunk: int,
+    model: MiniBert, batches: Iterable[Inputs], pooling: str, layers: tuple[int, ...], tokens: bool, chunk: int
 ) -> Iterator[EncodedChunk]:
     """All inputs of each batch, longest first (so that a lack of memory shows at once), at most `chunk` at a time."""
     device = next(model.parameters()).device
@@ -99,45 +90,45 @@ def stream(
         def encode(rows: Tensor) -> tuple[Tensor, Tensor | None]:
             return compute(model, gather(tokenized, rows, device, not on_cpu), pooling, layers, tokens)
 
-        packs = [rows[pack] for pack in _cut(lengths, None, CPU_PACK if on_cpu else GPU_PACK)]
+        packs = [rows[pack] for pack in _cut(lengths, len(lengths), CPU_PACK if on_cpu else GPU_PACK)]
         with _map_over_cores(on_cpu) as map_over_cores:
-            pooled, pieces = zip(*map_over_cores(encode, packs), strict=True)
-        finish = fetch(torch.cat(pooled), torch.cat(pieces) if tokens else None)
-        return lambda: EncodedChunk(number, rows, *finish(), lengths)
+            parts = list(zip(*map_over_cores(encode, packs), strict=True))
+        finish = fetch([torch.cat(each) for each in parts[: 1 + tokens]])
+
+        def chunk() -> EncodedChunk:
+            pooled, *pieces = finish()
+            return EncodedChunk(number, rows, pooled, pieces[0] if pieces else None, lengths)
+
+        return chunk
 
     def started() -> Iterator[Callable[[], EncodedChunk]]:
         for number, tokenized in enumerate(batches):
             order = tokenized.lengths.argsort(descending=True, stable=True)
             lengths = tokenized.lengths[order]
-            for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else None):
+            for part in _cut(lengths, chunk, CHUNK_TOKENS if tokens else int(lengths.sum())):
                 yield start(number, tokenized, order[part], lengths[part])
 
-    yield from (finish() for finish in started()) if on_cpu else one_ahead(started())
+    yield from (finish() for finish in started()) if on_cpu else pipelined(started())
 
 
-def fetch(pooled: Tensor, pieces: Tensor | None) -> Callable[[], tuple[Tensor, Tensor | None]]:
+def fetch(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """Copy to the CPU without waiting; returns what waits for it. The copies may take part in training."""
-    if not pooled.is_cuda:
-        return lambda: (pooled.cpu().clone(), None if pieces is None else pieces.cpu().clone())
-    found = [
-        None if each is None else torch.empty_like(each, device="cpu", pin_memory=True) for each in (pooled, pieces)
-    ]
-    for source, into in zip((pooled, pieces), found, strict=True):
-        if source is not None and into is not None:
-            into.copy_(source, non_blocking=True)
+    if not tensors[0].is_cuda:
+        return lambda: [each.cpu().clone() for each in tensors]
+    found = [torch.empty_like(each, device="cpu", pin_memory=True) for each in tensors]
+    for source, into in zip(tensors, found, strict=True):
+        into.copy_(source, non_blocking=True)
     done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    done.record(torch.cuda.current_stream(pooled.device))
+    done.record(torch.cuda.current_stream(tensors[0].device))
 
-    def wait() -> tuple[Tensor, Tensor | None]:
+    def wait() -> list[Tensor]:
         done.synchronize()
-        first, second = (None if each is None else each.clone() for each in found)
-        assert first is not None
-        return first, second
+        return [each.clone() for each in found]
 
     return wait
 
 
-def one_ahead(started: Iterator[Callable[[], A]]) -> Iterator[A]:
+def pipelined(started: Iterator[Callable[[], A]]) -> Iterator[A]:
     """Results in order, each waited for only when the next has been started."""
     waiting: Callable[[], A] | None = None
     for finish in started:
@@ -148,15 +139,13 @@ def one_ahead(started: Iterator[Callable[[], A]]) -> Iterator[A]:
         yield waiting()
 
 
-def _cut(lengths: Tensor, rows: int | None, tokens: int | None) -> Iterator[slice]:
+def _cut(lengths: Tensor, rows: int, tokens: int) -> Iterator[slice]:
     """Neighbouring slices of at most that many rows and word pieces (but never less than one row)."""
     ends = lengths.cumsum(0)
     start, done = 0, 0
     while start < len(lengths):
-        stop = len(lengths) if rows is None else min(start + rows, len(lengths))
-        if tokens is not None:
-            fit = int(torch.searchsorted(ends, done + tokens, right=True))
-            stop = max(start + 1, min(stop, fit))
+        fit = int(torch.searchsorted(ends, done + tokens, right=True))
+        stop = max(start + 1, min(start + rows, fit))
         yield slice(start, stop)
         start, done = stop, int(ends[stop - 1])
 
@@ -285,7 +274,7 @@ class Encoder:
         pooled, pieces = compute(self.model, batch, pooling, numbers, want_tokens, weights)
         back = back.to(self.device)
         tokens = None if pieces is None else (batch.layout.pad(pieces)[back], batch.layout.mask[back])
-        return _as_read(reads, rows.shape, pooled[back], tokens, len(numbers))
+        return as_features(rows.shape, pooled[back], tokens, len(numbers) if issubclass(reads, Layers) else 0)
 
     def features_of(
         self,
@@ -303,24 +292,9 @@ class Encoder:
         numbers = self.check(pooling, layers)
         pooled, pieces = compute(self.model, batch, pooling, numbers, issubclass(reads, Tokens), weights)
         tokens = None if pieces is None else (batch.layout.pad(pieces), batch.layout.mask)
-        return _as_read(reads, (len(pooled), 1), pooled, tokens, len(numbers))
+        return as_features((len(pooled), 1), pooled, tokens, len(numbers) if issubclass(reads, Layers) else 0)
 
     def encode_chunks(
-        self,
-        tokenized: Inputs,
-        *,
-        reads: type[Pooled] = Pooled,
-        pooling: str = "mean",
-        layers: tuple[int, ...] = (-1,),
-        precision: str = "auto",
-        chunk: int = 16384,
-    ) -> Iterator[EncodedChunk]:
-        """All inputs, each once, longest first; without gradients and without dropout."""
-        yield from self.encode_batches(
-            [tokenized], reads=reads, pooling=pooling, layers=layers, precision=precision, chunk=chunk
-        )
-
-    def encode_batches(
         self,
         batches: Iterable[Inputs],
         *,
@@ -330,9 +304,9 @@ class Encoder:
         precision: str = "auto",
         chunk: int = 16384,
     ) -> Iterator[EncodedChunk]:
-        """As `encode_chunks`, one batch of inputs after the other; a GPU does not wait in between.
+        """All inputs, each once, of a batch the longest first; without gradients and without dropout.
 
-        A batch is asked for while the one before it is computed on a GPU.
+        A batch is asked for while the one before it is computed on a GPU, which does not wait in between.
         """
         numbers = self.check(pooling, layers)
         was_training = self.model.training
@@ -362,14 +336,13 @@ class Encoder:
         if isinstance(texts, str):
             raise UserError("encode takes a list of texts, not one text; write encode([text])")
         self.check(pooling, layers)
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        places: dict[str, int] = {}
+        rows = [places.setdefault(text, len(places)) for text in texts]
         tokenized = self.tokenize([(text,) for text in places], max_length)
         result = torch.empty(len(places), self.hidden * len(layers))
-        for chunk in self.encode_chunks(tokenized, pooling=pooling, layers=layers, precision=precision):
+        for chunk in self.encode_chunks([tokenized], pooling=pooling, layers=layers, precision=precision):
             result[chunk.rows] = chunk.pooled
-        if len(places) == len(texts):
-            return result
-        return result[torch.tensor([places[text] for text in texts])]
+        return result if len(places) == len(texts) else result[torch.tensor(rows)]
 
     def check(self, pooling: str, layers: Sequence[int]) -> tuple[int, ...]:
         """The layers counted from 0, the embeddings.
@@ -377,22 +350,37 @@ class Encoder:
         Raises:
             UserError: a layer or a pooling that this encoder does not have.
         """
-        numbers = resolve_layers(layers, self.config.num_hidden_layers)
-        check_pooling(pooling, numbers, self.model)
+        last = self.config.num_hidden_layers
+        if not layers:
+            raise UserError("layers is empty; name at least one, such as -1 for the last")
+        for layer in layers:
+            if not -last - 1 <= layer <= last:
+                raise UserError(f"layer {layer} does not exist; this encoder has 0 (embeddings) to {last} (last)")
+        numbers = tuple(layer % (last + 1) for layer in layers)
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling is one of {', '.join(POOLINGS)}, not {pooling!r}")
+        if pooling == "pooler" and self.model.pooler is None:
+            raise UserError("pooling 'pooler' needs pooler weights, and this checkpoint has none; use cls or mean")
+        if pooling == "pooler" and numbers != (last,):
+            raise UserError("pooling 'pooler' reads the last layer only; use layers (-1,)")
         return numbers
 
 
-def _as_read(
-    reads: type[Pooled], shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tensor] | None, layers: int
-) -> Pooled:
-    """Vectors (row, width), and tokens with their mask (row, time, …), as `reads`; rows become `shape`."""
-    pooled = pooled.view(*shape, -1)
-    if issubclass(reads, Layers):
+def as_features(shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tensor] | None, layers: int = 0) -> Pooled:
+    """Rows of vectors as features of the shape (batch, segment).
+
+    Args:
+        pooled: (row, width).
+        tokens: (row, time, width) and their mask (row, time), for `Tokens`.
+        layers: how many layers' vectors are side by side in `pooled`, to be kept apart in `Layers`; 0 for none.
+    """
+    pooled = pooled.view(*shape, pooled.shape[-1])
+    if layers:
         return Layers.split(pooled, layers)
     if tokens is None:
         return Pooled(pooled)
     pieces, mask = tokens
-    return Tokens(pooled, pieces.view(*shape, *pieces.shape[1:]), mask.view(*shape, -1))
+    return Tokens(pooled, pieces.view(*shape, *pieces.shape[1:]), mask.view(*shape, mask.shape[1]))
 
 
 def _in_bf16(model: MiniBert) -> MiniBert:

@@ -2,8 +2,8 @@
 
 Attention. Kernels made for long sequences compute tiles of 128 by 128 scores, of which a sentence of twenty word pieces
 fills a fortieth. Here one program holds one sentence's scores for one head whole, in a tile just as large as needed,
-reads queries, keys and values where they lie, packed, and writes where they are to lie: no padding, no copies. The way
-back computes the scores again from the same, and a dropout's decisions from its seed.
+reads packed queries, keys and values and writes packed results: no padding, no copies. The backward pass computes the
+scores again from the same inputs, and dropout's decisions from its seed.
 
 Addition with norm. What it does is little beside the bytes that it moves, so it moves them once.
 

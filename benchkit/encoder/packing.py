@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from benchkit.encoder.attention import Layout, send, short
-from benchkit.encoder.bert import MiniBert, pool
+from benchkit.encoder.bert import MiniBert, join, pool
 from benchkit.encoder.tokenizer import Tokenized
 
 
@@ -31,24 +30,18 @@ class Batch:
     lower: Mapping[int, Tensor] | None = None
 
 
-class Packed(Protocol):
-    """Vectors of the word pieces of inputs, such as a stored table has."""
-
-    def packed(self, rows: Tensor) -> Tensor:
-        """Of `rows` (n,) int64, end to end: (total, width) float32."""
-
-
 @dataclass(frozen=True)
 class LowerStates:
     """Inputs by their states below the lowest trained layer, in place of their word pieces.
 
     Attributes:
-        layers: whose states are side by side in `source`.
-        rows: (n,) int64, the rows of `source` that the inputs are.
+        packed: gives the states of some rows (n,) int64 of a table, end to end: (total, width) float32.
+        layers: whose states are side by side in them.
+        rows: (n,) int64, the rows of the table that the inputs are.
         lengths: (n,) int64, word pieces of each.
     """
 
-    source: Packed
+    packed: Callable[[Tensor], Tensor]
     layers: tuple[int, ...]
     rows: Tensor
     lengths: Tensor
@@ -58,14 +51,7 @@ class LowerStates:
 
     def select(self, rows: Tensor) -> LowerStates:
         """The inputs `rows` (k,) int64 alone, in that order."""
-        return LowerStates(self.source, self.layers, self.rows[rows], self.lengths[rows])
-
-    def batch(self, rows: Tensor, device: torch.device, padded: bool) -> Batch:
-        """The inputs `rows` (batch,) int64, in that order; equal lengths should be neighbours."""
-        states = self.source.packed(self.rows[rows]).to(device)
-        parts = dict(zip(self.layers, states.chunk(len(self.layers), dim=1), strict=True))
-        none = torch.empty(0, dtype=torch.int32, device=device)
-        return Batch(none, none, Layout(self.lengths[rows], device, padded), parts)
+        return LowerStates(self.packed, self.layers, self.rows[rows], self.lengths[rows])
 
 
 Inputs = Tokenized | LowerStates
@@ -74,14 +60,15 @@ Inputs = Tokenized | LowerStates
 
 def gather(tokenized: Inputs, rows: Tensor, device: torch.device, padded: bool) -> Batch:
     """The inputs `rows` (batch,) int64, in that order; equal lengths should be neighbours."""
+    layout = Layout(tokenized.lengths[rows], device, padded)
     if isinstance(tokenized, LowerStates):
-        return tokenized.batch(rows, device, padded)
-    lengths = tokenized.lengths[rows]
-    ends = lengths.cumsum(0)
-    shift = (tokenized.offsets[rows] - ends + lengths).repeat_interleave(lengths)
-    where = shift + torch.arange(len(shift))
-    both = send(torch.stack([tokenized.ids[where], tokenized.segments[where].int()]), device)
-    return Batch(both[0], both[1], Layout(lengths, device, padded))
+        states = tokenized.packed(tokenized.rows[rows]).to(device)
+        lower = dict(zip(tokenized.layers, states.chunk(len(tokenized.layers), dim=1), strict=True))
+        none = torch.empty(0, dtype=torch.int32, device=device)
+        return Batch(none, none, layout, lower)
+    part = tokenized.select(rows)
+    ids, segments = send(torch.stack([part.ids, part.segments.int()]), device)
+    return Batch(ids, segments, layout)
 
 
 def compute(
@@ -95,7 +82,7 @@ def compute(
     """Pooled vectors (rows, width) and, if asked for, those of the word pieces (total, width), both float32.
 
     Args:
-        layers: as from `resolve_layers`; their vectors are put side by side, so width = hidden * len(layers).
+        layers: as from `Encoder.check`; their vectors are put side by side, so width = hidden * len(layers).
         weights: in place of the model's own of these names.
     """
     layout, top = batch.layout, max(layers)
@@ -108,21 +95,15 @@ def compute(
         vector = states[layer] if done else pool(states[layer].float(), layout, pooling)
         pooled.append(vector.float())
     if pooling == "pooler":
-        assert model.pooler is not None  # see check_pooling
+        assert model.pooler is not None  # see Encoder.check
         first = pooled[0].to(model.pooler.weight.dtype)
         pooled = [model.pooler(first).tanh().float()]
-    if not tokens:
-        return _side_by_side(pooled), None
-    return _side_by_side(pooled), _side_by_side([states[layer].float() for layer in layers])
-
-
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    return join(pooled, -1), join([states[layer].float() for layer in layers], -1) if tokens else None
 
 
 @dataclass(frozen=True, order=True)
 class Size:
-    """Room for a pass: `total` word pieces in `rows` sentences of at most `time` each."""
+    """A bucket's size: up to `total` word pieces in `rows` sentences of at most `time` each."""
 
     rows: int
     time: int
@@ -160,52 +141,49 @@ class FixedLayout(Layout):
         return padded.flatten(0, 1).index_select(0, self.back)
 
 
-def room(lengths: np.ndarray, positions: int) -> Size:
-    """The room that sentences of these lengths (rows,) are given: a few sizes, so that few graphs are needed.
+def bucket_size(lengths: np.ndarray, positions: int) -> Size:
+    """The size of the bucket for sentences of these lengths (rows,): one of a few, so that few graphs are needed.
 
     Args:
         positions: the longest sentence that the encoder takes.
     """
     time, total = int(lengths.max()), int(lengths.sum())
-    return Size(len(lengths), min(_up(time, 16, 4), positions), _up(total, 128, 8))
+    return Size(len(lengths), min(_round_up(time, 16, 4), positions), _round_up(total, 128, 8))
 
 
-def _up(number: int, least: int, parts: int) -> int:
+def _round_up(number: int, least: int, parts: int) -> int:
     """The next multiple of `least`, or, from `parts` times that on, of a step that doubles as the number does."""
     step = max(least, (1 << number.bit_length()) // parts)
     return -(-number // step) * step
 
 
-def arrange(tokenized: Tokenized, rows: np.ndarray, size: Size) -> dict[str, np.ndarray]:
-    """Inputs of many passes of one size: `rows` (pass, rows) to int32 arrays (pass, total) and (pass, rows) by name."""
-    lengths = tokenized.lengths.numpy()[rows]
-    ends = lengths.cumsum(1)
-    starts = ends - lengths
-    flat = lengths.ravel()
-    within = np.arange(flat.sum()) - np.repeat(flat.cumsum() - flat, flat)
-    number = np.repeat(np.arange(rows.size) // size.rows, flat)
-    place = np.repeat(starts.ravel(), flat) + within
-    source = np.repeat(tokenized.offsets.numpy()[rows].ravel(), flat) + within
-    row = np.repeat(np.tile(np.arange(size.rows), len(rows)), flat)
+def pack(tokenized: Tokenized, rows: np.ndarray, size: Size) -> dict[str, np.ndarray]:
+    """The inputs of many batches of one size: `rows` (batch, rows) to int32 arrays (batch, total) and (batch, rows)."""
+    part = tokenized.select(torch.from_numpy(rows.ravel()))
+    lengths, first = part.lengths.numpy(), part.offsets[:-1].numpy()
+    starts = first.reshape(rows.shape) - first.reshape(rows.shape)[:, :1]
+    within = np.arange(lengths.sum()) - np.repeat(first, lengths)
+    number, row = (np.repeat(each, lengths) for each in divmod(np.arange(rows.size), size.rows))
+    place = np.repeat(starts.ravel(), lengths) + within
     found = {name: np.zeros((len(rows), size.total), np.int32) for name in ("ids", "segments", "positions")}
     found["slots"] = np.full((len(rows), size.total), size.rows * size.time, np.int32)
     for name, values in (
-        ("ids", tokenized.ids.numpy()[source]),
-        ("segments", tokenized.segments.numpy()[source]),
+        ("ids", part.ids.numpy()),
+        ("segments", part.segments.numpy()),
         ("positions", within),
         ("slots", row * size.time + within),
     ):
         found[name][number, place] = values
-    return {**found, "starts": starts.astype(np.int32), "lengths": lengths.astype(np.int32)}
+    return {**found, "starts": starts.astype(np.int32), "lengths": lengths.reshape(rows.shape).astype(np.int32)}
 
 
 def widths(size: Size) -> dict[str, int]:
-    """How many numbers a pass has of each array of `arrange`."""
+    """How many numbers a batch has in each array of `pack`."""
     pieces = dict.fromkeys(("ids", "segments", "positions", "slots"), size.total)
     return {**pieces, "starts": size.rows, "lengths": size.rows}
 
 
 def batch_of(fields: Mapping[str, Tensor], size: Size) -> Batch:
-    """One pass of `arrange`, its arrays as tensors on the device."""
+    """One batch of `pack`, its arrays as tensors on the device."""
     layout = FixedLayout(fields["positions"], fields["slots"], fields["starts"], fields["lengths"], size.time)
     return Batch(fields["ids"], fields["segments"], layout)

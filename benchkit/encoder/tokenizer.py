@@ -157,13 +157,18 @@ def load_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer, tuple[str,
     return tokenizer, tuple(notes)
 
 
-_FLAGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+_FLAGS = {
+    "lowercase": "do_lower_case",
+    "strip_accents": "strip_accents",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+}
+"""Of `tokenizer_config.json`, by the names of the `tokenizers` library."""
 
 
 def _settings(path: Path) -> dict[str, Any]:
     """`tokenizer_config.json` where it is there; of a flag that is null, the default counts."""
     values = read_json(path) if path.is_file() else {}
-    for name in _FLAGS:
+    for name in _FLAGS.values():
         if not isinstance(values.get(name), bool | None):
             raise UserError(f"{path}: {name} must be true or false, not {values[name]!r:.40}")
     # Null is a value of strip_accents: as lower-casing has it.
@@ -188,11 +193,7 @@ def _from_json(path: Path, settings: dict[str, Any]) -> Tokenizer:
     normalizer = content.get("normalizer")
     if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
         # The settings win over the file, as in transformers.
-        for name, setting in (
-            ("lowercase", "do_lower_case"),
-            ("strip_accents", "strip_accents"),
-            ("handle_chinese_chars", "tokenize_chinese_chars"),
-        ):
+        for name, setting in _FLAGS.items():
             normalizer[name] = settings.get(setting, normalizer.get(name))
     try:
         tokenizer = Tokenizer.from_str(json.dumps(content))

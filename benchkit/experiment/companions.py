@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from benchkit.core.task import TaskSpec
     from benchkit.data import Split
     from benchkit.experiment.config import Plan
-
-
-# Losses may be quadratic in the batch, and a split can have hundreds of thousands of rows.
 
 
 @dataclass(frozen=True)
@@ -78,21 +75,13 @@ def _metric(task: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> floa
     return value
 
 
-ALONE, CONTROLS = "alone", "controls"
+SINGLE_TASK, CONTROLS = "alone", "controls"
 """Folders of a run."""
 SHUFFLED_LABELS, RANDOM_ENCODER = "shuffled labels", "random encoder"
 
 
-@dataclass(frozen=True)
-class Beside:
-    """A run beside another: what sets it apart, and its plan."""
-
-    name: str
-    plan: Plan
-
-
-def alone(plan: Plan) -> Iterator[Beside]:
-    """The same heads and seeds on one task at a time, all else equal.
+def single_task_plans(plan: Plan) -> dict[str, Plan]:
+    """By task: the same heads and seeds on that task alone, all else equal.
 
     Raises:
         UserError: there is only one task.
@@ -100,21 +89,27 @@ def alone(plan: Plan) -> Iterator[Beside]:
     tasks = plan.protocol.tasks
     if len(tasks) < 2:
         raise UserError(f"--single-task compares training on all tasks with each alone; {', '.join(tasks)} is alone")
-    for task in tasks:
-        protocol = replace(plan.protocol, tasks=(task,))
-        yield Beside(task, replace(plan, protocol=protocol, out=plan.out / ALONE / task, interference=False))
+    return {
+        task: replace(
+            plan,
+            protocol=replace(plan.protocol, tasks=(task,)),
+            out=plan.out / SINGLE_TASK / task,
+            interference=False,
+        )
+        for task in tasks
+    }
 
 
-def trained_controls(plan: Plan) -> Iterator[Beside]:
+def control_plans(plan: Plan) -> dict[str, Plan]:
     """The same heads and seeds with train's labels shuffled, and on an encoder with untrained weights."""
     from benchkit.experiment.workspace import RANDOM
 
-    folder, calm = plan.out / CONTROLS, replace(plan, interference=False)
-    changes = {
-        SHUFFLED_LABELS: replace(calm, data=SHUFFLED + plan.data),
-        RANDOM_ENCODER: replace(calm, encoder=RANDOM + plan.encoder),
+    base = replace(plan, interference=False)
+    plans = {
+        SHUFFLED_LABELS: replace(base, data=SHUFFLED + plan.data),
+        RANDOM_ENCODER: replace(base, encoder=RANDOM + plan.encoder),
     }
-    yield from (Beside(name, replace(each, out=folder / folder_of(name))) for name, each in changes.items())
+    return {name: replace(each, out=plan.out / CONTROLS / folder_of(name)) for name, each in plans.items()}
 
 
 def folder_of(control: str) -> str:

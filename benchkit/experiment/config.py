@@ -163,7 +163,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 execution=plan.execution,
                 head_files=plan.head_files,
                 identity=identity,
-                keep_encoder=plan.keep_encoder,
+                kept_encoder=plan.keep_encoder,
                 encoder_dtype=plan.encoder_dtype,
                 sources=sources,
                 interference=plan.interference,

@@ -22,8 +22,7 @@ from benchkit.core.protocol import Phase, Protocol
 from benchkit.core.rng import global_stream
 from benchkit.core.task import Loss, TaskShape, TaskSpec
 from benchkit.encoder import Encoder
-from benchkit.encoder.bert import TopLayers
-from benchkit.encoder.lora import LowRank
+from benchkit.encoder.bert import LowRank, TopLayers
 from benchkit.encoder.packing import Inputs, LowerStates
 from benchkit.experiment.cell import Cell, losses_of
 from benchkit.experiment.environment import check_memory
@@ -318,7 +317,7 @@ class OpenCell:
             table, place = self._encoded(phase, lower, only)
             assert table.tokens is not None
             rows = torch.arange(len(table)) if place is None else place
-            inputs = LowerStates(table.tokens, lower.layers, rows, inputs.lengths)
+            inputs = LowerStates(table.tokens.packed, lower.layers, rows, inputs.lengths)
         # A fine-tuned encoder is scored as it is trained: weights in fp32, since rounding them to bf16 would undo most
         # of what small steps changed; the forward in bf16, under autocast.
         tuned, half = settings.trains_encoder, features.precision == "bf16"

@@ -69,7 +69,7 @@ class Session:
         store = CellStore(plan.out / "cells", log=log)
         return Session(plan, workspace, store, cells, _controls(plan, workspace))
 
-    def beside(self, plan: Plan) -> Session:
+    def companion(self, plan: Plan) -> Session:
         """A session of another plan with what this one has loaded."""
         store = CellStore(plan.out / "cells", log=self.workspace.log)
         return Session(plan, self.workspace, store, make_cells(plan, self.workspace), _controls(plan, self.workspace))

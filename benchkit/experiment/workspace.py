@@ -19,7 +19,7 @@ from benchkit.core.task import SPLITS, TaskSpec
 from benchkit.data import Split, load_data, subsample
 from benchkit.data.splits import SHUFFLED, shuffle_labels
 from benchkit.encoder import Encoder, Tokenized, load_encoder
-from benchkit.encoder.checkpoint import untrained
+from benchkit.encoder.checkpoint import model_folder, untrained
 from benchkit.hub.encoders import fetched_encoders, fetched_folder
 from benchkit.store.features import FeatureSettings, FeatureStore
 from benchkit.store.table import FeatureTable
@@ -81,11 +81,12 @@ def find_folder(name: str) -> Path | None:
 
 
 def weights_folders() -> list[Path]:
-    """The encoders in `$BENCHKIT_WEIGHTS`."""
+    """The folders in `$BENCHKIT_WEIGHTS` that `load_encoder` takes for an encoder's."""
     weights = os.environ.get("BENCHKIT_WEIGHTS")
     if not weights or not Path(weights).is_dir():
         return []
-    return sorted(each for each in Path(weights).iterdir() if (each / "config.json").is_file())
+    folders = sorted(each for each in Path(weights).iterdir() if each.is_dir())
+    return [each for each in folders if (model_folder(each) / "config.json").is_file()]
 
 
 _T = TypeVar("_T")

@@ -6,10 +6,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from xml.sax.saxutils import escape, quoteattr
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
 
 from benchkit.core.task import TaskShape
-from benchkit.inspect.structure import Branch, Layer, Structure
+from benchkit.inspect.structure import Layer, Structure
 
 SHARED = "*"  # no task is called so
 _Node = tuple[str, int]  # a group, and the number of a layer in its branches
@@ -58,7 +60,7 @@ class Figure:
 def figure(found: Structure, encoder: str, about: str) -> Figure:
     """The figure of a head on an encoder of this name, about which there is something to add."""
     nodes, ends = _nodes(found)
-    boxes, home = _boxes(_used(nodes, ends))
+    boxes, home = _boxes(nodes)
     boxes.insert(0, Box("encoder", "encoder", encoder, (about,), "", "", ()))
     for number, branch in enumerate(found.branches):
         task = branch.task
@@ -91,31 +93,23 @@ def _count(parameters: int) -> str:
     return f"{parameters:,} parameters" if parameters else "no parameters"
 
 
-def _nodes(found: Structure) -> tuple[_Nodes, dict[str, list[_Node]]]:
-    """All layers with the nodes they read, those that branches share once; and the ends of each branch."""
-    widest = max(found.branches, key=lambda branch: branch.task.segments)  # its axes are named best
+def _nodes(found: Structure) -> tuple[_Nodes, dict[str, tuple[_Node, ...]]]:
+    """The layers that lead to an output with what they read, those that branches share once; each branch's ends."""
+
+    def place(group: str, number: int) -> _Node:
+        return (SHARED if number < found.shared else group, number)
+
     nodes: _Nodes = {}
-    ends = {}
-    for group, branch in ((SHARED, widest), *((each.task.name, each) for each in found.branches)):
-        start, stop = (0, found.shared) if group == SHARED else (found.shared, len(branch.layers))
-        for number, layer in list(enumerate(branch.layers))[start:stop]:
-            nodes[group, number] = (layer, tuple(_place(found, branch, group, i) for i in layer.inputs))
-    for branch in found.branches:
-        ends[branch.task.name] = [_place(found, branch, branch.task.name, i) for i in branch.ends]
-    return nodes, ends
-
-
-def _place(found: Structure, branch: Branch, group: str, number: int) -> _Node:
-    return (SHARED if number < found.shared else group, number)
-
-
-def _used(nodes: _Nodes, ends: dict[str, list[_Node]]) -> _Nodes:
-    """Only what leads to an output."""
+    shared = found.widest.layers[: found.shared]
+    for group, layers in ((SHARED, shared), *((each.task.name, each.layers) for each in found.branches)):
+        for number, layer in enumerate(layers):
+            nodes.setdefault(place(group, number), (layer, tuple(place(group, i) for i in layer.inputs)))
+    ends = {each.task.name: tuple(place(each.task.name, i) for i in each.ends) for each in found.branches}
     wanted = {node for each in ends.values() for node in each}
     for node, (_, inputs) in reversed(nodes.items()):
         if node in wanted:
             wanted.update(inputs)
-    return {node: value for node, value in nodes.items() if node in wanted}
+    return {node: value for node, value in nodes.items() if node in wanted}, ends
 
 
 def _boxes(nodes: _Nodes) -> tuple[list[Box], dict[_Node, str]]:
@@ -192,11 +186,11 @@ class Layout:
     """Slots with their places; y grows downwards, as in SVG.
 
     Attributes:
-        panels: of each group: x, y, width, height.
+        panels: of each group: x, y, width, height, whether it is what tasks share, the lines of its title.
     """
 
     slots: list[Slot]
-    panels: dict[str, tuple[float, float, float, float]]
+    panels: list[tuple[float, float, float, float, bool, tuple[str, ...]]]
     width: float
     height: float
 
@@ -206,18 +200,23 @@ def lay_out(drawn: Figure) -> Layout:
     columns = [box.group for box in drawn.boxes if box.kind == "output"]
     widths = _widths(drawn, slots, columns)
     total = max(sum(widths[name] for name in columns) + GAP_X * (len(columns) - 1), widths[""])
-    lefts = _lefts([widths[name] for name in columns], total)
-    middles = {"": total / 2, **{name: left + widths[name] / 2 for name, left in zip(columns, lefts, strict=True)}}
+    spare = total - sum(widths[name] for name in columns)
+    gap = min(_APART, spare / max(1, len(columns) - 1))
+    middles, x = {"": total / 2}, (spare - gap * (len(columns) - 1)) / 2
+    for name in columns:
+        middles[name] = x + widths[name] / 2
+        x += widths[name] + gap
     for row in range(max(slot.row for slot in slots) + 1):
         for name, middle in middles.items():
             _spread([slot for slot in slots if (slot.row, slot.column) == (row, name)], middle)
     height = _stack(slots)
-    panels = {}
+    panels = []
     for name in drawn.titles:
         inside = [slot for slot in slots if slot.box and slot.box.group == name]
         top = min(slot.top for slot in inside) - (PAD if name == SHARED else CAPTION)
         left, width = (0.0, total) if name == SHARED else (middles[name] - widths[name] / 2, widths[name])
-        panels[name] = (left, top, width, max(slot.bottom for slot in inside) + PAD - top)
+        height_inside = max(slot.bottom for slot in inside) + PAD - top
+        panels.append((left, top, width, height_inside, name == SHARED, caption(drawn, name)))
     return Layout(slots, panels, total, height)
 
 
@@ -236,17 +235,6 @@ def caption(drawn: Figure, group: str) -> tuple[str, ...]:
     """The lines of a panel's title: the output says of which task a branch is."""
     name, count = drawn.titles.get(group, ("", ""))
     return (name, count) if group == SHARED else (f"branch: {count}",)
-
-
-def _lefts(widths: Sequence[float], total: float) -> list[float]:
-    """Where each column begins: centred, spare room between them as far as that looks well."""
-    spare = total - sum(widths)
-    gap = min(_APART, spare / (len(widths) - 1)) if len(widths) > 1 else 0.0
-    lefts, x = [], (spare - gap * (len(widths) - 1)) / 2
-    for width in widths:
-        lefts.append(x)
-        x += width + gap
-    return lefts
 
 
 def _wide(slots: Sequence[Slot], column: str) -> float:
@@ -311,117 +299,58 @@ def _rows(drawn: Figure) -> dict[str, int]:
         rows[box.id] = max(rows[box.id], floor + 1 if floor else 0)
     for box in drawn.boxes:  # what reads no features, such as a learned weight, goes below the first that needs it
         if not box.inputs and box.kind != "encoder":
-            rows[box.id] = max(rows[box.id], min(_readers(drawn, box, rows)) - 1)
+            readers = (rows[each.id] for each in drawn.boxes if box.id in each.inputs)
+            rows[box.id] = max(rows[box.id], min(readers) - 1)
     last = max(rows.values())
     return {box.id: last if box.kind == "output" else rows[box.id] for box in drawn.boxes}
 
 
-def _readers(drawn: Figure, box: Box, rows: dict[str, int]) -> Iterator[int]:
-    yield from (rows[each.id] for each in drawn.boxes if box.id in each.inputs)
-
-
-# Fill, border; the text is dark on all of them, so that they can be read on a dark page too.
-COLOURS = {
-    "encoder": ("#e4e7eb", "#6b7682"),
-    "feature": ("#e4e7eb", "#6b7682"),
-    "trunk": ("#d4e5f7", "#2f6fae"),
-    "branch": ("#fde6c8", "#b8700f"),
-    "output": ("#d3eedd", "#1f8554"),
-}
-INK = "#16191d"
-
-
-def mermaid(drawn: Figure) -> str:
-    """The encoder below, a column a task above it."""
-    lines = ["flowchart BT", *(f"  {_node(box)}" for box in drawn.boxes if not box.group)]
-    for number, (group, (name, count)) in enumerate(drawn.titles.items()):
-        lines += [f'  subgraph group{number}["{_text(name)}<br/>{_text(count)}"]', "    direction BT"]
-        lines += [f"    {_node(box)}" for box in drawn.boxes if box.group == group]
-        lines += ["  end"]
-    lines += [f"  {source} --> {box.id}" for box in drawn.boxes for source in box.inputs]
-    lines += [f"  classDef {kind} fill:{fill},stroke:{border},color:{INK}" for kind, (fill, border) in COLOURS.items()]
-    return "\n".join(lines)
-
-
-def _node(box: Box) -> str:
-    return f'{box.id}["{"<br/>".join(map(_text, box.lines))}"]:::{box.kind}'
-
-
-def _text(line: str) -> str:
-    return line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
-
-
-_GREY = "#76808b"  # arrows and captions, which lie on the page itself
 _MARGIN = 12
 _CORNER = 6
 _STAGGER = 6
 
 
+def mermaid(drawn: Figure) -> str:
+    """The encoder below, a column a task above it."""
+    return _render("head.mmd.jinja", figure=drawn)
+
+
 def svg(drawn: Figure) -> str:
     """The encoder below, what tasks share above it, then a column a task, its output on top."""
     layout = lay_out(drawn)
-    width, height = ceil(layout.width) + 2 * _MARGIN, ceil(layout.height) + 2 * _MARGIN
-    size = f'width="{width}" height="{height}" viewBox="{-_MARGIN} {-_MARGIN} {width} {height}"'
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label={quoteattr(f"head {drawn.name}")}>',
-        f"<title>{escape(f'head {drawn.name}')}</title>",
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
-        f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0.5 L8 4 L0 7.5 Z" fill="{_GREY}"/></marker></defs>',
-        f'<g font-family="sans-serif" font-size="{TEXT}" text-anchor="middle">',
-        *_panels(drawn, layout),
-        *(line for slot in layout.slots if slot.box for line in _arrows(slot)),
-        *(line for slot in layout.slots if slot.box for line in _box(slot)),
-        "</g>",
-        "</svg>",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _panels(drawn: Figure, layout: Layout) -> Iterator[str]:
-    """A tinted ground for each group, with its title: at the left of what is shared, on top of a branch."""
-    for group, (x, y, width, height) in layout.panels.items():
-        _, colour = COLOURS["trunk" if group == SHARED else "branch"]
-        yield (
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="8" '
-            f'fill="{colour}" fill-opacity="0.09" stroke="{colour}" stroke-opacity="0.35"/>'
-        )
-        left, anchor = (x + PAD, "start") if group == SHARED else (x + width / 2, "middle")
-        lines = caption(drawn, group)
-        for number, line in enumerate(lines):
-            weight = f'font-size="{TITLE}" font-weight="600"' if number < len(lines) - 1 else ""
-            yield (
-                f'<text x="{left:.1f}" y="{y + LINE * (number + 1) + 2:.1f}" text-anchor="{anchor}" fill="{_GREY}" '
-                f"{weight}>{escape(line)}</text>"
-            )
-
-
-def _box(slot: Slot) -> Iterator[str]:
-    assert slot.box is not None
-    fill, border = COLOURS[slot.box.kind]
-    yield (
-        f'<rect x="{slot.x - slot.width / 2:.1f}" y="{slot.top:.1f}" width="{slot.width:.1f}" '
-        f'height="{slot.height:.1f}" rx="5" fill="{fill}" stroke="{border}"/>'
+    return _render(
+        "head.svg.jinja",
+        figure=drawn,
+        layout=layout,
+        arrows=[path for slot in layout.slots for path in _arrows(slot)],
+        width=ceil(layout.width) + 2 * _MARGIN,
+        height=ceil(layout.height) + 2 * _MARGIN,
     )
-    for number, line in enumerate(slot.box.lines):
-        look = f'font-size="{TITLE}" font-weight="600"' if not number else ""
-        look += ' font-style="italic"' if line == slot.box.shape else ""
-        y = slot.top + 6 + LINE * (number + 0.75)
-        yield f'<text x="{slot.x:.1f}" y="{y:.1f}" fill="{INK}" {look}>{escape(line)}</text>'
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("benchkit.inspect"), keep_trailing_newline=template.endswith("svg.jinja")
+    )
+    environment.filters["px"] = "{:.1f}".format
+    environment.filters["quoted"] = lambda line: (
+        line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+    )
+    return environment.get_template(template).render(
+        title=TITLE, text=TEXT, line=LINE, pad=PAD, margin=_MARGIN, **values
+    )
 
 
 def _arrows(slot: Slot) -> Iterator[str]:
-    """The arrows into a box, next to each other where there are several."""
-    sources = sorted(slot.below, key=lambda each: each.x)
+    """The paths of the arrows into a box, next to each other where there are several."""
+    sources = sorted(slot.below, key=lambda each: each.x) if slot.box else []
     for number, source in enumerate(sources):
         x = slot.x + (number - (len(sources) - 1) / 2) * min(24, slot.width / (len(sources) + 1))
         x = source.x if abs(x - source.x) < _CORNER else x
         # The nearer a source on one side, the lower its turn, so that arrows neither cross nor lie on each other.
         side = [each for each in sources if (each.x > slot.x) == (source.x > slot.x)]
         nearer = sum(abs(each.x - slot.x) < abs(source.x - slot.x) for each in side)
-        lower = ((len(side) - 1) / 2 - nearer) * _STAGGER
-        yield (
-            f'<path d="{_line(source, x, slot.bottom, lower)}" fill="none" stroke="{_GREY}" marker-end="url(#arrow)"/>'
-        )
+        yield _line(source, x, slot.bottom, ((len(side) - 1) / 2 - nearer) * _STAGGER)
 
 
 def _line(source: Slot, x: float, y: float, lower: float) -> str:

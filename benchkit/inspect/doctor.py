@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import metadata
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import benchkit
 from benchkit.store.files import FEATURES, cache_root, total_memory
@@ -82,26 +83,29 @@ def probed() -> Iterator[Finding]:
         code = None
     part = "packages"
     for line in output.splitlines():
-        values = _json(line)
-        if values.keys() == {"part"}:
-            part = values["part"]
-        elif values.keys() == Finding.__dataclass_fields__.keys():
-            yield Finding(**values)
-    if code != 0:
-        yield Finding(part, part, _end(code), "broken", "reinstall the package that was being loaded, torch first")
+        with suppress(ValueError, TypeError):  # what a library prints among them
+            part, *finding = json.loads(line)
+            if finding:
+                yield Finding(part, *finding)
+    if code == 0:
+        return
+    if code is None:
+        end = f"took longer than {_SECONDS} s and was stopped"
+    elif code < 0:
+        end = f"killed the process that tried it: {signal.Signals(-code).name}"
+    else:
+        end = f"ended the process that tried it, with exit code {code}"
+    yield Finding(part, part, end, "broken", "reinstall the package that was being loaded, torch first")
 
 
 def extras() -> Iterator[Finding]:
     """The optional parts of benchkit, and what is not possible without those that are missing."""
-    offered = metadata("benchkit").get_all("Provides-Extra") or []
     for name, purpose in EXTRAS.items():
-        if name not in offered:
-            continue
-        missing = [package for package, version in required(name).items() if not version]
-        if missing:
+        needed = required(name)
+        if missing := [package for package, version in needed.items() if not version]:
             value = f"{purpose}: {', '.join(missing)} not installed"
             yield Finding("extras", name, value, "note", f"pip install 'benchkit[{name}]'")
-        else:
+        elif needed:
             yield Finding("extras", name, purpose)
 
 
@@ -123,37 +127,20 @@ def cache() -> Iterator[Finding]:
     yield Finding("cache", "features", f"{size / 1e6:.1f} MB in {stores} stores: benchkit cache list")
 
 
-def _json(line: str) -> dict[str, Any]:
-    """A line of the probe; what a library prints among them is passed over."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _end(code: int | None) -> str:
-    if code is None:
-        return f"took longer than {_SECONDS} s and was stopped"
-    if code < 0:
-        return f"killed the process that tried it: {signal.Signals(-code).name}"
-    return f"ended the process that tried it, with exit code {code}"
-
-
 # Where a distribution's module has another name.
 _MODULES = {"scikit-learn": "sklearn"}
 
 
 def main() -> None:
-    """Run every part; a part that fails is itself a finding."""
+    """Print every part's findings, a JSON list each; a part that fails is itself a finding."""
     for name, part in PARTS.items():
-        print(json.dumps({"part": name}), flush=True)  # noqa: T201
+        print(json.dumps([name]), flush=True)  # noqa: T201 - tells where the process died, if it does
         try:
             for finding in part():
-                print(json.dumps(dataclasses.asdict(finding)), flush=True)  # noqa: T201
+                print(json.dumps(dataclasses.astuple(finding)), flush=True)  # noqa: T201
         except BaseException as error:  # noqa: BLE001 - the point of this module
-            broken = Finding(name, name, one_line(error), "broken", "see the line above")
-            print(json.dumps(dataclasses.asdict(broken)), flush=True)  # noqa: T201
+            broken = (name, name, one_line(error), "broken", "see the line above")
+            print(json.dumps(broken), flush=True)  # noqa: T201
 
 
 def one_line(error: BaseException) -> str:
@@ -162,20 +149,18 @@ def one_line(error: BaseException) -> str:
 
 def packages() -> Iterator[Finding]:
     """Every package that benchkit needs: its version, and whether it loads."""
-    for name, version in sorted(required().items()):
+    for name, installed in sorted(required().items()):
         try:
             importlib.import_module(_MODULES.get(name, name.replace("-", "_")))
         except BaseException as error:  # noqa: BLE001
-            advice = f"pip install --force-reinstall {name}" if version else f"pip install {name}"
-            yield Finding("packages", name, f"{version} does not load: {one_line(error)}".strip(), "broken", advice)
+            advice = f"pip install --force-reinstall {name}" if installed else f"pip install {name}"
+            yield Finding("packages", name, f"{installed} does not load: {one_line(error)}".strip(), "broken", advice)
         else:
-            yield Finding("packages", name, version)
+            yield Finding("packages", name, installed)
 
 
 def required(extra: str = "") -> dict[str, str]:
     """Distribution -> installed version, "" where there is none: what benchkit needs, or one of its extras does."""
-    from importlib.metadata import PackageNotFoundError, requires, version
-
     found = {}
     for line in requires("benchkit") or ():
         needs, _, marker = line.partition(";")
@@ -190,42 +175,32 @@ def required(extra: str = "") -> dict[str, str]:
     return found
 
 
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
+
+
 def devices() -> Iterator[Finding]:
     """The CPU and GPUs as torch sees them."""
     import torch
 
     from benchkit.encoder.encoder import resolve_precision
 
-    kind = torch.backends.cpu.get_cpu_capability()
-    native = resolve_precision("auto", "cpu") == "bf16"
-    yield Finding("devices", "cpu", f"{kind}; bf16 {_native(native)}; torch threads: {torch.get_num_threads()}")
-    flags = _cpu_flags()
-    if flags:
-        yield Finding("devices", "cpu features", ", ".join(flags))
+    def native(device: str) -> str:
+        bf16 = resolve_precision("auto", device) == "bf16"
+        return "bf16 native, so precision auto is bf16" if bf16 else "bf16 emulated, so precision auto is fp32"
+
+    kind, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    yield Finding("devices", "cpu", f"{kind}; {native('cpu')}; torch threads: {threads}")
+    cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    flags = re.search(r"^flags\b.*", cpuinfo, re.MULTILINE)
+    if found := [flag for flag in _CPU_FLAGS if flags and flag in flags[0].split()]:
+        yield Finding("devices", "cpu features", ", ".join(found))
     if not torch.cuda.is_available():
         yield Finding("devices", "cuda", f"none that torch {torch.__version__} can use", "note")
-        return
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
-        native = resolve_precision("auto", f"cuda:{number}") == "bf16"
-        memory, ability = about.total_memory / 2**30, f"{about.major}.{about.minor}"
-        value = f"{about.name}, {memory:.0f} GiB, compute capability {ability}; bf16 {_native(native)}"
+        ability = f"compute capability {about.major}.{about.minor}"
+        value = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, {ability}; {native(f'cuda:{number}')}"
         yield Finding("devices", f"cuda:{number}", value)
-
-
-def _native(native: bool) -> str:
-    return "native, so precision auto is bf16" if native else "emulated, so precision auto is fp32"
-
-
-def _cpu_flags() -> list[str]:
-    """Of the vector and matrix units, those that Linux tells of."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return []
-    line = next((each for each in text.splitlines() if each.startswith("flags")), "")
-    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
-    return [flag for flag in wanted if flag in line.split()]
 
 
 def plugins() -> Iterator[Finding]:
@@ -250,19 +225,17 @@ def data() -> Iterator[Finding]:
     from benchkit.core.plugins import load_plugins
     from benchkit.data import present
 
-    root = _named("BENCHKIT_DATA")
-    if not isinstance(root, Path):
-        yield root or Finding("data", "BENCHKIT_DATA", "not set", "note", "or name a folder with --data")
+    root = _folder("data", "--data")
+    if isinstance(root, Finding):
+        yield root
         return
     tasks = [task for task in load_plugins(strict=False).tasks.values() if task.files]
     yield Finding("data", "BENCHKIT_DATA", str(root))
-    found = False
+    found = {}
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-        try:
-            names = present(folder, tasks)
-        except UserError:
-            continue
-        found = True
+        with suppress(UserError):
+            found[folder] = present(folder, tasks)
+    for folder, names in found.items():
         yield Finding("data", folder.name, f"--data {folder} has {', '.join(names)}")
     if not found:
         advice = "benchkit data check DIR says where a task is looked for"
@@ -271,43 +244,36 @@ def data() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """The encoders found in the folder that BENCHKIT_WEIGHTS names."""
-    root = _named("BENCHKIT_WEIGHTS")
-    if not isinstance(root, Path):
-        yield root or Finding("weights", "BENCHKIT_WEIGHTS", "not set", "note", "or name a folder with --encoder")
+    from benchkit.core.errors import UserError
+    from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
+    from benchkit.experiment.workspace import weights_folders
+
+    root = _folder("weights", "--encoder")
+    if isinstance(root, Finding):
+        yield root
         return
     yield Finding("weights", "BENCHKIT_WEIGHTS", str(root))
-    for folder in sorted(path for path in root.iterdir() if (path / "config.json").is_file()):
-        yield _encoder(folder)
+    for folder in weights_folders():
+        try:  # from the config and the sizes of the files: weights take long to read
+            inner = model_folder(folder)
+            config, _ = read_config(inner / "config.json", str(inner / "config.json"))
+            size = sum(file.stat().st_size for file in weight_files(inner)[1]) / 1e6
+        except (UserError, OSError) as error:
+            yield Finding("weights", folder.name, str(error), "note")
+        else:
+            value = f"{config.num_hidden_layers} × {config.hidden_size}, {size:.0f} MB"
+            yield Finding("weights", folder.name, value)
 
 
-def _encoder(folder: Path) -> Finding:
-    """Read from its config alone: weights are large."""
-    from benchkit.core.errors import UserError
-    from benchkit.core.settings import read_json
-    from benchkit.encoder.bert import BertConfig
-    from benchkit.encoder.checkpoint import WEIGHTS
-
-    try:
-        config = BertConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
-    except UserError as error:
-        return Finding("weights", folder.name, str(error), "note")
-    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
-        return Finding("weights", folder.name, f"no {' and no '.join(WEIGHTS)}", "note", "fetch them again")
-    size = file.stat().st_size / 1e6
-    return Finding("weights", folder.name, f"{config.num_hidden_layers} × {config.hidden_size}, {size:.0f} MB")
-
-
-def _named(variable: str) -> Path | Finding | None:
-    """The folder that a variable names; None where it is not set, a finding where it names none."""
+def _folder(section: str, option: str) -> Path | Finding:
+    """The folder that `BENCHKIT_<SECTION>` names, or a finding where it names none."""
+    variable = f"BENCHKIT_{section.upper()}"
     value = os.environ.get(variable)
     if not value:
-        return None
+        return Finding(section, variable, "not set", "note", f"or name a folder with {option}")
     path = Path(value).expanduser()
-    if path.is_dir():
-        return path
-    section = variable.rpartition("_")[2].lower()
-    return Finding(section, variable, f"{value} is no folder", "broken", f"correct {variable}, or unset it")
+    correct = f"correct {variable}, or unset it"
+    return path if path.is_dir() else Finding(section, variable, f"{value} is no folder", "broken", correct)
 
 
 PARTS: dict[str, Callable[[], Iterator[Finding]]] = {

@@ -1,123 +1,38 @@
-"""Plugins and heads as lists."""
+"""Heads and encoders as text and diagrams."""
 
 from __future__ import annotations
 
 import dataclasses
-import textwrap
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
 from benchkit.core.task import TaskShape, TaskSpec
-from benchkit.encoder import Encoder
+from benchkit.encoder import Encoder, MiniBert
+from benchkit.encoder.bert import POOLINGS
+from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
 from benchkit.experiment.cell import loss_names
 from benchkit.experiment.config import Plan, Request, resolve
 from benchkit.experiment.open_cell import Assembly
-from benchkit.experiment.workspace import Workspace
-from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, mermaid, svg
-from benchkit.inspect.structure import LENGTH, Branch, Layer, Structure, structure
+from benchkit.experiment.workspace import Workspace, weights_folders
+from benchkit.hub import read_record
+from benchkit.hub.encoders import fetched_encoders, pooling_advice
+from benchkit.inspect import NO_BREAK, columns, paragraph, short_path
+from benchkit.inspect.diagram import Figure, axes, figure, label, meaning
+from benchkit.inspect.structure import LENGTH, Branch, Structure, structure
 from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
-
-
-def terminal_width() -> int:
-    """Columns of the terminal; 100 where there is none."""
-    return max(60, get_terminal_size((100, 24)).columns)
-
-
-def columns(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """A table with a rule below its header; the last column is wrapped to what the terminal leaves for it.
-
-    Args:
-        right: names of the columns that are aligned right.
-    """
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header) - 1)]
-    room = max(20, terminal_width() - sum(widths) - 2 * len(widths))
-    lines = []
-    for *cells, last in (header, *rows):
-        fitted = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(header, cells, widths, strict=False)
-        ]
-        for number, part in enumerate(textwrap.wrap(last, room, break_on_hyphens=False) or [""]):
-            before = fitted if not number else [" " * width for width in widths]
-            lines.append("  ".join([*before, part]).rstrip())
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
-
-
-def paragraph(text: str, indent: str = "  ") -> str:
-    """Wrapped to the terminal, with a hanging indent; long words, such as paths, are left whole."""
-    return textwrap.fill(
-        text, terminal_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def as_data(found: Plugins) -> list[dict[str, Any]]:
-    """One JSON-ready object a plugin, with its `state`."""
-    return [{**dataclasses.asdict(plugin), "state": state(plugin)} for plugin in found.plugins]
-
-
-def state(plugin: Plugin) -> str:
-    return "broken" if plugin.error else "ok"
-
-
-def render(found: Plugins) -> str:
-    """A table, then what is wrong, then where each plugin's file is."""
-    if not found.plugins:
-        return "\n\n".join(["no plugin is loaded", *_left_out(found)])
-    rows = [(each.name, _home(each), state(each), ", ".join(each.hooks), _offers(each)) for each in found.plugins]
-    errors = [f"{each.name} ({_home(each)}): {each.error}" for each in found.broken]
-    parts = [columns(("plugin", "distribution", "state", "hooks", "offers"), rows)]
-    parts += ["Broken\n" + "\n".join(f"  {paragraph(line, '    ')}" for line in errors)] if errors else []
-    parts += ["Files\n" + _files(found), *_left_out(found)]
-    return "\n\n".join(parts)
-
-
-def short_path(path: str) -> str:
-    """Relative to where the user is, or to their home, where that is shorter."""
-    for base, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
-        if Path(path).is_relative_to(base) and base != Path(base.root):
-            return prefix + str(Path(path).relative_to(base))
-    return path
-
-
-def _home(plugin: Plugin) -> str:
-    return plugin.distribution or "a file"
-
-
-def _offers(plugin: Plugin) -> str:
-    kinds = {"head": plugin.heads, "task": plugin.tasks, "encoder": plugin.encoders}
-    return "; ".join(
-        f"{kind if len(names) == 1 else kind + 's'} {', '.join(names)}" for kind, names in kinds.items() if names
-    )
-
-
-def _files(found: Plugins) -> str:
-    """A line each, never wrapped, so that a path can be copied."""
-    width = max(len(plugin.name) for plugin in found.plugins)
-    return "\n".join(f"  {each.name:<{width}}  {short_path(each.path) or 'none found'}" for each in found.plugins)
-
-
-def _left_out(found: Plugins) -> list[str]:
-    names = ", ".join(found.left_out)
-    return [paragraph(f"BENCHKIT_PLUGINS leaves out: {names}")] if names else []
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A head in the list; `parameters` is None where it cannot be built, `error` says why."""
-
-    spec: HeadSpec
-    owner: str
-    parameters: int | None
-    error: str = ""
+from benchkit.testing import one_line
 
 
 @dataclass(frozen=True)
@@ -145,6 +60,10 @@ class Shown:
             return f"{size} · {protocol.pooling} pooling of each"
         where = "" if protocol.layers == (-1,) else f" of {', '.join(map(str, protocol.layers))} side by side"
         return f"{size} · {protocol.pooling} pooling{where}"
+
+    @property
+    def figure(self) -> Figure:
+        return figure(self.structure, f"encoder {self.encoder.name}", self.about)
 
     def losses(self) -> str:
         """The loss of each task, and whether it is the head that asks for it."""
@@ -184,16 +103,6 @@ class Setup:
         spec, config = self.plugins.head(head), self.plan.configs[head]
         return Assembly.of(spec, config, self.plan.protocol, self.tasks, self.encoder, precision, self.device)
 
-    def listed(self, name: str) -> Listed:
-        """How many parameters a head has here; a head that cannot be built takes no other down."""
-        spec, owner = self.plugins.head(name), self.plugins.owners["head", name]
-        try:
-            with torch.device("meta"):
-                head = self.assembly(name).build()
-        except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
-            return Listed(spec, owner, None, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return Listed(spec, owner, count(head))
-
     def shown(self, name: str) -> Shown:
         """A head, looked through.
 
@@ -212,27 +121,19 @@ def width_of(assembly: Assembly) -> int:
     return assembly.encoder.hidden * (1 if assembly.features.apart else len(assembly.features.layers))
 
 
-def as_mermaid(shown: Shown) -> str:
-    return mermaid(_figure(shown))
-
-
-def as_svg(shown: Shown) -> str:
-    return svg(_figure(shown))
-
-
-def _figure(shown: Shown) -> Figure:
-    return figure(shown.structure, f"encoder {shown.encoder.name}", shown.about)
-
-
-def render_list(found: Sequence[Listed], setup: Setup) -> str:
-    """A line a head, then what is wrong with some."""
-    rows = [
-        (each.spec.name, _reads(each.spec.reads), _number(each.parameters), each.owner, each.spec.summary)
-        for each in found
-    ]
+def render_heads(setup: Setup) -> str:
+    """A line a head with its parameters here, then what is wrong with some; none takes another down."""
+    rows, notes = [], []
+    for name in setup.plan.heads:
+        spec, owner, parameters = setup.plugins.head(name), setup.plugins.owners["head", name], "—"
+        try:
+            with torch.device("meta"):
+                parameters = f"{count(setup.assembly(name).build()):,}"
+        except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
+            notes.append(f"{name} ({owner}) cannot be built: {one_line(error)}")
+        rows.append((name, _reads(spec.reads), parameters, owner, spec.summary))
     tasks = ", ".join(shape.name for shape in setup.shapes)
     where = f"Parameters on encoder {setup.encoder.name} (hidden {setup.encoder.hidden}) for the tasks {tasks}."
-    notes = [f"{each.spec.name} ({each.owner}) cannot be built: {each.error}" for each in found if each.error]
     notes += [f"plugin {each.name} is broken: {each.error}" for each in setup.plugins.broken]
     table = columns(("head", "reads", "parameters", "plugin", "summary"), rows, right=("parameters",))
     return "\n\n".join([table, "\n".join(paragraph(line) for line in (where, *notes))])
@@ -261,44 +162,34 @@ def _facts(shown: Shown) -> str:
 
 def _layers(shown: Shown) -> str:
     """All layers in order, those that tasks share once; by number what each takes, if not simply the one before."""
-    found = shown.structure
-    widest = max(found.branches, key=lambda branch: branch.task.segments)
-    title = "shared by all tasks" if len(found.branches) > 1 else "trunk"
-    shared = [(number, layer) for number, layer in enumerate(widest.layers[: found.shared]) if not layer.is_feature]
-    rows: list[tuple[str, ...]] = [(title, "", "", "", "")] if shared else []
-    rows += [_row(widest, number, layer, "") for number, layer in shared]
+    found, rows = shown.structure, list[tuple[str, ...]]()
+    shared = "shared by all tasks" if len(found.branches) > 1 else "trunk"
+    groups = [(shared, found.widest, range(found.shared))]
     for branch in found.branches:
-        rows.append((f"{branch.task.name}: {_kind(branch.task)}", "", "", "", ""))
-        rows += [
-            _row(branch, number, layer, "")
-            for number, layer in enumerate(branch.layers)
-            if number >= found.shared and not layer.is_feature
-        ]
+        what = "a pair" if branch.task.segments == 2 else "one input"
+        title = f"{branch.task.name}: {what}, {meaning(branch.task)}"
+        groups.append((title, branch, range(found.shared, len(branch.layers))))
+    for title, branch, numbers in groups:
+        inside = [_row(branch, number) for number in numbers if not branch.layers[number].is_feature]
+        rows += [(title, "", "", "", ""), *inside] if inside or title != shared else []
     return columns(("layer", "output", "parameters", "MACs", "in the head"), rows, right=("parameters", "MACs"))
 
 
-def _row(branch: Branch, number: int, layer: Layer, indent: str) -> tuple[str, ...]:
+def _row(branch: Branch, number: int) -> tuple[str, ...]:
+    layer = branch.layers[number]
     before = max((i for i in range(number) if not branch.layers[i].is_feature), default=None)
-    takes = [branch.layers[i] for i in layer.inputs]
-    plain = layer.inputs == (before,) or (before is None and all(each.is_feature for each in takes))
-    source = "" if plain else f"  ← {', '.join(_short(branch, i) for i in layer.inputs) or 'nothing'}"
-    path = "" if layer.is_function else layer.path
+    takes = {i: branch.layers[i] for i in layer.inputs}
+    source = ""
+    if layer.inputs != (before,) and not (before is None and all(each.is_feature for each in takes.values())):
+        sources = [each.kind if each.is_feature else str(i) for i, each in takes.items()]
+        source = f"  ←{NO_BREAK}{f',{NO_BREAK}'.join(sources) or 'nothing'}"
     return (
-        f"  {number:>2} {label(layer)}{source}",
+        f"  {number:>2} {label(layer).replace(' → ', f'{NO_BREAK}→{NO_BREAK}')}{source}",
         axes(layer),
         f"{layer.parameters:,}" if layer.parameters else "",
         _short_number(layer.macs) if layer.macs else "",
-        path,
+        "" if layer.is_function else layer.path,
     )
-
-
-def _short(branch: Branch, number: int) -> str:
-    layer = branch.layers[number]
-    return layer.kind if layer.is_feature else str(number)
-
-
-def _kind(task: TaskShape) -> str:
-    return f"{'a pair' if task.segments == 2 else 'one input'}, {meaning(task)}"
 
 
 def _parameters(shown: Shown) -> str:
@@ -320,9 +211,9 @@ def _work(shown: Shown) -> str:
         if branch.macs is None:
             parts.append(f"not known for {branch.task.name}, since it takes no single example")
             continue
-        trunk = f" ({branch.macs.trunk:,} of them in the trunk)" if branch.macs.trunk else ""
-        parts.append(f"{branch.macs.total:,} for {branch.task.name}{trunk}")
-        unknown.update(branch.macs.unknown)
+        trunk = f" ({branch.trunk_macs:,} of them in the trunk)" if branch.trunk_macs else ""
+        parts.append(f"{branch.macs:,} for {branch.task.name}{trunk}")
+        unknown.update(branch.uncounted)
     encoder = encoder_macs(shown.encoder.config, [LENGTH])
     pair = any(branch.task.segments == 2 for branch in shown.structure.branches)
     text = (
@@ -362,5 +253,100 @@ def _short_number(value: int) -> str:
     return str(value)
 
 
-def _number(value: int | None) -> str:
-    return "—" if value is None else f"{value:,}"
+_KNOWN = tomllib.loads((files("benchkit.inspect") / "known_encoders.toml").read_text("utf-8"))["known"]
+
+
+def available(plugins: Plugins) -> list[tuple[str, str, str, str]]:
+    """Name, shape, parameters and origin of every encoder that `--encoder` finds by name. Weights are not read."""
+    rows = [
+        (name, "", "", f"plugin {plugins.owners['encoder', name]}: {spec.summary}")
+        for name, spec in plugins.encoders.items()
+    ]
+    rows += [(folder.name, *_by_config(folder), "a folder in $BENCHKIT_WEIGHTS") for folder in weights_folders()]
+    for repo, folder in fetched_encoders().items():
+        record = read_record(folder)
+        assert record is not None
+        rows.append((repo, *_by_config(folder), f"fetched, {record.revision[:12]}"))
+    return rows
+
+
+def _by_config(folder: Path) -> tuple[str, str]:
+    try:
+        inner = model_folder(folder)
+        config, _ = read_config(inner / "config.json", folder.name)
+        _, files = weight_files(inner)
+    except UserError as error:
+        return "–", f"unusable: {error}"
+    with torch.device("meta"):  # nothing is allocated
+        model = MiniBert(config, pooler=_has_pooler(files))
+    return f"{config.num_hidden_layers}×{config.hidden_size}", _millions(count(model))
+
+
+def _has_pooler(files: Iterable[Path]) -> bool:
+    """Whether the weights hold one; pickled ones are not opened and taken to have one."""
+    names = set[str]()
+    try:
+        for path in files:
+            with safe_open(path, "pt") as file:
+                names.update(file.keys())
+    except (OSError, SafetensorError):
+        return True
+    return any("pooler" in name for name in names)
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M"
+
+
+def render_encoders(here: Sequence[tuple[str, ...]]) -> str:
+    """What is here, then what could be fetched."""
+    names = {row[0] for row in here}
+    more = [row for row in _KNOWN if row[0] not in names]
+    head = ("encoder", "shape", "parameters")
+    parts = [columns((*head, "from"), here, right=("parameters",))] if here else ["No encoder is here."]
+    if more:
+        parts.append("On Hugging Face, a few of many: benchkit encoders fetch ID\n\n" + columns((*head, "what"), more))
+    return "\n\n".join(parts)
+
+
+def render_encoder(encoder: Encoder, folder: Path | None) -> str:
+    """Shape, parameters, memory, vocabulary, layers and pooling of an encoder."""
+    record, origin = read_record(folder) if folder else None, short_path(str(folder)) if folder else "a plugin"
+    if record:
+        origin = f"{record.repo} at {record.revision}, licence {record.licence or 'not stated'}, in {origin}"
+    config, model, vocabulary = encoder.config, encoder.model, encoder.tokenizer.get_vocab_size()
+    pooler = count(model.pooler) if model.pooler else 0
+    parts = {"layers": count(model.layers), "pooler": pooler}
+    parts = {"embeddings": encoder.parameters - sum(parts.values()), **parts}
+    fp32, bf16 = (f"{encoder.parameters * width / 2**20:,.0f} MiB" for width in (4, 2))
+    rows = [
+        ("from", origin),
+        ("shape", f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.num_attention_heads} heads, "
+                  f"feed-forward {config.intermediate_size:,}, {config.hidden_act}"),
+        ("parameters", f"{_millions(encoder.parameters)}: "
+                       + ", ".join(f"{name} {_millions(number)}" for name, number in parts.items() if number)),
+        ("memory", f"{fp32} in fp32, {bf16} in bf16; training takes four times as much"),
+        ("vocabulary", f"{vocabulary:,} word pieces, {_case(encoder)}; up to {config.max_position_embeddings} a text"),
+        ("layers", f"0, the embeddings, to {config.num_hidden_layers}, the last: --set layers=0,-1"),
+        ("pooling", _pooling(encoder, folder)),
+        ("fingerprint", encoder.fingerprint),
+        *(("note", note) for note in encoder.notes),
+    ]  # fmt: skip
+    width = max(len(name) for name, _ in rows)
+    lines = [paragraph(f"  {name:<{width}}  {text}", " " * (width + 4)) for name, text in rows]
+    return "\n".join([encoder.name, *lines])
+
+
+def _case(encoder: Encoder) -> str:
+    pieces = encoder.tokenizer.encode("A").tokens
+    return "lower-cased" if pieces == encoder.tokenizer.encode("a").tokens else "cased"
+
+
+def _pooling(encoder: Encoder, folder: Path | None) -> str:
+    poolings = [name for name in POOLINGS if name != "pooler" or encoder.model.pooler]
+    trained = pooling_advice(folder) if folder else ""
+    if trained in poolings:
+        return f"{trained}, as its 1_Pooling/config.json says it was trained: --set pooling={trained}"
+    if trained:
+        return f"trained with {trained}, which is not one of {', '.join(poolings)}"
+    return f"{', '.join(poolings)}; nothing says which it was trained with; frozen, mean is the safe choice"

@@ -5,50 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
-from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.core.features import Layers
 from benchkit.core.head import HeadSpec, parameter_counts
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
-from benchkit.inspect.trace import Call, Macs, Trace, head_macs, trace
+from benchkit.inspect.trace import Call, Trace, trace
+from benchkit.testing import features, one_line
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Sizes of a batch of features; no `layers` where the head does not read them apart. `batch` and `time` are primes,
+    """Sizes of a batch of features; no `layer` where the head does not read them apart. `batch` and `time` are primes,
     to be told apart from anything else.
     """
 
-    segments: int
+    segment: int
     hidden: int
-    layers: int
+    layer: int
     batch: int = 3
     time: int = 7
-
-    def features(self, reads: type[Pooled]) -> Pooled:
-        """Random features, the same each time, with sentences of different lengths."""
-        random = torch.Generator().manual_seed(0)
-        lengths = torch.randint(2, self.time + 1, (self.batch, self.segments), generator=random)
-        lengths[0] = self.time
-        return make_features(reads, lengths, self.hidden, self.layers)
-
-
-def make_features(reads: type[Pooled], lengths: Tensor, width: int, layers: int) -> Pooled:
-    """Random features of sentences with these lengths, (batch, segment), the same each time."""
-    random = torch.Generator().manual_seed(0)
-    if issubclass(reads, Layers):
-        return Layers.split(torch.randn(*lengths.shape, layers * width, generator=random), layers)
-    pooled = torch.randn(*lengths.shape, width, generator=random)
-    if not issubclass(reads, Tokens):
-        return Pooled(pooled)
-    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
-    tokens = torch.randn(*mask.shape, width, generator=random)
-    return Tokens(pooled, tokens * mask.unsqueeze(-1), mask)
 
 
 def name_axes(shapes: Sequence[Sequence[int]], probes: Sequence[Probe]) -> tuple[str, ...]:
@@ -60,10 +42,10 @@ def name_axes(shapes: Sequence[Sequence[int]], probes: Sequence[Probe]) -> tuple
     if len({len(shape) for shape in shapes}) > 1:
         return tuple(map(str, shapes[0]))
     names = [_name(sizes, probes) for sizes in zip(*shapes, strict=True)]
-    if len(names) > 2 and names[0] == "batch" and shapes[0][1] == probes[0].segments:
+    if len(names) > 2 and names[0] == "batch" and shapes[0][1] == probes[0].segment:
         names[1] = "segment"
     layer = len(names) - 2
-    if layer > 0 and shapes[0][layer] == probes[0].layers and names[layer - 1] in ("segment", "batch·segment"):
+    if layer > 0 and shapes[0][layer] == probes[0].layer and names[layer - 1] in ("segment", "batch·segment"):
         names[layer] = "layer"
     return tuple(names)
 
@@ -73,8 +55,8 @@ def _name(sizes: Sequence[int], probes: Sequence[Probe]) -> str:
     if not varies:
         return str(first)
     pairs = list(zip(sizes, probes, strict=True))
-    for name, known in _KNOWN.items():
-        if all(size == known(probe) for size, probe in pairs):
+    for name in _KNOWN:
+        if all(size == prod(getattr(probe, axis) for axis in name.split("·")) for size, probe in pairs):
             return name
     # Of a pooled or convolved `hidden` the size is known; of a sentence's length it is not.
     if first != sizes[1]:
@@ -83,17 +65,10 @@ def _name(sizes: Sequence[int], probes: Sequence[Probe]) -> str:
     return str(first)
 
 
-_KNOWN: dict[str, Callable[[Probe], int]] = {
-    "batch": lambda probe: probe.batch,
-    "time": lambda probe: probe.time,
-    "hidden": lambda probe: probe.hidden,
-    "batch·segment": lambda probe: probe.batch * probe.segments,
-    "batch·time": lambda probe: probe.batch * probe.time,
-    "batch·segment·time": lambda probe: probe.batch * probe.segments * probe.time,
-    "segment·time": lambda probe: probe.segments * probe.time,
-    "segment·hidden": lambda probe: probe.segments * probe.hidden,
-    "layer·hidden": lambda probe: probe.layers * probe.hidden,
-}
+_KNOWN = (
+    *("batch", "time", "hidden", "batch·segment", "batch·time", "batch·segment·time"),
+    *("segment·time", "segment·hidden", "layer·hidden"),
+)
 
 
 _T = TypeVar("_T")
@@ -142,13 +117,16 @@ class Branch:
         ends: numbers of the layers that the output is made from.
         parameters: those that this task alone uses.
         macs: for one example with sentences of `LENGTH` word pieces; None for a head that takes no single example.
+        trunk_macs: of these, in the trunk; `uncounted`: operators that are not in them.
     """
 
     task: TaskShape
     layers: tuple[Layer, ...]
     ends: tuple[int, ...]
     parameters: int
-    macs: Macs | None
+    macs: int | None
+    trunk_macs: int
+    uncounted: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -171,6 +149,11 @@ class Structure:
     common: int
     idle: int
 
+    @property
+    def widest(self) -> Branch:
+        """A branch of a pair if there is one: its axes are named best."""
+        return max(self.branches, key=lambda branch: branch.task.segments)
+
 
 def structure(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape], layers: int = 1) -> Structure:
     """Build a head and run it on a few made-up examples of every task, in eval mode.
@@ -181,14 +164,12 @@ def structure(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape
     head = _build(spec, config, width, tasks, layers)
     wider = _attempt(lambda: _build(spec, config, 2 * width, tasks, layers))
     sizes = {name: parameter.numel() for name, parameter in head.named_parameters()}
-    runs = [_Run.of(spec, head, wider, _probe(spec, shape, width, layers), shape) for shape in tasks]
+    runs = [_Run(spec, head, wider, width, layers, task) for task in tasks]
     trunk = {name for name in sizes if spec.trunk and name.startswith(f"{spec.trunk}.")}
-    used = [run.used for run in runs]
-    alone = [used[i].difference(trunk, *used[:i], *used[i + 1 :]) for i in range(len(used))]
-    every = frozenset[str]().union(*used)
+    alone = [run.used.difference(trunk, *(other.used for other in runs if other is not run)) for run in runs]
+    every = frozenset[str]().union(*(run.used for run in runs))
     branches = tuple(
-        Branch(run.task, run.layers(spec, sizes), run.traces[0].ends, sum(sizes[name] for name in names), run.macs)
-        for run, names in zip(runs, alone, strict=True)
+        run.branch(sizes, sum(sizes[name] for name in names)) for run, names in zip(runs, alone, strict=True)
     )
     return Structure(
         head=spec.name,
@@ -201,55 +182,70 @@ def structure(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape
     )
 
 
-@dataclass(frozen=True)
 class _Run:
     """What a head did for one task, under one or several probes; the first is the one that is shown."""
 
-    task: TaskShape
-    probes: tuple[Probe, ...]
-    traces: tuple[Trace, ...]
-    used: frozenset[str]
-    work: tuple[int, ...]
-    macs: Macs | None
-
-    @staticmethod
-    def of(spec: HeadSpec, head: nn.Module, wider: nn.Module | None, probe: Probe, task: TaskShape) -> _Run:
-        first = _trace(spec, head, probe, task)
-        probes, traces = [probe], [first]
+    def __init__(
+        self, spec: HeadSpec, head: nn.Module, wider: nn.Module | None, width: int, layers: int, task: TaskShape
+    ) -> None:
+        self.spec, self.task = spec, task
+        probe = Probe(task.segments, width, layers if issubclass(spec.reads, Layers) else 0)
+        self.probes, self.traces = [probe], [self._checked(head, probe)]
+        first = self.traces[0]
         longer = replace(probe, batch=5, time=11)
-        for module, other in ((head, longer), (wider, replace(longer, hidden=2 * probe.hidden))):
-            seen = _attempt(partial(trace, module, other.features(spec.reads), task.name)) if module else None
+        for module, other in ((head, longer), (wider, replace(longer, hidden=2 * width))):
+            seen = _attempt(partial(self._trace, module, other)) if module else None
             # A head that does something else for other sizes: its axes keep their sizes for names.
             if seen is None or [call.kind for call in seen.calls] != [call.kind for call in first.calls]:
                 break
-            probes.append(other)
-            traces.append(seen)
-        one = replace(probe, batch=1, time=LENGTH)
-        seen = _attempt(partial(trace, head, one.features(spec.reads), task.name))
-        same = seen is not None and len(seen.calls) == len(first.calls)
-        work = tuple(call.macs for call in seen.calls) if seen and same else (0,) * len(first.calls)
-        macs = _attempt(partial(head_macs, head, one.features(spec.reads), task.name, spec.trunk))
-        return _Run(task, tuple(probes), tuple(traces), _reached(head, first), work, macs)
+            self.probes.append(other)
+            self.traces.append(seen)
+        with torch.no_grad():
+            self.example = _attempt(partial(self._trace, head, replace(probe, batch=1, time=LENGTH)))
+        self.used = _reached(head, first)
 
-    def layers(self, spec: HeadSpec, sizes: dict[str, int]) -> tuple[Layer, ...]:
-        return tuple(
-            self._layer(calls, macs, spec, sizes)
-            for calls, macs in zip(zip(*(seen.calls for seen in self.traces), strict=True), self.work, strict=True)
+    def _trace(self, head: nn.Module, probe: Probe) -> Trace:
+        sizes = {"time": probe.time, "hidden": probe.hidden, "layers": probe.layer}
+        given = features(self.spec.reads, self.task, probe.batch, **sizes)
+        return trace(head, given, self.task.name, self.spec.trunk)
+
+    def _checked(self, head: nn.Module, probe: Probe) -> Trace:
+        name, task = self.spec.name, self.task.name
+        try:
+            seen = self._trace(head, probe)
+        except Exception as error:  # a stranger's head may raise anything
+            raise UserError(f"head {name!r} fails on task {task!r}: {one_line(error)}") from error
+        got, wanted = getattr(seen.output, "shape", type(seen.output).__name__), (probe.batch, self.task.out)
+        if got != wanted:
+            got = got if isinstance(got, str) else tuple(got)
+            raise UserError(f"head {name!r} returns {got} for {probe.batch} examples of {task!r}, not {wanted}")
+        return seen
+
+    def branch(self, sizes: dict[str, int], parameters: int) -> Branch:
+        one, calls = self.example, zip(*(seen.calls for seen in self.traces), strict=True)
+        same = one is not None and len(one.calls) == len(self.traces[0].calls)
+        work = [call.macs for call in one.calls] if one and same else [0] * len(self.traces[0].calls)
+        return Branch(
+            task=self.task,
+            layers=tuple(self._layer(each, macs, sizes) for each, macs in zip(calls, work, strict=True)),
+            ends=self.traces[0].ends,
+            parameters=parameters,
+            macs=one.macs if one else None,
+            trunk_macs=one.trunk_macs if one else 0,
+            uncounted=one.unknown if one else (),
         )
 
-    def _layer(self, calls: Sequence[Call], macs: int, spec: HeadSpec, sizes: dict[str, int]) -> Layer:
-        call = calls[0]
-        detail = call.detail
-        if call.over is not None:
-            detail = f"over {name_axes([each.before for each in calls], self.probes)[call.over]}"
+    def _layer(self, calls: Sequence[Call], macs: int, sizes: dict[str, int]) -> Layer:
+        call, trunk = calls[0], self.spec.trunk
+        over = name_axes([each.before for each in calls], self.probes)[call.over] if call.over is not None else ""
         return Layer(
             path=call.path,
             kind=call.kind,
-            detail=detail,
+            detail=f"over {over}" if over else call.detail,
             inputs=call.inputs,
             shape=name_axes([each.shape for each in calls], self.probes),
             parameters=sum(sizes[name] for name in call.parameters),
-            trunk=bool(spec.trunk) and f"{call.path}.".startswith(f"{spec.trunk}."),
+            trunk=bool(trunk) and f"{call.path}.".startswith(f"{trunk}."),
             keeps_shape=call.before == call.shape,
             is_function=call.is_function,
             macs=macs,
@@ -261,23 +257,7 @@ def _build(spec: HeadSpec, config: Any, width: int, tasks: Sequence[TaskShape], 
         with global_stream(0, "init"):
             return spec.build(config, width, tasks, layers).eval()
     except Exception as error:  # a stranger's head may raise anything
-        raise UserError(f"head {spec.name!r} cannot be built with {config}: {_line(error)}") from error
-
-
-def _probe(spec: HeadSpec, task: TaskShape, width: int, layers: int) -> Probe:
-    return Probe(task.segments, width, layers if issubclass(spec.reads, Layers) else 0)
-
-
-def _trace(spec: HeadSpec, head: nn.Module, probe: Probe, task: TaskShape) -> Trace:
-    try:
-        seen = trace(head, probe.features(spec.reads), task.name)
-    except Exception as error:  # a stranger's head may raise anything
-        raise UserError(f"head {spec.name!r} fails on task {task.name!r}: {_line(error)}") from error
-    got, wanted = getattr(seen.output, "shape", type(seen.output).__name__), (probe.batch, task.out)
-    if got != wanted:
-        got = got if isinstance(got, str) else tuple(got)
-        raise UserError(f"head {spec.name!r} returns {got} for {probe.batch} examples of {task.name!r}, not {wanted}")
-    return seen
+        raise UserError(f"head {spec.name!r} cannot be built with {config}: {one_line(error)}") from error
 
 
 def _reached(head: nn.Module, seen: Trace) -> frozenset[str]:
@@ -311,7 +291,3 @@ def _attempt(make: Callable[[], _T]) -> _T | None:
         return make()
     except Exception:  # noqa: BLE001 - a stranger's head may raise anything
         return None
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from tabulate import tabulate
+
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import Plugins
 from benchkit.core.record import Record
 from benchkit.data import Split, load_data
-from benchkit.data.readers import ID_NAMES
-from benchkit.data.tables import Table, format_of, read_table
+from benchkit.data.readers import BadRow, id_column, require_column, texts_of
+from benchkit.data.tables import read_table
 from benchkit.predict.model import InputFormat, Model, Prediction, short
 from benchkit.store.cells import CellStore
 from benchkit.store.files import write_atomic
@@ -67,14 +69,26 @@ def from_lines(lines: Iterable[str], format: InputFormat, where: str) -> Iterato
 def from_file(path: Path, format: InputFormat, log: Log) -> Iterator[Input]:
     """A `.txt` file line by line, or a table with a header: .tsv, .csv, .jsonl (each also .gz), .parquet.
 
-    A row with an empty text is left out, and `log` told so.
+    A column may be called by any of the names that a task's data may have, in any case. A row with an empty text is
+    left out, and `log` told so.
 
     Raises:
         UserError: the file cannot be read, or has no column for a text.
     """
     if path.suffix != ".txt":
-        format_of(path)  # refuses what is none of these
-        yield from _rows(read_table(path), format, path, log)
+        table = read_table(path)
+        columns = [require_column(table, name, format.aliases, path) for name in format.texts]
+        number = id_column(table, format.aliases)
+        for line, reason in table.bad:
+            log(f"left out {path}:{line}: {reason}")
+        for line, cells in table.rows:
+            try:
+                texts = texts_of(cells, columns, format.texts)
+            except BadRow as bad:
+                log(f"left out {path}:{line}: {bad}")
+            else:
+                id = None if number is None or cells[number] is None else str(cells[number]).strip()
+                yield Input(id, texts)
         return
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
@@ -83,37 +97,6 @@ def from_file(path: Path, format: InputFormat, log: Log) -> Iterator[Input]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: convert the file to UTF-8") from error
-
-
-def _rows(table: Table, format: InputFormat, path: Path, log: Log) -> Iterator[Input]:
-    names = [name.strip() for name in table.columns]
-    texts = [_column(names, name, format, path) for name in format.texts]
-    number = next((names.index(name) for name in (*format.aliases.get("id", ()), *ID_NAMES) if name in names), None)
-    for line, reason in table.bad:
-        log(f"left out {path}:{line}: {reason}")
-    for line, cells in table.rows:
-        found = tuple(str(cells[at]).strip() if isinstance(cells[at], str) else "" for at in texts)
-        if all(found):
-            yield Input(_id(cells, number), found)
-        else:
-            log(f"left out {path}:{line}: empty {format.texts[found.index('')]}")
-
-
-def _column(names: Sequence[str], wanted: str, format: InputFormat, path: Path) -> int:
-    accepted = (wanted, *format.aliases.get(wanted, ()))
-    for name in accepted:
-        if name in names:
-            return names.index(name)
-    there = ", ".join(name for name in names if name) or "none with a name"
-    raise UserError(
-        f"{path} has no column {' or '.join(map(repr, accepted))}, only {there}: name the columns in its first line"
-    )
-
-
-def _id(cells: Sequence[Any], number: int | None) -> str | None:
-    if number is None or cells[number] is None:
-        return None
-    return str(cells[number]).strip()
 
 
 CHUNK = 4096  # examples that are encoded together
@@ -155,35 +138,25 @@ def write_submission(
             if split not in data[task]:
                 log(f"{path.name} is not written: the data have no {split} split of {task}")
                 continue
-            found = _stored(store, record, data[task][split])
-            if found is None:
-                log(f"predicting {len(data[task][split]):,} rows of {task} {split}, which the run did not")
-                found = _made(model(), task, data[task][split])
-            rows = zip(data[task][split].ids, found, strict=True)
-            lines = [
-                f"id \t {column} \n",
-                *(f"{name.strip().lower()} , {kind(short(value))} \n" for name, value in rows),
-            ]
+            values = _predictions(store, record, data[task][split], model, log)
+            lines = [f"id \t {column} \n"]
+            for name, value in zip(data[task][split].ids, values, strict=True):
+                lines.append(f"{name.strip().lower()} , {kind(short(value))} \n")
             write_atomic(path, "".join(lines).encode())
             yield path
 
 
-def _stored(store: CellStore, record: Record, split: Split) -> list[float] | None:
-    """The predictions of the run, if it made them for these rows."""
-    if record.identity["data"][split.task].get(split.name) != split.digest():
-        return None
-    frame = store.predictions(record.key)
-    values: list[float] = frame[(frame["task"] == split.task) & (frame["split"] == split.name)]["prediction"].tolist()
-    return values
+def _predictions(store: CellStore, record: Record, split: Split, model: Callable[[], Model], log: Log) -> list[float]:
+    """The predictions of the run, if it made them for these rows; else made now."""
+    if record.identity["data"][split.task].get(split.name) == split.digest():
+        frame = store.predictions(record.key)
+        mine = frame[(frame["task"] == split.task) & (frame["split"] == split.name)]
+        values: list[float] = mine["prediction"].tolist()
+        return values
+    log(f"predicting {len(split):,} rows of {split.task} {split.name}, which the run did not")
+    parts = [split.texts[at : at + CHUNK] for at in range(0, len(split), CHUNK)]
+    return [each.value for part in parts for each in model().predict(split.task, part)]
 
-
-def _made(model: Model, task: str, split: Split) -> list[float]:
-    parts = [list(split.texts[at : at + CHUNK]) for at in range(0, len(split), CHUNK)]
-    return [each.value for part in parts for each in model.predict(task, part)]
-
-
-_WIDTH = 100
-_LEAST = 30  # columns of a text
 
 Predicted = tuple[Input, Prediction]
 
@@ -227,41 +200,35 @@ def _csv(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> 
         writer.writerow([given.id or ""] * (given.id is not None) + [*each.texts, *values])
 
 
+_WIDTH, _LEAST = 100, 30  # columns of a table, and of a text in it at the least
+
+
 def _table(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> None:
     """Numbers first; then the texts, cut to what the width leaves for them.
 
     All probabilities, or that of the predicted class alone where all would leave too little for the texts.
     """
     classes, count = format.classes, len(format.texts)
-
-    def fit(shares: Sequence[str]) -> tuple[list[int], int]:
-        """Widths of the numbers' columns, and what they leave for one text."""
-        first = [max(map(len, ("prediction", *classes)))] if classes else []
-        widths = [*first, *(max(5, len(name)) for name in shares)]
-        return widths, (_WIDTH - sum(widths) - 2 * len(widths) - 2 * (count - 1)) // count
-
     shares = classes or ("score",)
-    if fit(shares)[1] < _LEAST:
+
+    def text_width() -> int:
+        """What the numbers' columns leave for one text."""
+        columns = [max(5, len(name)) for name in shares] + [max(map(len, ("prediction", *classes)))] * bool(classes)
+        return (_WIDTH - sum(columns) - 2 * len(columns)) // count - 2
+
+    if classes and text_width() < _LEAST:
         shares = ("probability",)
-    widths, room = fit(shares)
-    room = max(_LEAST, room)
-
-    def line(cells: Sequence[str], texts: Sequence[str]) -> None:
-        numbers = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        if classes:
-            numbers[0] = cells[0].ljust(widths[0])
-        file.write("  ".join([*numbers, *(_shortened(text, room).ljust(room) for text in texts)]).rstrip() + "\n")
-
-    line(["prediction"] * bool(classes) + [*shares], format.texts)
-    file.write("─" * _WIDTH + "\n")
+    width = max(_LEAST, text_width())
+    rows = []
     for _, each in predicted:
-        if each.probabilities is None:
-            line([f"{each.value:.3f}"], each.texts)
-        else:
-            shown = [each.probabilities.get(name, max(each.probabilities.values())) for name in shares]
-            line([each.label, *(f"{value:.3f}" for value in shown)], each.texts)
+        given = each.probabilities or {"score": each.value}
+        numbers = [f"{given.get(name, max(given.values())):.3f}" for name in shares]
+        rows.append([each.label] * bool(classes) + numbers + [_shortened(text, width) for text in each.texts])
+    header = ["prediction"] * bool(classes) + [*shares, *format.texts]
+    align = ["left"] * bool(classes) + ["right"] * len(shares) + ["left"] * count
+    file.write(tabulate(rows, header, tablefmt="simple", disable_numparse=True, colalign=align) + "\n")
 
 
-def _shortened(text: str, room: int) -> str:
+def _shortened(text: str, width: int) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= room else flat[: room - 1] + "…"
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

@@ -7,17 +7,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchkit.core.errors import UserError, unknown
-from benchkit.core.features import Pooled
 from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import Plugins
-from benchkit.core.protocol import Protocol, TaskOptions
+from benchkit.core.protocol import Protocol
 from benchkit.core.record import Record
 from benchkit.core.task import TaskShape
 from benchkit.encoder import Encoder
@@ -44,14 +43,6 @@ class Prediction:
     value: float
     label: str = ""
     probabilities: Mapping[str, float] | None = None
-
-    @staticmethod
-    def of(texts: tuple[str, ...], row: Tensor, classes: Sequence[str]) -> Prediction:
-        """From one row of `Model.outputs`."""
-        if not classes:
-            return Prediction(texts, float(row[0]))
-        best = int(row.argmax())
-        return Prediction(texts, best, classes[best], dict(zip(classes, row.tolist(), strict=True)))
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """JSON-ready; `names` are those of the texts. Numbers are as short as keeps float32 values distinct."""
@@ -146,12 +137,9 @@ class Model:
         shape, count = self.format(task).shape, len(rows)
         whole = torch.cat([rows, rows[:1].expand(-count % _MULTIPLE, -1)])
         with threads(self.threads):
-            parts = [self._head(shape, table.gather(part)) for part in torch.split(whole, _BATCH)]
+            parts = [forward(self.head, table.gather(part), shape, len(part)) for part in torch.split(whole, _BATCH)]
         values = torch.cat(parts)[:count].cpu()
         return values.softmax(dim=1) if shape.classes else values
-
-    def _head(self, shape: TaskShape, features: Pooled) -> Tensor:
-        return forward(self.head, features, shape, len(features.pooled))
 
 
 def predict(models: Sequence[Model], task: str, examples: Sequence[str | Texts]) -> list[Prediction]:
@@ -172,7 +160,14 @@ def predict(models: Sequence[Model], task: str, examples: Sequence[str | Texts])
         values = model.outputs(task, tables[id(model.encoder)], rows)
         total = values if total is None else total + values
     assert total is not None
-    return [Prediction.of(each, row, format.classes) for each, row in zip(texts, total / len(models), strict=True)]
+    mean, classes = total / len(models), format.classes
+    if not classes:
+        return [Prediction(each, float(row[0])) for each, row in zip(texts, mean, strict=True)]
+    best = mean.argmax(dim=1).tolist()
+    return [
+        Prediction(each, at, classes[at], dict(zip(classes, row, strict=True)))
+        for each, at, row in zip(texts, best, mean.tolist(), strict=True)
+    ]
 
 
 def _texts(example: str | Texts, names: Sequence[str], task: str, number: int) -> Texts:
@@ -218,13 +213,19 @@ def one(store: CellStore, head: str, seed: int | None, key: str) -> Record:
         UserError: there is no such cell, it has no usable weights, or several kinds of the head are there.
     """
     if key:
-        return _by_key(store, key)
+        known = store.keys()
+        keys = [each for each in known if each.startswith(key)]
+        if len(keys) > 1:
+            raise UserError(f"--cell {key} is the beginning of {len(keys)} keys: {', '.join(keys[:_SHOWN])}")
+        if not keys or (record := store.load(keys[0])) is None:
+            raise unknown("cell", key, known)
+        return _usable(record)
     records = of_head(store, head)
     if seed is not None:
-        found = [record for record in records if record.seed == seed]
-        if not found:
-            raise unknown("seed", str(seed), [str(record.seed) for record in records])
-        return _usable(found[0])
+        seeds = {record.seed: record for record in records}
+        if seed not in seeds:
+            raise unknown("seed", str(seed), map(str, seeds))
+        return _usable(seeds[seed])
     return max((record for record in records if record.status in USABLE), key=lambda each: each.dev_mean)
 
 
@@ -251,17 +252,6 @@ def of_head(store: CellStore, head: str) -> list[Record]:
     if not any(record.status in USABLE for record in found):
         _usable(found[0])
     return found
-
-
-def _by_key(store: CellStore, key: str) -> Record:
-    known = store.keys()
-    keys = [each for each in known if each.startswith(key)]
-    if len(keys) > 1:
-        raise UserError(f"--cell {key} is the beginning of {len(keys)} keys: {', '.join(keys[:_SHOWN])}")
-    record = store.load(keys[0]) if keys else None
-    if record is None:
-        raise unknown("cell", key, known)
-    return _usable(record)
 
 
 def _usable(record: Record) -> Record:
@@ -299,14 +289,13 @@ class Loader:
             UserError: the head's plugin or the encoder is not here, or either is not what the cell was made with.
         """
         identity = record.identity
-        tasks, options = [], {}
+        tasks = []
         for each in identity["tasks"]:
             task = self.plugins.task(each["name"])
             if list(task.classes) != each["classes"] or [task.low, task.high] != each["range"]:
                 raise UserError(f"task {task.name!r} has other classes, or another range, than when the cell was run")
             tasks.append(task)
-            options[task.name] = TaskOptions(pair_input=_pair_input(each))
-        protocol = Protocol.from_identity(identity["protocol"], options)
+        protocol = Protocol.from_identity(identity)
         spec = self.plugins.head(record.head)
         config, execution = spec.configure(identity["head"]["config"]), identity["execution"]
         encoder = self._tuned(record) if protocol.trains_encoder else self._frozen(record)
@@ -353,13 +342,6 @@ class Loader:
         encoder = self._frozen(record).copy()
         encoder.model.load_state_dict(self.store.encoder_weights(record.key))
         return encoder
-
-
-def _pair_input(task: Mapping[str, Any]) -> Literal["", "separate", "joint"]:
-    """Of a task's part of an identity; older ones leave it to the protocol."""
-    if "joint" not in task:
-        return ""
-    return "joint" if task["joint"] else "separate"
 
 
 def restore_head(assembly: Assembly, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Pooled, Tokens
@@ -49,34 +50,29 @@ class Graph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> Tensor:
         segments = more[0] if self.joint else torch.zeros_like(input_ids)
-        sides = [self._features(input_ids, attention_mask, segments)]
+        sides = [(input_ids, attention_mask, segments)]
         if self.pair and not self.joint:
-            sides.append(self._features(more[0], more[1], torch.zeros_like(more[0])))
-        outputs: Tensor = self.head(_joined(sides), self.shape.name).float()
+            sides.append((more[0], more[1], torch.zeros_like(more[0])))
+        features = self._features([self._vectors(*side) for side in sides], torch.stack([side[1] for side in sides], 1))
+        outputs: Tensor = self.head(features, self.shape.name).float()
         return outputs.softmax(dim=1) if self.shape.classes else outputs
 
-    def _features(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Pooled:
-        """Of one sentence or joint pair an example: (batch, 1, …)."""
+    def _features(self, sides: Sequence[tuple[Tensor, Tensor]], mask: Tensor) -> Pooled:
+        """The segments of an example beside each other."""
+        pooled, tokens = (torch.stack(each, 1) for each in zip(*sides, strict=True))
+        if self.settings.apart:
+            return Layers.split(pooled, self.settings.apart)
+        return Tokens(pooled, tokens, mask.bool()) if self.settings.reads == "tokens" else Pooled(pooled)
+
+    def _vectors(self, ids: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one sentence or joint pair an example: pooled (batch, width), and its tokens (batch, time, width)."""
         states = _states(self.bert, ids, mask, segments, max(self.layers))
         parts = [_pool(states[layer], mask, self.settings.pooling) for layer in self.layers]
         if self.settings.pooling == "pooler":
             assert self.bert.pooler is not None
             parts = [self.bert.pooler(parts[0]).tanh()]
-        pooled = torch.cat(parts, dim=-1)[:, None]
-        if self.settings.apart:
-            return Layers.split(pooled, self.settings.apart)
-        if self.settings.reads != "tokens":
-            return Pooled(pooled)
         tokens = torch.cat([states[layer] for layer in self.layers], dim=-1) * mask[..., None]
-        return Tokens(pooled, tokens[:, None], mask[:, None].bool())
-
-
-def _joined(sides: list[Pooled]) -> Pooled:
-    """The segments of an example beside each other."""
-    if len(sides) == 1:
-        return sides[0]
-    kind = type(sides[0])
-    return kind(*(torch.cat([getattr(side, name) for side in sides], dim=1) for name in kind.__dataclass_fields__))
+        return torch.cat(parts, dim=-1), tokens
 
 
 def _states(bert: MiniBert, ids: Tensor, mask: Tensor, segments: Tensor, top: int) -> list[Tensor]:
@@ -162,8 +158,7 @@ def _export(graph: Graph, path: Path, name: str, task: str) -> None:
     inputs = tuple(example[each] for each in graph.inputs())
     shapes: list[Any] = [{0: batch, 1: time} for _ in inputs]
     try:
-        with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")
+        with _quiet():
             program = torch.onnx.export(
                 graph,
                 inputs,
@@ -222,26 +217,20 @@ def difference(model: Model, graph: Graph, path: Path, task: str) -> float:
 def _padded(graph: Graph, inputs: Sequence[tuple[str, ...]]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, mask and segments, (batch, time)."""
     tokenized = graph.encoder.tokenize(inputs, graph.settings.max_length)
-    time = torch.arange(int(tokenized.lengths.max()))
-    mask = time < tokenized.lengths[:, None]
-    columns = []
-    for packed in (tokenized.ids, tokenized.segments):
-        padded = torch.zeros(mask.shape, dtype=torch.int64)
-        padded[mask] = packed.long()
-        columns.append(padded)
-    return columns[0], mask.long(), columns[1]
+    mask = torch.ones_like(tokenized.ids)
+    ids, real, segments = (
+        pad_sequence(list(torch.split(each.long(), tokenized.lengths.tolist())), batch_first=True)
+        for each in (tokenized.ids, mask, tokenized.segments)
+    )
+    return ids, real, segments
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's loggers, and the whole graphs that it prints where its first way fails."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    before = [logger.level for logger in loggers]
+    """Silence warnings, logs, and the whole graphs that the exporter prints where its first way fails."""
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

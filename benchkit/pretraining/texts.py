@@ -16,7 +16,7 @@ from torch import Tensor
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.rng import generator
 from benchkit.core.task import TaskSpec
-from benchkit.data.readers import DEMO, check_folder, find_splits, load_demo, load_files, load_own
+from benchkit.data.readers import DEMO, check_folder, find_columns, find_splits, load_demo, load_files, load_own
 from benchkit.data.tables import read_table, unpack
 from benchkit.encoder import Tokenized
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
@@ -78,7 +78,7 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Source:
     """The texts of a table's columns, or else the lines of a plain file; empty ones are left out; each may be `.gz`.
 
     Args:
-        columns: of a table; by default those of text, sentence, sentence1, sentence2 that it has.
+        columns: of a table, found in any case; by default those of text, sentence, sentence1, sentence2 that it has.
 
     Raises:
         UserError: the file cannot be read or is not UTF-8, or the table has no such column.
@@ -101,13 +101,13 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Source:
 
 def _table(path: Path, columns: Sequence[str]) -> Source:
     table = read_table(path)
-    chosen = tuple(columns) or tuple(name for name in _USUAL if name in table.columns)
-    if not chosen:
+    places = {name: next(iter(find_columns(table, [name])), None) for name in columns or _USUAL}
+    missing = [name for name in columns if places[name] is None]
+    if missing:
+        raise UserError(f"{path}: {unknown('column', missing[0], table.columns)}")
+    numbers = [place for place in places.values() if place is not None]
+    if not numbers:
         raise UserError(f"{path} has columns {', '.join(table.columns)}: say with --column which hold text")
-    for name in chosen:
-        if name not in table.columns:
-            raise UserError(f"{path}: {unknown('column', name, table.columns)}")
-    numbers = [table.columns.index(name) for name in chosen]
     cells = (row[number] for _, row in table.rows for number in numbers)
     return Source(path.name, table.sha256, _stripped(cell for cell in cells if isinstance(cell, str)))
 

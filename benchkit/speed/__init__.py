@@ -24,7 +24,8 @@ from scipy.special import stdtrit
 from benchkit.analysis.plots import COLOURS
 from benchkit.core.settings import plain
 from benchkit.experiment.environment import environment
-from benchkit.inspect.heads import Setup, columns, paragraph
+from benchkit.inspect import columns, paragraph
+from benchkit.inspect.heads import Setup
 from benchkit.speed.setup import BenchmarkPoint, Work
 from benchkit.store.files import write_atomic
 

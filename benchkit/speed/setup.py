@@ -20,14 +20,14 @@ from benchkit.core.head import count
 from benchkit.core.rng import generator
 from benchkit.core.task import TaskShape
 from benchkit.encoder import Encoder, Tokenized, resolve_precision
-from benchkit.encoder.packing import Batch, arrange, batch_of, room
+from benchkit.encoder.packing import Batch, batch_of, bucket_size, pack
 from benchkit.experiment.config import use_graphs
 from benchkit.experiment.open_cell import Assembly
 from benchkit.inspect.heads import Setup, width_of
-from benchkit.inspect.structure import make_features
-from benchkit.inspect.trace import counting, encoder_macs, head_macs
+from benchkit.inspect.trace import counting, encoder_macs, trace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
+from benchkit.testing import make_features
 from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 from benchkit.training.evaluation import forward
 from benchkit.training.optimizer import AdamW
@@ -234,7 +234,7 @@ class PreparedBenchmark:
         reads = Tokens if settings.reads == "tokens" else Pooled
         pooling, layers = settings.pooling, settings.layers
         for _ in self.encoder.encode_chunks(
-            self.inputs.tokenized, reads=reads, pooling=pooling, layers=layers, precision="fp32"
+            [self.inputs.tokenized], reads=reads, pooling=pooling, layers=layers, precision="fp32"
         ):
             pass
 
@@ -288,8 +288,8 @@ class PreparedBenchmark:
         """A task's inputs in tensors of fixed shape, on the device, as steps that are captured have them."""
         if shape.name not in self.batches:
             rows = self.inputs.rows[shape.name].flatten().numpy()
-            size = room(self.inputs.tokenized.lengths.numpy()[rows], self.encoder.config.max_position_embeddings)
-            fields = arrange(self.inputs.tokenized, rows[None], size)
+            size = bucket_size(self.inputs.tokenized.lengths.numpy()[rows], self.encoder.config.max_position_embeddings)
+            fields = pack(self.inputs.tokenized, rows[None], size)
             there = {each: torch.from_numpy(value[0]).to(self.setup.device) for each, value in fields.items()}
             self.batches[shape.name] = batch_of(there, size)
         return self.batches[shape.name]
@@ -400,8 +400,9 @@ def _head_macs(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[
     for shape in prepared.setup.shapes:
         few = point.batch if point.length == MIXED and issubclass(reads, Tokens) else min(point.batch, _FEW)
         features = make_features(reads, prepared.inputs.lengths(shape.name)[:few], width_of(assembly), layers)
-        macs = head_macs(head.eval(), features, shape.name)
-        forth += macs.total * point.batch // few
+        with torch.no_grad():
+            macs = trace(head.eval(), features, shape.name)
+        forth += macs.macs * point.batch // few
         unknown.update(macs.unknown)
         if point.mode == "infer":
             continue

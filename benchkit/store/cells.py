@@ -1,4 +1,4 @@
-"""Per-example predictions as a Parquet file: a row for each task, split and example."""
+"""Finished cells: records, predictions, weights, and the checkpoints of cells that run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,21 +57,8 @@ def to_parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(content: bytes) -> pd.DataFrame:
-    """Inverse of `to_parquet`.
-
-    Raises:
-        ValueError: it is no Parquet file, or one with other columns.
-    """
-    table = pq.read_table(io.BytesIO(content))
-    if table.schema.names != SCHEMA.names:
-        raise ValueError(f"columns {table.schema.names}, expected {SCHEMA.names}")
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
-
-
 _SEAL = b"benchkit checkpoint 1\n"
-_SHA_BYTES = 32
+_START = len(_SEAL) + 32  # bytes before the state: the seal, and the sha256 of the state
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -83,14 +70,11 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     import torch
 
     buffer = io.BytesIO()
+    buffer.write(bytes(_START))  # for the seal
     torch.save(dict(state), buffer)
     content = buffer.getbuffer()
-
-    def write(file: BinaryIO) -> None:
-        file.write(_SEAL + hashlib.sha256(content).digest())
-        file.write(content)
-
-    write_atomic(path, write, durable=False)
+    content[:_START] = _SEAL + hashlib.sha256(content[_START:]).digest()
+    write_atomic(path, content, durable=False)
 
 
 def load_checkpoint(
@@ -106,11 +90,10 @@ def load_checkpoint(
         return None
     import torch
 
-    start = len(_SEAL) + _SHA_BYTES
-    if content[:start] != _SEAL + hashlib.sha256(content[start:]).digest():
+    if content[:_START] != _SEAL + hashlib.sha256(content[_START:]).digest():
         log(f"{path} is damaged: starting over")
         return None
-    state = torch.load(io.BytesIO(content[start:]), map_location=device, weights_only=True)
+    state = torch.load(io.BytesIO(content[_START:]), map_location=device, weights_only=True)
     assert isinstance(state, dict)
     return state
 
@@ -137,17 +120,16 @@ class CellStore:
         """The record of a finished cell whose record and predictions are whole; else None."""
         if not self._path(key, "record.json").exists():
             return None
-        try:
-            return self._read(key)
-        except (OSError, ValueError, UserError):
-            pass
-        # Perhaps it is just being replaced: look again when nobody writes. Where nobody can, nobody does.
-        try:
-            with self._saving(key):
-                return self._read(key)
-        except (OSError, ValueError, UserError) as error:
-            self._log(f"cell {self.root / key} is not usable, so it counts as not run: {error}")
-            return None
+        # A cell that is not whole is perhaps just being replaced: look again when nobody writes.
+        problem: Exception | None = None
+        for context in (nullcontext(), self._saving(key)):
+            try:
+                with context:
+                    return self._read(key)
+            except (OSError, ValueError, UserError) as error:
+                problem = error
+        self._log(f"cell {self.root / key} is not usable, so it counts as not run: {problem}")
+        return None
 
     def save(
         self,
@@ -199,9 +181,13 @@ class CellStore:
         """
         path = self._path(key, "predictions.parquet")
         try:
-            return from_parquet(path.read_bytes())
+            table = pq.read_table(io.BytesIO(path.read_bytes()))
+            if table.schema.names != SCHEMA.names:
+                raise ValueError(f"columns {table.schema.names}, expected {SCHEMA.names}")
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; run the cell again") from error
+        frame: pd.DataFrame = table.to_pandas()
+        return frame
 
     def weights(self, key: str) -> dict[str, Tensor]:
         """The weights of a finished cell, on the CPU.

@@ -92,14 +92,13 @@ class FeatureStore:
         Args:
             fingerprint: of the encoder, where it is known, here and below.
         """
-        return _hash(self._identity(encoder, settings, fingerprint))
+        return self._locate(encoder, settings, fingerprint)[0].name
 
     def missing(
         self, encoder: Encoder, inputs: Iterable[tuple[str, ...]], settings: FeatureSettings, fingerprint: str = ""
     ) -> int:
         """How many distinct inputs `table` would encode."""
-        key = self.key(encoder, settings, fingerprint)
-        segments, _ = self._open(self._folder(key), key)
+        segments, _ = self._open(self._locate(encoder, settings, fingerprint)[0])
         return len({digest(each) for each in inputs} - _stored(segments))
 
     def table(
@@ -119,23 +118,20 @@ class FeatureStore:
         Raises:
             UserError: the cache cannot be written.
         """
-        began = time.perf_counter()
-        identity = self._identity(encoder, settings, fingerprint)
-        key = _hash(identity)
-        folder = self._folder(key)
+        began, encoded = time.perf_counter(), 0
+        folder, identity = self._locate(encoder, settings, fingerprint)
         digests = [digest(each) for each in inputs]
         distinct = dict(zip(digests, inputs, strict=True))
-        segments, bad = self._open(folder, key)
-        encoded = 0
+        segments, bad = self._open(folder)
         if bad or not _described(folder, identity) or not distinct.keys() <= _stored(segments):
             say = partial(self._log, f"another process encodes into {folder}: waiting for it")
             with locked(folder / "lock", wait=True, on_wait=say):
-                self._repair(folder, identity, encoder.name)
-                segments, _ = self._open(folder, key)  # another process may have encoded them meanwhile
+                segments, bad = self._open(folder)  # another process may have encoded them meanwhile
+                self._repair(folder, bad, identity, encoder.name)
                 stored = _stored(segments)
                 encoded = len(distinct.keys() - stored)
-                self._encode(folder, key, encoder, distinct, stored, settings, progress)
-                segments, _ = self._open(folder, key)
+                self._encode(folder, encoder, distinct, stored, settings, progress)
+                segments, _ = self._open(folder)
         mark_used(folder)
         report = Report(len(distinct) - encoded, encoded, time.perf_counter() - began)
         return assemble(digests, segments, encoder.hidden * len(settings.layers), report, settings.apart)
@@ -143,7 +139,6 @@ class FeatureStore:
     def _encode(
         self,
         folder: Path,
-        key: str,
         encoder: Encoder,
         distinct: Mapping[bytes, tuple[str, ...]],
         stored: Set[bytes],
@@ -170,24 +165,15 @@ class FeatureStore:
                 yield pieces
 
         def write(part: EncodedChunk) -> None:
-            tokens = part.tokens
-            if tokens is not None:
-                tokens = tokens.to("cpu", _TOKEN_TYPES[settings.precision])
+            tokens = None if part.tokens is None else part.tokens.to(_TOKEN_TYPES[settings.precision])
             order = [batches[part.batch][row] for row in part.rows.tolist()]
-            path = write_segment(folder, key, order, part.pooled.cpu(), tokens, part.lengths.cpu())
+            path = write_segment(folder, order, part.pooled, tokens, part.lengths)
             self._verified[path] = _state(path)  # its name was made of these very bytes
 
         # A GPU would stand idle meanwhile; a CPU is what is busy.
-        aside = encoder.device.type != "cpu"
-        parts = encoder.encode_batches(
-            prefetch(tokenized()) if aside else tokenized(),
-            reads=Tokens if settings.reads == "tokens" else Pooled,
-            pooling=settings.pooling,
-            layers=settings.layers,
-            precision=settings.precision,
-            chunk=self._chunk,
-        )
-        with background_writer() if aside else synchronous() as later:
+        on_gpu = encoder.device.type != "cpu"
+        parts = _chunks(encoder, prefetch(tokenized()) if on_gpu else tokenized(), settings, self._chunk)
+        with background_writer() if on_gpu else synchronous() as later:
             for part in parts:
                 later(partial(write, part))
                 done += len(part.rows)
@@ -197,13 +183,13 @@ class FeatureStore:
             longest = min(settings.max_length, encoder.config.max_position_embeddings)
             self._log(f"encoder {encoder.name}: {cut:,} of {total:,} texts were cut to {longest} word pieces")
 
-    def _open(self, folder: Path, key: str) -> tuple[list[Segment], dict[Path, str]]:
+    def _open(self, folder: Path) -> tuple[list[Segment], dict[Path, str]]:
         """The sound segments of a folder, and why each other one is not."""
         sound, bad = [], {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
                 state = _state(path)
-                sound.append(open_segment(path, key, verify=self._verified.get(path) != state))
+                sound.append(open_segment(path, verify=self._verified.get(path) != state))
                 self._verified[path] = state
             except BadSegment as error:
                 bad[path] = str(error)
@@ -213,9 +199,8 @@ class FeatureStore:
                 raise UserError(f"cannot read {path}: {error.strerror}; remove it or set BENCHKIT_CACHE") from error
         return sound, bad
 
-    def _repair(self, folder: Path, identity: Mapping[str, Any], name: str) -> None:
+    def _repair(self, folder: Path, bad: Mapping[Path, str], identity: Mapping[str, Any], name: str) -> None:
         """Remove bad segments and write `settings.json` where it is not right; under the folder's lock."""
-        _, bad = self._open(folder, _hash(identity))
         for path, why in bad.items():
             self._log(f"removed {path} ({why}): its inputs are encoded again")
             with writing(path):
@@ -227,10 +212,11 @@ class FeatureStore:
             text = json.dumps({**identity, "written_by": {"encoder": name}}, indent=2)
             write_atomic(path, text.encode() + b"\n")
 
-    def _identity(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str) -> dict[str, Any]:
+    def _locate(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str) -> tuple[Path, dict[str, Any]]:
+        """The folder of features, named by the hash of what they depend on; and that."""
         if settings.reads == "layers":  # kept apart or side by side, the vectors are the same
             settings = dataclasses.replace(settings, reads="pooled")
-        return {
+        identity = {
             "format": FORMAT,
             "encoder": fingerprint or encoder.fingerprint,
             "encoder_source": encoder_source(),
@@ -238,9 +224,8 @@ class FeatureStore:
             "kernels": kernels() if settings.device == "cuda" else "",
             **numeric_versions(),
         }
-
-    def _folder(self, key: str) -> Path:
-        return self.root / FEATURES / key
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        return self.root / FEATURES / key, identity
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -254,17 +239,13 @@ def encoder_source() -> str:
     return code_hash(package_files(ENCODING))
 
 
-def _hash(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-
-
 def _described(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether `settings.json` says what the folder's name says; segments do not rely on it."""
     try:
         found = read_json(folder / "settings.json")
     except UserError:
         return False
-    return {name: found.get(name) for name in identity} == dict(identity)
+    return {name: found.get(name) for name in identity} == identity
 
 
 def _stored(segments: Iterable[Segment]) -> set[bytes]:
@@ -277,39 +258,42 @@ def _batches(inputs: Mapping[bytes, tuple[str, ...]], size: int) -> Iterator[lis
     So a batch is one segment, and a killed process leaves all of it or none.
     """
     batch: list[bytes] = []
-    room = CHUNK_TOKENS
+    left = CHUNK_TOKENS
     for name, texts in inputs.items():
         pieces = sum(map(len, texts)) + 3  # at most: a character each, and the special ones
-        if batch and (len(batch) == size or pieces > room):
+        if batch and (len(batch) == size or pieces > left):
             yield batch
-            batch, room = [], CHUNK_TOKENS
+            batch, left = [], CHUNK_TOKENS
         batch.append(name)
-        room -= pieces
+        left -= pieces
     if batch:
         yield batch
+
+
+def _chunks(
+    encoder: Encoder, batches: Iterable[Inputs], settings: FeatureSettings, chunk: int
+) -> Iterator[EncodedChunk]:
+    return encoder.encode_chunks(
+        batches,
+        reads=Tokens if settings.reads == "tokens" else Pooled,
+        pooling=settings.pooling,
+        layers=settings.layers,
+        precision=settings.precision,
+        chunk=chunk,
+    )
 
 
 def encode_table(encoder: Encoder, tokenized: Inputs, settings: FeatureSettings) -> FeatureTable:
     """The features of `tokenized` from the encoder as it is now, in memory, on the CPU."""
     began, count = time.perf_counter(), len(tokenized)
-    reads = Tokens if settings.reads == "tokens" else Pooled
-    chunks = list(
-        encoder.encode_chunks(
-            tokenized,
-            reads=reads,
-            pooling=settings.pooling,
-            layers=settings.layers,
-            precision=settings.precision,
-        )
-    )
+    chunks = list(_chunks(encoder, [tokenized], settings, 4 * CHUNK))
     pooled = torch.empty((count, encoder.hidden * len(settings.layers)))
+    start, length = torch.empty((2, count), dtype=torch.int64)
+    end = 0
     for chunk in chunks:
-        pooled[chunk.rows] = chunk.pooled.cpu()
-    tokens = None
-    if reads is Tokens:
-        rows, lengths = (torch.cat([getattr(chunk, name).cpu() for chunk in chunks]) for name in ("rows", "lengths"))
-        start, length = torch.empty(count, dtype=torch.int64), torch.empty(count, dtype=torch.int64)
-        start[rows], length[rows] = lengths.cumsum(0) - lengths, lengths
-        pieces = torch.cat([chunk.tokens for chunk in chunks if chunk.tokens is not None])
-        tokens = ResidentTokens(pieces, start.to(pieces.device), length)
+        pooled[chunk.rows], length[chunk.rows] = chunk.pooled, chunk.lengths
+        start[chunk.rows] = end + chunk.lengths.cumsum(0) - chunk.lengths
+        end += int(chunk.lengths.sum())
+    pieces = [chunk.tokens for chunk in chunks if chunk.tokens is not None]
+    tokens = ResidentTokens(torch.cat(pieces), start, length) if pieces else None
     return FeatureTable(pooled, tokens, Report(0, count, time.perf_counter() - began), settings.apart)

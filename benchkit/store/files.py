@@ -1,4 +1,4 @@
-"""Files: paths of the cache, atomic writes and locks."""
+"""Files: atomic writes, locks, and what lies under the root of the cache."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from benchkit.core.errors import UserError
+from benchkit.core.settings import parse, read_json
 
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -34,7 +36,7 @@ _STALE_SECONDS = 24 * 3600
 _TEMP = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None], *, durable: bool = True) -> None:
+def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], None], *, durable: bool = True) -> None:
     """Write a file through a temporary one beside it: readers see the old content or the new.
 
     On any failure the temporary file is removed and the old content stays. What killed processes left behind
@@ -124,10 +126,8 @@ def _remove_stale(folder: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -222,3 +222,101 @@ def total_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """The `settings.json` of a feature store: the encoder's fingerprint and name, and how texts were encoded."""
+
+    encoder: str
+    settings: Mapping[str, Any]
+    written_by: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One feature store, or another folder under the root.
+
+    Attributes:
+        name: a feature store's key; the folder's name otherwise.
+        kind: `features`, or `other` for what is not benchkit's feature stores.
+        about: of a feature store; None where its `settings.json` is missing or damaged.
+        files, size: segments, or all files; bytes.
+        used: seconds since 1970.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    about: StoreSettings | None
+    files: int
+    size: int
+    used: float
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name, or the beginning of its fingerprint where an older benchkit wrote the store."""
+        return self.about.written_by.get("encoder", self.about.encoder[:12]) if self.about else ""
+
+
+def caches(root: Path) -> list[Cache]:
+    """All caches that hold something, feature stores first, the latest used first."""
+    features = [_cache(path, "features", "*.safetensors") for path in _folders(root / FEATURES)]
+    others = [_cache(path, "other", "**/*") for path in _folders(root) if path.name != FEATURES]
+    found = [cache for cache in (*features, *others) if cache.files]
+    return sorted(found, key=lambda cache: (cache.kind != "features", -cache.used))
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _cache(path: Path, kind: str, pattern: str) -> Cache:
+    files = [each for each in path.glob(pattern) if each.is_file()]
+    about = None
+    if kind == "features":
+        with suppress(UserError, ValueError):
+            about = parse(StoreSettings, read_json(path / "settings.json"))
+    return Cache(path, path.name, kind, about, len(files), sum(each.stat().st_size for each in files), last_used(path))
+
+
+def clear(cache: Cache) -> bool:
+    """Remove a cache's content; whether it was removed, which it is not while a process holds a lock in it.
+
+    Lock files stay where they are, empty: removing one would split those who wait for it.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    with ExitStack() as stack:
+        locks = sorted(path for path in cache.path.rglob("*") if _is_lock(path))
+        if cache.kind == "features":
+            locks = [cache.path / "lock"]  # made here if it is not there, so that nobody takes it meanwhile
+        if not all(stack.enter_context(locked(path, wait=False)) for path in locks):
+            return False
+        with writing(cache.path):
+            for path in sorted(cache.path.iterdir()):
+                if path.is_dir() and not any(_is_lock(each) for each in path.rglob("*")):
+                    shutil.rmtree(path)
+            for path in sorted(each for each in cache.path.rglob("*") if not each.is_dir() and not _is_lock(each)):
+                path.unlink(missing_ok=True)
+    return True
+
+
+def _is_lock(path: Path) -> bool:
+    return path.name == "lock" or path.suffix == ".lock"
+
+
+def verify(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """The segments of a feature store that are damaged, or of another store, and why: none of these is served."""
+    from benchkit.store.table import BadSegment, open_segment
+
+    for path in sorted(cache.path.glob("*.safetensors")):
+        try:
+            open_segment(path)
+        except FileNotFoundError:
+            continue  # cleared meanwhile
+        except BadSegment as error:
+            yield path, str(error)
+        except OSError as error:
+            yield path, f"it cannot be read: {error.strerror}"

@@ -6,34 +6,20 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.core.features import Pooled
+from benchkit.encoder.encoder import as_features
 from benchkit.store.files import write_atomic
-
-
-class TokenPayload(Protocol):
-    """The tokens of some rows; a row is one input."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of `rows` (row): tokens (row, time, hidden), float32, zero in the padding; mask (row, time)."""
-        ...
-
-    def packed(self, rows: Tensor) -> Tensor:
-        """Of `rows` (row), end to end without padding: (piece, hidden), float32."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,32 +41,30 @@ class MappedTokens:
     @property
     def nbytes(self) -> int:
         """Bytes of the tokens of all rows: what `resident` takes."""
-        if not self.parts:
-            return 0
         return int(self.length.sum()) * self.parts[0].shape[1] * self.parts[0].element_size()
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `rows` (row): tokens (row, time, hidden), float32, zero in the padding; mask (row, time)."""
         rows = rows.cpu()
-        length = self.length[rows]
-        tokens, mask = _padding(length, self.parts[0])
-        picked = zip(self.part[rows].tolist(), self.start[rows].tolist(), length.tolist(), strict=True)
-        raw = _bits(tokens).numpy()
-        parts = {part: _bits(self.parts[part]).numpy() for part in set(self.part[rows].tolist())}
-        for i, (part, start, n) in enumerate(picked):  # slices of NumPy arrays cost a third of torch's
-            raw[i, :n] = parts[part][start : start + n]
+        tokens, mask = _padding(self.length[rows], self.parts[0])
+        self._copy(rows, tokens.flatten(0, 1), torch.arange(len(rows)) * mask.shape[1])
         return tokens.float(), mask
 
     def packed(self, rows: Tensor) -> Tensor:
+        """Of `rows` (row), end to end without padding: (piece, hidden), float32."""
         rows = rows.cpu()
-        length = self.length[rows]
-        found = self.parts[0].new_empty((int(length.sum()), self.parts[0].shape[1]))
-        picked = zip(self.part[rows].tolist(), self.start[rows].tolist(), length.tolist(), strict=True)
-        raw, end = _bits(found).numpy(), 0
-        parts = {part: _bits(self.parts[part]).numpy() for part in set(self.part[rows].tolist())}
-        for part, start, n in picked:
-            raw[end : end + n] = parts[part][start : start + n]
-            end += n
+        ends = self.length[rows].cumsum(0)
+        found = self.parts[0].new_empty((int(ends[-1]) if len(rows) else 0, self.parts[0].shape[1]))
+        self._copy(rows, found, ends - self.length[rows])
         return found.float()
+
+    def _copy(self, rows: Tensor, into: Tensor, places: Tensor) -> None:
+        """Copy the tokens of `rows` to (piece, hidden), those of each row from its place on."""
+        numbers = [each.tolist() for each in (places, self.part[rows], self.start[rows], self.length[rows])]
+        raw = _bits(into).numpy()
+        parts = {part: _bits(self.parts[part]).numpy() for part in set(numbers[1])}
+        for place, part, start, n in zip(*numbers, strict=True):  # slices of NumPy arrays cost a third of torch's
+            raw[place : place + n] = parts[part][start : start + n]
 
     def resident(self, device: torch.device) -> ResidentTokens:
         """All rows in the memory of `device`, copied one after the other."""
@@ -108,19 +92,16 @@ class ResidentTokens:
     start: Tensor
     length: Tensor
 
-    @property
-    def nbytes(self) -> int:
-        return self.tokens.numel() * self.tokens.element_size()
-
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        length = self.length[rows.cpu()]
-        tokens, mask = _padding(length, self.tokens)
+        """As `MappedTokens.gather`, on the device of the tokens."""
+        tokens, mask = _padding(self.length[rows.cpu()], self.tokens)
         steps = torch.arange(mask.shape[1], device=mask.device)
         pieces = self.start[rows.to(self.start.device), None] + steps
         tokens[mask] = self.tokens[pieces[mask]]
         return tokens.float(), mask
 
     def packed(self, rows: Tensor) -> Tensor:
+        """As `MappedTokens.packed`, on the device of the tokens."""
         rows = rows.cpu()
         pieces = _ranges(self.start.cpu()[rows], self.length[rows])
         return self.tokens[pieces.to(self.tokens.device)].float()
@@ -136,10 +117,6 @@ class ResidentTokens:
     def length_there(self) -> Tensor:
         """`length` on the device."""
         return self.length.to(self.start.device)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All that is on the device."""
-        return self.tokens, self.start, self.length_there
 
 
 def _padding(length: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,9 +171,9 @@ def digest(texts: tuple[str, ...]) -> bytes:
 
 
 def write_segment(
-    folder: Path, key: str, digests: Iterable[bytes], pooled: Tensor, tokens: Tensor | None, lengths: Tensor
+    folder: Path, digests: Iterable[bytes], pooled: Tensor, tokens: Tensor | None, lengths: Tensor
 ) -> Path:
-    """Append a segment to the store `key` in `folder`.
+    """Append a segment to the store in `folder`, whose name is the store's key.
 
     Args:
         pooled: (input, hidden), float32.
@@ -212,7 +189,7 @@ def write_segment(
         offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
         offsets[1:] = lengths.cumsum(0)
         tensors |= {"offsets": offsets, "tokens": tokens}
-    blocks = safetensors_blocks(tensors, {"store": key})
+    blocks = safetensors_blocks(tensors, {"store": folder.name})
     sha = hashlib.sha256()
     for block in blocks:
         sha.update(block)
@@ -226,14 +203,14 @@ def write_segment(
     return path
 
 
-def open_segment(path: Path, key: str, *, verify: bool = True) -> Segment:
+def open_segment(path: Path, *, verify: bool = True) -> Segment:
     """Map a segment.
 
     Args:
         verify: also compare the sha256 of the whole file with its name.
 
     Raises:
-        BadSegment: it is not what its name or `key` says.
+        BadSegment: it is not what its name says, or not of the store that it lies in.
         OSError: it cannot be read.
     """
     if verify:
@@ -242,7 +219,7 @@ def open_segment(path: Path, key: str, *, verify: bool = True) -> Segment:
                 raise BadSegment("its content is not what its name says")
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("store") != key:
+            if (file.metadata() or {}).get("store") != path.parent.name:
                 raise BadSegment("it belongs to another store")
             names = set(file.keys())
             tensors = {name: file.get_tensor(name) for name in names}
@@ -264,11 +241,7 @@ def safetensors_blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     for name, tensor in sorted(tensors.items(), key=lambda item: _ORDER.index(item[1].dtype)):
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
         start, end = end, end + flat.numel()
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         blocks.append(flat.numpy().data)
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
@@ -295,7 +268,7 @@ class FeatureTable:
     """
 
     pooled: Tensor
-    tokens: TokenPayload | None
+    tokens: MappedTokens | ResidentTokens | None
     report: Report
     layers: int = 0
 
@@ -306,44 +279,28 @@ class FeatureTable:
     def width(self) -> int:
         return self.pooled.shape[1]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all features, those that stay on disk included."""
-        resident = self.pooled.numel() * self.pooled.element_size()
-        return resident + (self.tokens.nbytes if self.tokens else 0)
-
     def gather(self, rows: Tensor) -> Pooled:
         """The features of `rows` (batch, segment), int64, on the device of `pooled`.
 
         `Tokens` if the table holds them, padded to the longest input of the batch; `Layers` if it keeps them apart.
         """
-        flat = rows.reshape(-1)
-        pooled = self.pooled.index_select(0, flat.to(self.pooled.device)).view(*rows.shape, self.width)
-        if self.layers:
-            return Layers.split(pooled, self.layers)
-        if self.tokens is None:
-            return Pooled(pooled)
-        tokens, mask = (each.to(pooled.device) for each in self.tokens.gather(flat))
-        return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, mask.shape[1]))
+        return self._gather(rows, self.tokens.gather if self.tokens else None)
 
     def gather_fixed(self, rows: Tensor, time: int) -> Pooled:
         """As `gather`, of `rows` (batch, segment) on the device of `pooled`, with tokens padded to `time`.
 
         Only for a table whose tokens, if it has any, are `resident`.
         """
-        flat = rows.reshape(-1)
-        pooled = self.pooled.index_select(0, flat).view(*rows.shape, self.width)
-        if self.layers:
-            return Layers.split(pooled, self.layers)
-        if self.tokens is None:
-            return Pooled(pooled)
-        assert isinstance(self.tokens, ResidentTokens)
-        tokens, mask = self.tokens.gather_fixed(flat, time)
-        return Tokens(pooled, tokens.view(*rows.shape, *tokens.shape[1:]), mask.view(*rows.shape, time))
+        assert not isinstance(self.tokens, MappedTokens)
+        return self._gather(rows, partial(self.tokens.gather_fixed, time=time) if self.tokens else None)
 
-    def pooled_only(self) -> FeatureTable:
-        """The same rows without tokens, sharing memory: for a head that reads `Pooled`."""
-        return dataclasses.replace(self, tokens=None)
+    def _gather(self, rows: Tensor, gather: Callable[[Tensor], tuple[Tensor, Tensor]] | None) -> Pooled:
+        flat = rows.reshape(-1)
+        pooled = self.pooled.index_select(0, flat.to(self.pooled.device))
+        if gather is None or self.layers:
+            return as_features(rows.shape, pooled, None, self.layers)
+        tokens, mask = gather(flat)
+        return as_features(rows.shape, pooled, (tokens.to(pooled.device), mask.to(pooled.device)))
 
     def to(self, device: torch.device | str) -> FeatureTable:
         """The table on `device`; tokens of more than half of a GPU's free memory stay on disk."""
@@ -359,8 +316,10 @@ class FeatureTable:
         """As `Tensor.record_stream`, for all that is in a GPU's memory: once dropped, that is reused only when `stream`
         has done what it was given.
         """
-        tokens = self.tokens.tensors() if isinstance(self.tokens, ResidentTokens) else ()
-        for each in (self.pooled, *tokens):
+        tensors = [self.pooled]
+        if isinstance(self.tokens, ResidentTokens):
+            tensors += [self.tokens.tokens, self.tokens.start, self.tokens.length_there]
+        for each in tensors:
             if each.is_cuda:
                 each.record_stream(stream)
 

@@ -6,7 +6,9 @@ complaints each. torch is imported once, here; a request is served in a fork, wh
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import functools
 import importlib
 import importlib.util
 import io
@@ -14,7 +16,9 @@ import json
 import logging
 import os
 import random
+import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,10 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchkit.testing import Failed, one_line
+
 SLOW = 1.0
 """Seconds that a module may spend at import, what it imports itself not counted."""
 
 _TIMEOUT = 60
+_ANSWERED = 77  # exit code of a fork
 _EVENTS = {
     "socket.connect": "opens a network connection",
     "socket.getaddrinfo": "looks up a host on the network",
@@ -60,11 +67,12 @@ class Watch:
         self._import, self._start = builtins.__import__, threading.Thread.start
 
     def __enter__(self) -> Watch:
+        self.before = dict(_globals())  # before imports are timed, since torch imports more for it
         sys.addaudithook(self._hear)
         sys.stdout = sys.stderr = _Ear(self)
         builtins.__import__ = self._timed_import
         threading.Thread.start = lambda thread: self._heard_start(thread)  # type: ignore[method-assign, assignment]
-        self.before, self.start, self.active = dict(_globals()), time.perf_counter(), True
+        self.start, self.active = time.perf_counter(), True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,17 +159,12 @@ def _globals() -> Iterator[tuple[str, object]]:
 
 def examine(module: str, file: str) -> list[str]:
     """Import a module here and now, and say what it did; nothing, if all is well."""
-    root = _home(module, file)
-    if root:
-        with Watch(root) as watch:
+    home = _home(module, file)
+    with Watch(home or file) as watch:
+        if home:
             importlib.import_module(module)
-        return watch.found
-    loaded = importlib.util.spec_from_file_location("benchkit_probed", file)
-    if loaded is None or loaded.loader is None:
-        return []
-    sys.modules["benchkit_probed"] = target = importlib.util.module_from_spec(loaded)
-    with Watch(file) as watch:
-        loaded.loader.exec_module(target)
+        else:
+            runpy.run_path(file, run_name="benchkit_probed")
     return watch.found
 
 
@@ -176,35 +179,54 @@ def _home(module: str, file: str) -> str:
     return next(inside, "")
 
 
-def _serve(request: dict[str, Any]) -> list[str]:
-    """`examine` in a fork."""
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(_TIMEOUT)
-        sys.path[:] = request["path"]
-        sys.dont_write_bytecode = True
-        try:
-            answer = examine(request["module"], request["file"])
-        except BaseException as error:  # noqa: BLE001 - SystemExit too
-            answer = [f"raises {type(error).__name__}: {' '.join(str(error).split())}"]
-        os.write(theirs, json.dumps(answer).encode())
-        os._exit(0)  # no thread that the module left behind may keep it
-    os.close(theirs)
-    with os.fdopen(ours, "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    answered: list[str] = json.loads(text) if text else [f"ends the process, or takes more than {_TIMEOUT} s"]
-    return answered
+@functools.cache
+def ask(module: str, file: str, path: tuple[str, ...]) -> list[str]:
+    """What `examine` says, in a fresh process.
+
+    Raises:
+        Failed: the process did not answer.
+    """
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    print(json.dumps({"module": module, "file": file, "path": path}), file=server.stdin, flush=True)
+    answer = server.stdout.readline()
+    if not answer:
+        raise Failed(f"could not be tried: python -m benchkit.testing.probe ended with code {server.wait()}")
+    found: list[str] = json.loads(answer)
+    return found
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """One for this process, since it has to load torch; it ends with this process."""
+    command = [sys.executable, "-m", "benchkit.testing.probe"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    atexit.register(server.communicate)  # closes its stdin, which ends it
+    return server
 
 
 def main() -> None:
+    """Serve each request in a fork, which answers itself unless the module ends it."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     for line in sys.stdin:
-        print(json.dumps(_serve(json.loads(line))), file=answers, flush=True)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(_TIMEOUT)
+            request = json.loads(line)
+            sys.path[:] = request["path"]
+            sys.dont_write_bytecode = True
+            try:
+                found = examine(request["module"], request["file"])
+            except BaseException as error:  # noqa: BLE001 - SystemExit too
+                found = [f"raises {one_line(error)}"]
+            print(json.dumps(found), file=answers, flush=True)
+            os._exit(_ANSWERED)  # no thread that the module left behind may keep it
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != _ANSWERED:
+            print(json.dumps([f"ends the process, or takes more than {_TIMEOUT} s"]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
-from benchkit.encoder.packing import Inputs, LowerStates, Size, arrange, batch_of, room, widths
+from benchkit.encoder.packing import Inputs, LowerStates, Size, batch_of, bucket_size, pack, widths
 from benchkit.encoder.tokenizer import Tokenized
 from benchkit.store.table import ResidentTokens
 
@@ -149,12 +149,12 @@ class Source(Protocol):
         """bf16 copies of the weights that the features are computed with, or None."""
 
     def size(self, rows: np.ndarray) -> Size:
-        """The room that a step with these inputs (n,) is given."""
+        """The size of the bucket for a step with these inputs (n,)."""
 
     def widths(self, size: Size) -> Mapping[str, int]:
         """How many numbers a step has of each field."""
 
-    def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+    def fields(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
         """The fields (step, width), int32, of steps with these inputs (step, n)."""
 
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
@@ -188,7 +188,7 @@ class StoredSource:
     def size(self, rows: np.ndarray) -> Size:
         if self._lengths is None:
             return Size(len(rows), 0, 0)
-        return dataclasses.replace(room(self._lengths[self._placed(rows)], self._longest), total=0)
+        return dataclasses.replace(bucket_size(self._lengths[self._placed(rows)], self._longest), total=0)
 
     def _placed(self, rows: np.ndarray) -> np.ndarray:
         return rows if self.place is None else self.place[rows]
@@ -196,7 +196,7 @@ class StoredSource:
     def widths(self, size: Size) -> Mapping[str, int]:
         return {"rows": size.rows}
 
-    def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+    def fields(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
         return {"rows": self._placed(rows).astype(np.int32)}
 
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
@@ -220,14 +220,14 @@ class LiveSource:
         return self.reader.tokenized.lengths.numpy()
 
     def size(self, rows: np.ndarray) -> Size:
-        return room(self._lengths[rows], self.reader.encoder.config.max_position_embeddings)
+        return bucket_size(self._lengths[rows], self.reader.encoder.config.max_position_embeddings)
 
     def widths(self, size: Size) -> Mapping[str, int]:
         return widths(size)
 
-    def arrange(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
+    def fields(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
         assert isinstance(self.reader.tokenized, Tokenized)  # see `source_of`
-        return arrange(self.reader.tokenized, rows, size)
+        return pack(self.reader.tokenized, rows, size)
 
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
         reader, settings = self.reader, self.reader.settings

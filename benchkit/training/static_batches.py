@@ -28,7 +28,7 @@ class StepShape:
 
     Attributes:
         tasks, batches, segments: of each batch its task, examples and inputs an example.
-        size: room for what the features are made of.
+        size: of what the features are made of.
     """
 
     tasks: tuple[str, ...]
@@ -130,7 +130,7 @@ def build_buckets(
             of_task = parts[task].labels
             assert of_task is not None
             labels.append(of_task[torch.stack([rounds[step][place][1] for step in steps])])
-        packed = static.pack(source.arrange(mine.numpy(), shape.size), labels, [rates[step] for step in steps])
+        packed = static.pack(source.fields(mine.numpy(), shape.size), labels, [rates[step] for step in steps])
         width = sum(
             batch * context.shapes[task].out + 1 for task, batch in zip(shape.tasks, shape.batches, strict=True)
         )

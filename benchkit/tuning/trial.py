@@ -23,8 +23,8 @@ from benchkit.experiment.executors import Result
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.run_cell import Emit, TrialResult, explore, failed
 from benchkit.experiment.workspace import Workspace
-from benchkit.inspect.structure import Probe
 from benchkit.store.files import write_atomic
+from benchkit.testing import features
 from benchkit.training.loop import State
 from benchkit.tuning.space import COSTS, fit_size
 from benchkit.tuning.storage import Storage, open_storage
@@ -167,7 +167,7 @@ def head_latency(cell: Cell, workspace: Workspace) -> float:
     medians = []
     with torch.inference_mode():
         for shape in assembly.shapes:
-            example = Probe(shape.segments, width, layers, batch=1, time=_TIME).features(spec.reads)
+            example = features(spec.reads, shape, 1, time=_TIME, hidden=width, layers=layers)
             moved = replace(example, **{each.name: getattr(example, each.name).to(device) for each in fields(example)})
             seconds = []
             for _ in range(_WARM_UP + _PASSES):

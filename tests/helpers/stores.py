@@ -67,7 +67,7 @@ def direct(inputs: list[tuple[str, ...]], settings: FeatureSettings) -> Iterator
     own = encoder()
     reads = Tokens if settings.reads == "tokens" else Pooled
     for part in own.encode_chunks(
-        own.tokenize(inputs, settings.max_length),
+        [own.tokenize(inputs, settings.max_length)],
         reads=reads,
         pooling=settings.pooling,
         layers=settings.layers,

@@ -13,8 +13,7 @@ import pytest
 from helpers.course import call
 from helpers.stores import POOLED, TOKENS, Store, encoder, sentences
 
-from benchkit.store.cache import Cache, caches
-from benchkit.store.files import last_used
+from benchkit.store.files import Cache, caches, last_used
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_list_says_what_is_there(
     assert found[2]["bytes"] == 5
 
 
-@pytest.mark.parametrize("content", ["[" * 5000, "{}", '{"encoder": 3}', '{"encoder": "a", "settings": {}}', "\\ud800"])
+@pytest.mark.parametrize("content", ["[" * 5000, "{}", '{"encoder": 3}', "\\ud800"])
 def test_damaged_settings_are_listed_as_such(
     content: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +142,23 @@ def test_a_mistake_is_one_line(
     assert call(monkeypatch, "cache", "clear", *arguments, "-y") == 2
     assert part in capsys.readouterr().err
     assert len(listed(store)) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"[" * 5000, b'{"encoder": 3}', b'{"encoder": "a", "settings": []}']
+)
+def test_damaged_settings_are_shown_as_such_and_can_be_cleared(
+    content: bytes, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = store.key(encoder(), POOLED)
+    (store.root / "features" / key / "settings.json").write_bytes(content)
+    assert call(monkeypatch, "cache", "list") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(key[:12])]
+    assert "settings.json is missing or damaged" in line
+    assert call(monkeypatch, "cache", "list", "--json") == 0
+    assert {each["name"]: each["settings"] for each in json.loads(capsys.readouterr().out)}[key] == {}
+    assert call(monkeypatch, "cache", "clear", key[:6], "--yes") == 0
+    assert key not in listed(store)
 
 
 def test_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from benchkit.core.plugins import load_plugins
+from benchkit.encoder import load_encoder, save_encoder
+from benchkit.experiment.workspace import open_encoder
 from benchkit.inspect import doctor as examine
 from benchkit.inspect import doctor as probe
 from benchkit.inspect.doctor import Finding
+from benchkit.inspect.heads import available
 
 
 def doctor(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +80,31 @@ def test_data_and_weights_are_found_or_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("BENCHKIT_WEIGHTS", str(tmp_path / "gone"))
     (only,) = probe.weights()
     assert (only.state, only.section) == ("broken", "weights")
+
+
+def test_weights_in_every_layout_that_can_be_loaded_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file, several files with an index, and the old layout of sentence-transformers."""
+    encoder = open_encoder("demo", load_plugins())
+    for name in ("one", "several", "old/0_Transformer"):
+        save_encoder(encoder, tmp_path / name)
+    tensors = list(load_file(tmp_path / "several" / "model.safetensors").items())
+    (tmp_path / "several" / "model.safetensors").unlink()
+    places: dict[str, str] = {}
+    for file, part in (("1.safetensors", tensors[:9]), ("2.safetensors", tensors[9:])):
+        save_file(dict(part), tmp_path / "several" / file)
+        places |= {name: file for name, _ in part}
+    (tmp_path / "several" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (tmp_path / "no encoder").mkdir()
+    monkeypatch.setenv("BENCHKIT_WEIGHTS", str(tmp_path))
+    _, *found = probe.weights()
+    assert [(each.name, each.state) for each in found] == [("old", "ok"), ("one", "ok"), ("several", "ok")]
+    assert len({each.value for each in found}) == 1
+    parameters = {name: count for name, _, count, _ in available(load_plugins())}
+    millions = f"{encoder.parameters / 1e6:.1f} M"
+    for name in ("old", "one", "several"):
+        assert (parameters[name], load_encoder(tmp_path / name).parameters) == (millions, encoder.parameters)
+    (tmp_path / "several" / "2.safetensors").unlink()
+    assert {each.name: each.state for each in probe.weights()}["several"] == "note"
 
 
 def test_a_cache_that_cannot_be_written_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

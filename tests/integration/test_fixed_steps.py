@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchkit.core.features import Pooled, Tokens
 from benchkit.core.rng import global_stream
 from benchkit.encoder import BertConfig, Encoder, random_encoder
-from benchkit.encoder.packing import arrange, batch_of, room, widths
+from benchkit.encoder.packing import batch_of, bucket_size, pack, widths
 from benchkit.encoder.tokenizer import Tokenized
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, Report
@@ -134,9 +134,9 @@ def test_gradients_of_copies_are_those_of_autocast() -> None:
     for halves in (False, True):
         encoder = random_encoder("tiny", VOCAB, QUIET, seed=0)
         rows = np.arange(3)[None]
-        size = room(np.array([9, 4, 30]), 64)
+        size = bucket_size(np.array([9, 4, 30]), 64)
         tokenized = of_lengths([9, 4, 30])
-        fields = {name: torch.from_numpy(each[0]) for name, each in arrange(tokenized, rows, size).items()}
+        fields = {name: torch.from_numpy(each[0]) for name, each in pack(tokenized, rows, size).items()}
         copies = ShadowWeights(encoder.model) if halves else None
         with torch.autocast("cpu", torch.bfloat16):
             features = encoder.features_of(batch_of(fields, size), weights=copies.weights() if copies else None)
@@ -186,10 +186,10 @@ def of_lengths(lengths: list[int]) -> Tokenized:
 def test_a_batch_with_room_to_spare_has_the_same_features(lengths: list[int]) -> None:
     encoder = random_encoder("tiny", VOCAB, QUIET, seed=0).train()
     tokenized, rows = of_lengths(lengths), np.arange(len(lengths))[None]
-    size = room(np.array(lengths), 64)
+    size = bucket_size(np.array(lengths), 64)
     assert size.total >= sum(lengths)
     assert 64 >= size.time >= max(lengths)
-    fields = {name: torch.from_numpy(each[0]) for name, each in arrange(tokenized, rows, size).items()}
+    fields = {name: torch.from_numpy(each[0]) for name, each in pack(tokenized, rows, size).items()}
     assert {name: len(each) for name, each in fields.items()} == widths(size)
     found = encoder.features_of(batch_of(fields, size), Tokens)
     plain = encoder.features(tokenized, torch.arange(len(lengths))[:, None], Tokens)

@@ -186,6 +186,11 @@ def test_a_module_that_cannot_be_imported_afresh_says_so(tmp_path: Path) -> None
     assert "raises RuntimeError: only once" in BY_NAME["imports"](spec).reason
 
 
+def test_a_module_that_ends_the_process_is_found(tmp_path: Path) -> None:
+    verdict = BY_NAME["imports"](_spec_in(tmp_path / "last.py", "import os\nos._exit(0)"))
+    assert "ends the process" in verdict.reason
+
+
 def _spec_in(path: Path, code: str) -> HeadSpec:
     """A head of a class in `path`, whose module does `code` when it is imported; not here, but by the check."""
     path.write_text("class Head:\n    pass\n")

@@ -23,7 +23,7 @@ from helpers.training import (
 )
 from torch import Tensor, nn
 
-from benchkit.analysis.multitask import interference_section
+from benchkit.analysis.baselines import interference_section
 from benchkit.analysis.tables import render
 from benchkit.core.features import Pooled
 from benchkit.core.record import Record

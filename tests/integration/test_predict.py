@@ -113,7 +113,7 @@ def test_files_of_every_kind_say_the_same(
 ) -> None:
     pairs = [PAIR, ('He said "no", twice.', "She agreed, once.")]
     (tmp_path / "a.txt").write_text("".join(f"{a}\t{b}\n" for a, b in pairs))
-    (tmp_path / "a.tsv").write_text("sentence1\tsentence2\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
+    (tmp_path / "a.tsv").write_text("Sentence1\tSENTENCE2\n" + "".join(f"{a}\t{b}\n" for a, b in pairs))
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("id", "text1", "question2"), *((i, *pair) for i, pair in enumerate(pairs))])
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"question1": a, "text2": b}) + "\n" for a, b in pairs))

@@ -106,8 +106,7 @@ def test_transformers_reads_it_with_equal_logits(trained: Path, monkeypatch: pyt
     from transformers import AutoTokenizer, BertForMaskedLM
 
     from benchkit.encoder.packing import gather
-    from benchkit.pretraining.session import read_head
-    from benchkit.pretraining.train import MaskedLm
+    from benchkit.pretraining.masked_lm import MaskedLm, read_head
 
     found: Any = BertForMaskedLM.from_pretrained(trained, output_loading_info=True)
     theirs, loading = found

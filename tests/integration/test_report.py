@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from helpers.cells import write_cells
 from helpers.made_run import Made, write_run
 
-from benchkit.analysis.power import needs
+from benchkit.analysis.comparisons import needs
 from benchkit.analysis.results import read_runs
-from benchkit.analysis.statistics import power
+from benchkit.analysis.statistics import power_of
 from benchkit.analysis.tables import latex_escape
 from benchkit.cli import cli
 from benchkit.core.errors import UserError
@@ -133,9 +133,9 @@ def test_latex_is_escaped() -> None:
 
 def test_a_plan_says_how_many_seeds_and_when_none_suffice(run: Path) -> None:
     stored = read_runs([run], log=lambda _: None)
-    for need in needs(stored, 0.1, 0.8, against="baseline"):
-        found = need.verdict.difference
-        at = [power(0.1, found.seed_variance, found.example_variance, n, found.example_freedom)
+    for verdict, need in needs(stored, 0.1, 0.8, against="baseline"):
+        found = verdict.difference
+        at = [power_of(found.seed_variance, found.example_variance, n, found.example_freedom)(0.1)
               for n in ((need.seeds or 0) - 1, need.seeds or 0) if n > 1]  # fmt: skip
         if need.seeds is not None:
             assert at[-1] >= 0.8
@@ -163,7 +163,7 @@ def test_a_planned_difference_is_found_as_often_as_planned() -> None:
         differences({"t": Evidence(np.zeros(5), still)}, {"t": Evidence(random.normal(1.5, 1, 5), still)})["t"].p < 0.05
         for _ in range(2000)
     ]
-    assert np.mean(hits) == pytest.approx(power(1.5, 1.0, 0.0, 5, 9), abs=0.03)
+    assert np.mean(hits) == pytest.approx(power_of(1.0, 0.0, 5, 9)(1.5), abs=0.03)
 
 
 @pytest.mark.parametrize(

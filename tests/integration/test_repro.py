@@ -14,7 +14,7 @@ from helpers.cli import Call, assert_one_line, caller
 from helpers.runs import SIZES, run
 from scipy import stats
 
-from benchkit.analysis.reproduce import Agreement, agreements, deviations, published
+from benchkit.analysis.baselines import Agreement, agreements, deviations, published
 from benchkit.analysis.results import Stored, read_runs
 from benchkit.analysis.statistics import Spread
 from benchkit.core.plugins import load_plugins
@@ -85,7 +85,7 @@ def test_on_the_report_s_examples_only_the_seeds_are_chance(folder: Path, tmp_pa
 
 def test_a_run_of_the_report_itself_agrees_19_times_out_of_20() -> None:
     """By simulation: scores that vary with seeds and examples, ours on other examples than the report's."""
-    from benchkit.analysis.reproduce import _example_variance, _half, _seed_variance
+    from benchkit.analysis.baselines import _allowed
 
     random = np.random.default_rng(0)
     seeds, ours, theirs, truth, spread = 3, 1500, 2210, 0.4, 0.012
@@ -93,11 +93,8 @@ def test_a_run_of_the_report_itself_agrees_19_times_out_of_20() -> None:
     for _ in range(4000):
         there = random.binomial(theirs, truth) / theirs + random.normal(0, spread)
         runs = random.binomial(ours, truth) / ours + random.normal(0, spread, seeds)
-        variances = [(_seed_variance(float(runs.std(ddof=1)), seeds), seeds - 1.0)]
-        variances += [
-            (_example_variance("accuracy", v, n), math.inf) for v, n in ((runs.mean(), ours), (there, theirs))
-        ]
-        agree += abs(runs.mean() - there) <= _half(variances)
+        here = Spread(seeds, float(runs.mean()), float(runs.std(ddof=1)))
+        agree += abs(here.mean - there) <= _allowed("accuracy", here, there, ours, theirs)
     assert 0.935 <= agree / 4000 <= 0.985
 
 

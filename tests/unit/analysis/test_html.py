@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from helpers.cells import write_cells
 from helpers.made_run import TASKS, Made, write_run
 
 from benchkit.analysis.comparisons import (
     HeadPredictions,
-    Tally,
     TaskPredictions,
     Verdict,
     compare,
     disagreements,
     read_predictions,
+    summarise,
 )
 from benchkit.analysis.html import page
 from benchkit.analysis.results import Stored, read_runs
@@ -151,9 +152,8 @@ def test_texts_can_be_left_out(tmp_path: Path) -> None:
 
 
 def test_calibration_error_and_confusion_by_hand() -> None:
-    tally = Tally(TASKS["quora"], np.array([0.0, 1.0, 1.0, 0.0]))
-    tally.add(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.85, 0.85, 0.65, 0.65]))
-    outcome = tally.result()
+    labels, predictions, scores = np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0], [0.85, 0.85, 0.65, 0.65]])
+    outcome = summarise(TASKS["quora"], labels, predictions[None], scores[None])
     assert outcome.confusion.tolist() == [[1, 1], [1, 1]]
     # Half the examples are right with 0.85, half wrong with 0.65.
     assert outcome.errors.tolist() == [pytest.approx((2 * 0.15 + 2 * 0.65) / 4)]
@@ -161,10 +161,8 @@ def test_calibration_error_and_confusion_by_hand() -> None:
 
 
 def test_scores_are_compared_with_their_labels() -> None:
-    tally = Tally(TASKS["sts"], np.array([1.0, 4.0]))
-    tally.add(np.array([2.0, 4.0]), np.array([2.0, 4.0]))
-    tally.add(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
-    outcome = tally.result()
+    predictions = np.array([[2.0, 4.0], [1.0, 2.0]])
+    outcome = summarise(TASKS["sts"], np.array([1.0, 4.0]), predictions, predictions)
     assert outcome.errors.tolist() == [pytest.approx(0.5**0.5), pytest.approx(2**0.5)]
     assert outcome.said.tolist() == [1.5, 3.0]
     assert outcome.miss.tolist() == pytest.approx([0.1, 0.2])
@@ -178,7 +176,7 @@ def test_examples_that_divide_heads_come_first_and_of_these_the_hardest() -> Non
         for head, each in miss.items()
     }
     observed = TaskPredictions(TASKS["quora"], "pretrain", "test", ("w", "x", "y", "z"), np.zeros(4), outcomes)
-    assert [each.id for each in disagreements(observed, 5)] == ["y", "z"]  # all agree on w and x
+    assert [observed.ids[row] for row in disagreements(observed, 5)] == ["y", "z"]  # all agree on w and x
 
 
 def test_one_head_with_one_seed_has_a_page(tmp_path: Path) -> None:
@@ -188,6 +186,13 @@ def test_one_head_with_one_seed_has_a_page(tmp_path: Path) -> None:
     text = _page(stored, [])
     assert not re.search(r"\bnan\b|Infinity", text.partition("<script>")[0], re.IGNORECASE)
     assert 'id="verdicts"' not in text
+
+
+def test_cells_that_do_not_say_what_their_data_were_have_a_page(tmp_path: Path) -> None:
+    """A table without a row, and no curve."""
+    write_cells(tmp_path, {"good": 0.9, "bad": 0.4})
+    stored = read_runs([tmp_path], log=lambda _: None)
+    assert 'id="verdicts"' in _page(stored, compare(stored, "pretrain"))
 
 
 def test_all_cells_failed_is_a_page_that_says_so(tmp_path: Path) -> None:

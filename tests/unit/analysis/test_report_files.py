@@ -12,7 +12,7 @@ from helpers.failures import failure
 
 from benchkit.analysis.plots import draw_curves, style
 from benchkit.analysis.report import comparison_text, curves_frame, summary_frame, write_report
-from benchkit.analysis.results import collect
+from benchkit.analysis.tables import Results, collect
 from benchkit.core.errors import UserError
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score
 from benchkit.core.task import Metric, TaskSpec
@@ -67,9 +67,13 @@ def _records() -> list[Record]:
     return records
 
 
+def _results() -> Results:
+    return collect(_records(), CONTROLS, TASKS)
+
+
 def test_the_files(tmp_path: Path) -> None:
     said: list[str] = []
-    write_report(tmp_path, _records(), CONTROLS, TASKS, log=said.append)
+    write_report(tmp_path, _results(), _records(), log=said.append)
     assert said == []
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "curves.csv",
@@ -77,7 +81,7 @@ def test_the_files(tmp_path: Path) -> None:
         "summary.csv",
         "table.md",
     ]
-    summary = summary_frame(_records(), CONTROLS, TASKS)
+    summary = summary_frame(_results())
     read = pd.read_csv(tmp_path / "summary.csv", dtype={"head_params": "Int64"}, keep_default_na=True)
     for column in ("phase", "error"):
         read[column] = read[column].fillna("")
@@ -85,13 +89,13 @@ def test_the_files(tmp_path: Path) -> None:
     curves = pd.read_csv(tmp_path / "curves.csv")
     pd.testing.assert_frame_equal(curves, curves_frame(_records()), rtol=1e-5, check_dtype=False)
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert table == comparison_text(_records(), CONTROLS, TASKS, style="markdown")
+    assert table == comparison_text(_results(), style="markdown")
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[1] >= 1200
 
 
 def test_the_files_are_the_same_twice(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_report(tmp_path / name, _records(), CONTROLS, TASKS, log=pytest.fail)
+        write_report(tmp_path / name, _results(), _records(), log=pytest.fail)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -99,25 +103,26 @@ def test_the_files_are_the_same_twice(tmp_path: Path) -> None:
 def test_without_matplotlib_a_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchkit.analysis.report.find_spec", lambda name: None)
     said: list[str] = []
-    write_report(tmp_path, _records(), CONTROLS, TASKS, log=said.append)
+    write_report(tmp_path, _results(), _records(), log=said.append)
     assert said == ["curves.png left out: it takes matplotlib, pip install matplotlib"]
     assert not (tmp_path / "curves.png").exists()
 
 
 def test_no_curve_no_picture(tmp_path: Path) -> None:
     said: list[str] = []
-    write_report(tmp_path, [Record("a-0", "a", 0, "failed", {}, failure=failure("x"))], [], TASKS, log=said.append)
+    records = [Record("a-0", "a", 0, "failed", {}, failure=failure("x"))]
+    write_report(tmp_path, collect(records, [], TASKS), records, log=said.append)
     assert said == ["curves.png left out: no cell has a curve"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot write .*summary.csv"):
-        write_report(tmp_path / "file", _records(), CONTROLS, TASKS, log=pytest.fail)
+        write_report(tmp_path / "file", _results(), _records(), log=pytest.fail)
 
 
 def test_the_picture_shows_means_bands_and_phases() -> None:
-    figure = draw_curves(collect(_records(), CONTROLS, TASKS), _records(), CONTROLS)
+    figure = draw_curves(_results(), _records(), CONTROLS)
     assert figure is not None
     assert len(figure.axes) == 2 * 3
     first = figure.axes[0]

@@ -12,9 +12,8 @@ from helpers.failures import failure
 from scipy import stats
 
 from benchkit.analysis.report import curves_frame, summary_frame
-from benchkit.analysis.results import collect
 from benchkit.analysis.statistics import spread
-from benchkit.analysis.tables import duration
+from benchkit.analysis.tables import collect, duration
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
 from benchkit.core.task import Metric, TaskSpec
 from benchkit.experiment.companions import Control
@@ -75,7 +74,7 @@ def test_means_and_intervals_are_those_of_scipy(seeds: int) -> None:
         for head in ("b", "a")
         for seed in range(seeds)
     ]
-    frame = summary_frame(records, [], TASKS)
+    frame = summary_frame(collect(records, [], TASKS))
     long = pd.DataFrame(
         [
             (record.head, score.task, phase.name, score.split, record.seed, score.value)
@@ -109,7 +108,7 @@ def test_columns_and_order() -> None:
         _record(head, 0, _phase("pretrain", 0, _values(rng)), _phase("finetune", 0, _values(rng)))
         for head in ("b", "a")
     ]
-    frame = summary_frame(records, control, TASKS)
+    frame = summary_frame(collect(records, control, TASKS))
     assert ",".join(frame.columns) == COLUMNS
     assert frame["head"].drop_duplicates().tolist() == ["b", "a", "majority class"]
     one = frame[frame["head"] == "b"]
@@ -124,7 +123,7 @@ def test_columns_and_order() -> None:
 
 def test_the_mean_over_tasks_needs_every_task() -> None:
     rng = np.random.default_rng(0)
-    frame = summary_frame([_record("a", 0, _phase("pretrain", 0, _values(rng, without="twin")))], [], TASKS)
+    frame = summary_frame(collect([_record("a", 0, _phase("pretrain", 0, _values(rng, without="twin")))], [], TASKS))
     assert frame.loc[frame["task"] == "mean", "split"].tolist() == ["train", "dev"]
     assert frame.loc[frame["task"] == "twin", "split"].tolist() == ["train", "dev"]
     assert frame.loc[frame["task"] == "tone", "split"].tolist() == ["train", "dev", "test"]
@@ -154,7 +153,7 @@ def test_what_counts_and_what_does_not() -> None:
         _record("a", 2, pretrain[2], finetune[2], status="diverged", error="finetune ended with a loss of 9"),
         _record("a", 3, pretrain[3], status="failed", error="out of memory"),
     ]
-    frame = summary_frame(records, [], {"tone": TASKS["tone"]})
+    frame = summary_frame(collect(records, [], {"tone": TASKS["tone"]}))
     before = _row(frame, task="tone", phase="pretrain")
     assert (before["n_seeds"], before["error"]) == (4, "")
     assert before["mean"] == pytest.approx(0.15)
@@ -189,7 +188,7 @@ def test_the_phase_at_fault(status: Status, error: str, done: tuple[str, ...], s
 
 def test_a_head_that_failed_altogether_still_has_its_rows() -> None:
     records = [_record("a", seed, status="failed", error="no such file") for seed in (0, 1)]
-    frame = summary_frame(records, [], TASKS)
+    frame = summary_frame(collect(records, [], TASKS))
     assert len(frame) == 3 * 3
     assert frame["mean"].isna().all()
     assert set(frame["n_seeds"]) == {0}
@@ -198,7 +197,7 @@ def test_a_head_that_failed_altogether_still_has_its_rows() -> None:
 
 def test_two_records_of_one_head_and_seed_are_refused() -> None:
     with pytest.raises(ValueError, match="two records of head 'a' with seed 0"):
-        summary_frame([_record("a", 0), _record("a", 0)], [], TASKS)
+        collect([_record("a", 0), _record("a", 0)], [], TASKS)
 
 
 def test_curves_have_a_row_a_point() -> None:

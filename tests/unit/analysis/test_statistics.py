@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from benchkit.analysis.statistics import (
+    Difference,
     Evidence,
+    Need,
     Paired,
     differences,
     evidence,
     holm,
     mcnemar,
     min_epsilon,
+    need,
     paired_differences,
-    power,
+    power_of,
     standard_error,
-    violation,
+    violations,
 )
 from benchkit.nn import metrics
 
@@ -143,17 +148,17 @@ def test_against_statsmodels() -> None:
     expected = contingency.mcnemar([[8, 12], [3, 17]], exact=True).pvalue
     assert mcnemar(np.ones(40), a, b) == pytest.approx(expected)
     expected = tests.TTestPower().power(0.9, 8, 0.05)  # also counts a find on the wrong side
-    assert power(0.9, 1.0, 0.0, 8, 100) == pytest.approx(expected, abs=1e-3)
+    assert power_of(1.0, 0.0, 8, 100)(0.9) == pytest.approx(expected, abs=1e-3)
 
 
 def test_power_is_that_of_the_noncentral_t() -> None:
     for seeds, effect in ((3, 2.0), (10, 0.8), (30, 0.5)):
         limit = scipy_stats.t.ppf(0.975, seeds - 1)
         expected = scipy_stats.nct.sf(limit, seeds - 1, effect * np.sqrt(seeds))
-        assert power(effect, 1.0, 0.0, seeds, 100) == pytest.approx(expected, abs=1e-6)
-    assert power(0.1, 0.0, 0.05**2, 3, 1e12) == pytest.approx(scipy_stats.norm.sf(1.96 - 2), abs=1e-3)
-    assert power(1.0, 0.01, 0.0, 100, 10) == 1
-    assert power(0.0, 0.0, 0.0, 3, 10) == 0
+        assert power_of(1.0, 0.0, seeds, 100)(effect) == pytest.approx(expected, abs=1e-6)
+    assert power_of(0.0, 0.05**2, 3, 1e12)(0.1) == pytest.approx(scipy_stats.norm.sf(1.96 - 2), abs=1e-3)
+    assert power_of(0.01, 0.0, 100, 10)(1.0) == 1
+    assert power_of(0.0, 0.0, 3, 10)(0.0) == 0
 
 
 def test_more_seeds_do_not_lower_the_examples_part() -> None:
@@ -163,15 +168,15 @@ def test_more_seeds_do_not_lower_the_examples_part() -> None:
 
 def test_almost_stochastic_order() -> None:
     low, high = np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5, 0.6, 0.7])
-    assert violation(high, low) == 0
-    assert violation(low, high) == 1
-    assert violation(low, low) == 0.5
+    assert violations(high[None], low[None]) == 0
+    assert violations(low[None], high[None]) == 1
+    assert violations(low[None], low[None]) == 0.5
     assert min_epsilon(high, low, resamples=200) == 0
     # By the definition, on a fine grid: the order of quantiles changes in the middle.
     a, b = np.array([0.0, 0.5, 1.0]), np.array([0.2, 0.4])
     grid = (np.arange(60_000) + 0.5) / 60_000
     gap = a[(grid * 3).astype(int)] - b[(grid * 2).astype(int)]
-    assert violation(a, b) == pytest.approx((np.minimum(gap, 0) ** 2).sum() / (gap**2).sum())
+    assert violations(a[None], b[None])[0] == pytest.approx((np.minimum(gap, 0) ** 2).sum() / (gap**2).sum())
     random = np.random.default_rng(6)
     same = min_epsilon(random.normal(size=20), random.normal(size=20), resamples=200)
     better = min_epsilon(random.normal(2, 1, 20), random.normal(size=20), resamples=200)
@@ -211,3 +216,23 @@ def test_p_is_the_level_at_which_the_difference_is_just_found() -> None:
     variances = found.seed_variance, found.example_variance
     error, df = standard_error(*variances, found.seeds, found.example_freedom, found.p)
     assert 2 * scipy_stats.t.sf(found.value / error, df) == pytest.approx(found.p, rel=1e-6)
+
+
+def _found(seed_variance: float, example_variance: float) -> Need:
+    return need(Difference(0.5, 0.5, 0.5, 0.5, 1.0, 3, seed_variance, example_variance, 99), 0.01, 0.8)
+
+
+def test_without_any_variance_two_seeds_find_every_difference() -> None:
+    found = _found(0.0, 0.0)
+    assert (found.detects, found.limit, found.seeds, found.cautious) == (0.0, 0.0, 2, 2)
+
+
+@pytest.mark.parametrize("variances", [(1e-4, 0.0), (0.0, 1e-6), (1e-4, 1e-6), (1e-30, 0.0)])
+def test_what_is_found_is_the_smallest_that_is_enough(variances: tuple[float, float]) -> None:
+    found = _found(*variances)
+    assert power_of(*variances, 3, 99)(found.detects) >= 0.8
+    assert power_of(*variances, 3, 99)(found.detects * 0.998) < 0.8 or found.detects <= 1e-6
+    assert found.seeds is not None
+    assert power_of(*variances, found.seeds, 99)(0.01) >= 0.8
+    assert found.seeds == 2 or power_of(*variances, found.seeds - 1, 99)(0.01) < 0.8
+    assert math.isfinite(found.limit)

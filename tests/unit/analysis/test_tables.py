@@ -9,7 +9,7 @@ import pytest
 from helpers.failures import failure
 
 from benchkit.analysis.report import comparison_text
-from benchkit.analysis.tables import Style, escape
+from benchkit.analysis.tables import Style, collect, escape
 from benchkit.core.record import CurvePoint, PhaseResult, Record, Score, Status
 from benchkit.core.task import Metric, TaskSpec
 from benchkit.experiment.companions import Control
@@ -175,7 +175,7 @@ MARKDOWN = """\
 
 
 def test_the_terminal_table() -> None:
-    assert comparison_text(_mixed(), _controls(), TASKS) == TERMINAL
+    assert comparison_text(collect(_mixed(), _controls(), TASKS)) == TERMINAL
 
 
 def test_the_markdown_table_of_one_seed_without_a_labelled_test() -> None:
@@ -184,7 +184,7 @@ def test_the_markdown_table_of_one_seed_without_a_labelled_test() -> None:
         _record(head, 0, _phase("pretrain", base, tasks, "twin"), _phase("finetune", base + 0.1, tasks, "twin"))
         for head, base in (("plain", 0.3), ("_odd_", 0.32))
     ]
-    assert comparison_text(records, _controls(tasks, "twin"), tasks, style="markdown") == MARKDOWN
+    assert comparison_text(collect(records, _controls(tasks, "twin"), tasks), style="markdown") == MARKDOWN
 
 
 @pytest.mark.parametrize(
@@ -203,14 +203,14 @@ def test_a_terminal_of_100_columns_is_wide_enough(count: int, seeds: int, fits: 
         for head in ("baseline", "recurrent", "convolution")
         for seed in range(seeds)
     ]
-    text = comparison_text(records, _controls(tasks), tasks)
+    text = comparison_text(collect(records, _controls(tasks), tasks))
     assert max(map(len, text.splitlines())) <= 100
     assert bool(re.search(r"^test +task_0", text, re.MULTILINE)) == fits
 
 
 def test_one_task_has_no_mean_over_tasks() -> None:
     tasks = _tasks("tone")
-    text = comparison_text([_record("plain", 0, _phase("finetune", 0.3, tasks))], _controls(tasks), tasks)
+    text = comparison_text(collect([_record("plain", 0, _phase("finetune", 0.3, tasks))], _controls(tasks), tasks))
     assert "mean of tasks" not in text
     assert re.search(r"^tone · accuracy .*head parameters  time a seed$", text, re.MULTILINE)
     assert re.search(r"^plain +0.320  0.300  \+0.200 +307,200   1 h 39 min$", text, re.MULTILINE)
@@ -221,27 +221,27 @@ def test_a_head_without_numbers_says_why() -> None:
         _record("plain", 0, _phase("pretrain", 0.3)),
         _record("broken", 0, status="failed", error="pretrain: forward returned a list"),
     ]
-    text = comparison_text(records, [], TASKS)
+    text = comparison_text(collect(records, [], TASKS))
     assert len(re.findall(r"^broken ! +failed  –      –", text, re.MULTILINE)) == 4
     assert "! broken, seed 0: failed: pretrain: forward returned a list. Not in the means of pretrain." in text
     assert "Seeds behind the means of pretrain: plain 1, broken 0." in text
 
 
 def test_nothing_but_failures_is_a_table_too() -> None:
-    text = comparison_text([_record("broken", 0, status="failed", error="no such file")], _controls(), TASKS)
+    text = comparison_text(collect([_record("broken", 0, status="failed", error="no such file")], _controls(), TASKS))
     assert text.startswith("no phase: no numbers")
     assert "! broken, seed 0: failed: no such file.\n" in text
 
 
 def test_ten_seeds_are_not_called_few() -> None:
     records = [_record("plain", seed, _phase("finetune", seed / 100)) for seed in range(10)]
-    assert "it is rough" not in comparison_text(records, [], TASKS)
-    assert "it is rough" in comparison_text(records[:9], [], TASKS)
+    assert "it is rough" not in comparison_text(collect(records, [], TASKS))
+    assert "it is rough" in comparison_text(collect(records[:9], [], TASKS))
 
 
 def test_many_events_are_cut_short() -> None:
     events = tuple(f"pretrain epoch {epoch}: odd" for epoch in range(9))
-    text = comparison_text([_record("plain", 0, _phase("pretrain", 0.3, events=events))], [], TASKS)
+    text = comparison_text(collect([_record("plain", 0, _phase("pretrain", 0.3, events=events))], [], TASKS))
     assert "pretrain epoch 5: odd (plain seed 0)." in text
     assert "pretrain epoch 6: odd" not in text
     assert "… and 3 more events" in text
@@ -249,7 +249,7 @@ def test_many_events_are_cut_short() -> None:
 
 @pytest.mark.parametrize("style", ["terminal", "markdown"])
 def test_the_same_records_give_the_same_text(style: Style) -> None:
-    first, second = (comparison_text(_mixed(), _controls(), TASKS, style=style) for _ in range(2))
+    first, second = (comparison_text(collect(_mixed(), _controls(), TASKS), style=style) for _ in range(2))
     assert first == second
 
 

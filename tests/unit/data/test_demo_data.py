@@ -39,8 +39,8 @@ def test_sizes_labels_and_lengths(data: Data) -> None:
 def test_splits_share_no_text(data: Data) -> None:
     check = check_data("demo", benchkit_tasks())
     assert check.usable
-    assert {(shared.rows, shared.rows_with_a_text) for shared in check.shared} == {(0, 0)}
-    assert {split.duplicates for split in check.splits} == {0}
+    assert {(row["whole rows"], row["rows sharing a text"]) for row in check.shared} == {(0, 0)}
+    assert {row["duplicates"] for row in check.splits} == {0}
 
 
 def test_every_word_is_in_the_vocabulary(data: Data) -> None:

@@ -83,11 +83,13 @@ def test_check_counts(tmp_path: Path) -> None:
     more = ALL + "20\tword 0 of class\t0\n21\tword 1 of class\t4\n22\tno label\t\n"
     check = check_data(folder(tmp_path, more, DEV, "1\tword 3 of class\t3\n" + DEV.replace("other", "new")), [SST])
     train, dev, test = check.splits
-    assert (train.rows, train.duplicates, train.conflicts, len(train.broken)) == (22, 2, 1, 1)
-    assert train.balance == dict(zip(SST.classes, (5, 4, 4, 4, 5), strict=True))
-    assert train.words == (4.0, 4.0, 4)
-    assert (dev.rows, dev.duplicates, test.rows) == (20, 0, 21)
-    assert [(s.first, s.second, s.rows, s.rows_with_a_text) for s in check.shared] == [
+    assert [train[name] for name in ("rows", "duplicates", "other label", "broken")] == [22, 2, 1, 1]
+    balance = {row["label"]: row["rows"] for row in check.labels if row["split"] == "train"}
+    assert balance == dict(zip(SST.classes, (5, 4, 4, 4, 5), strict=True))
+    assert [train[name] for name in ("words", "p95", "max")] == [4.0, 4.0, 4]
+    assert (dev["rows"], dev["duplicates"], test["rows"]) == (20, 0, 21)
+    names = ("also in", "rows of", "whole rows", "rows sharing a text")
+    assert [tuple(row[name] for name in names) for row in check.shared] == [
         ("train", "dev", 0, 0),
         ("train", "test", 1, 1),
         ("dev", "test", 0, 0),
@@ -95,7 +97,7 @@ def test_check_counts(tmp_path: Path) -> None:
     assert check.usable
     text = render(check)
     assert "sst/train.tsv:24: label missing" in text
-    assert train.sha256 in text
+    assert check.files[0]["sha256"] in text
     assert "is usable" in text
 
 
@@ -142,8 +144,8 @@ def test_the_course_files(real_data: Path) -> None:
     data = load_data(course, [SST, STS])
     assert [len(each) for splits in data.values() for each in splits.values()] == [8544, 1101, 2210, 6040, 863, 1725]
     assert [each.labelled for each in data["sst"].values()] == [True, True, False]
-    (quora,) = (s for s in check_data(course, [QUORA]).splits)
-    assert (quora.rows, [row.line for row in quora.broken]) == (20212, [2577, 14222])
+    check = check_data(course, [QUORA])
+    assert ([row["rows"] for row in check.splits], [row.line for row in check.broken]) == ([20212], [2577, 14222])
 
 
 @pytest.mark.real

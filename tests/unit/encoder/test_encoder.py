@@ -74,7 +74,7 @@ def test_chunks_hold_each_row_once_and_equal_live_features(encoder: Encoder) -> 
     tokenized = encoder.tokenize([(text,) for text in TEXTS * 5])
     live = encoder.features(tokenized, torch.arange(35)[:, None]).pooled[:, 0].detach()
     seen = []
-    for chunk in encoder.encode_chunks(tokenized, reads=Tokens, precision="fp32", chunk=8):
+    for chunk in encoder.encode_chunks([tokenized], reads=Tokens, precision="fp32", chunk=8):
         assert len(chunk.rows) <= 8
         assert torch.equal(chunk.lengths, tokenized.lengths[chunk.rows])
         assert chunk.tokens is not None
@@ -132,7 +132,7 @@ def test_empty_and_repeated_texts(encoder: Encoder) -> None:
     assert encoder.encode([], layers=(0, -1)).shape == (0, 64)
     vectors = encoder.encode(["a", "b", "a"])
     assert torch.equal(vectors[0], vectors[2])
-    assert list(encoder.encode_chunks(encoder.tokenize([]))) == []
+    assert list(encoder.encode_chunks([encoder.tokenize([])])) == []
 
 
 def test_fingerprint_changes_with_everything_and_not_with_the_path(encoder: Encoder, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from benchkit.core.features import Tokens
 from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
 from benchkit.encoder.attention import Layout, usable
 from benchkit.encoder.bert import attend
-from benchkit.encoder.encoder import one_ahead, stream
-from benchkit.encoder.packing import compute, gather, room
+from benchkit.encoder.encoder import pipelined, stream
+from benchkit.encoder.packing import bucket_size, compute, gather
 from benchkit.encoder.tokenizer import Tokenized
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
@@ -80,7 +80,7 @@ def test_bf16_of_both_kinds_is_near(encoder: Encoder, lengths: list[int]) -> Non
     """bf16 weights for stored features; autocast, whose masters stay fp32, for training."""
     tokenized = of_lengths(lengths)
     plain, _ = one_at_a_time(encoder, tokenized, "mean")
-    stored = torch.cat([chunk.pooled for chunk in encoder.encode_chunks(tokenized, precision="bf16", chunk=10**6)])
+    stored = torch.cat([chunk.pooled for chunk in encoder.encode_chunks([tokenized], precision="bf16", chunk=10**6)])
     order = tokenized.lengths.argsort(descending=True, stable=True)
     with torch.autocast("cpu", torch.bfloat16):
         live = encoder.features(tokenized, torch.arange(len(lengths))[:, None]).pooled[:, 0]
@@ -110,7 +110,7 @@ def test_live_features_of_random_pairs_are_plain(encoder: Encoder, seed: int) ->
         torch.testing.assert_close(real, pieces[here], atol=1e-5, rtol=1e-5)
 
 
-def test_one_ahead_keeps_the_order_and_starts_before_it_waits() -> None:
+def test_a_pipeline_keeps_the_order_and_starts_before_it_waits() -> None:
     seen: list[str] = []
 
     def start(number: int) -> Callable[[], int]:
@@ -121,9 +121,17 @@ def test_one_ahead_keeps_the_order_and_starts_before_it_waits() -> None:
         seen.append(f"start {number}")
         return wait
 
-    assert list(one_ahead(map(start, range(3)))) == [0, 1, 2]
+    assert list(pipelined(map(start, range(3)))) == [0, 1, 2]
     assert seen == ["start 0", "start 1", "wait 0", "start 2", "wait 1", "wait 2"]
-    assert list(one_ahead(iter([]))) == []
+    assert list(pipelined(iter([]))) == []
+
+
+def test_compiled_layers_have_an_operator_for_attention() -> None:
+    """`torch.compile` looks it up by name, and asks for shapes alone."""
+    qkv, lengths = torch.empty(9, 3, 2, 8, device="meta"), torch.empty(2, dtype=torch.int32, device="meta")
+    found = torch.ops.benchkit.short_attention(qkv, lengths, lengths, 5, 0.0, None)
+    back = torch.ops.benchkit.short_attention_backward(qkv, found, lengths, lengths, 5, 0.0, None)
+    assert (found.shape, back.shape) == ((9, 2, 8), qkv.shape)
 
 
 def test_a_cpu_has_no_packed_kernel() -> None:
@@ -165,8 +173,8 @@ def test_streams_of_many_chunks_are_the_cpus(encoder: Encoder) -> None:
     assert resolve_precision("auto", "cuda") in ("bf16", "fp32")
 
 
-def test_rooms_are_few() -> None:
+def test_bucket_sizes_are_few() -> None:
     draw = np.random.default_rng(0)
-    rooms = {room(draw.lognormal(3, 0.5, 8).astype(int).clip(3, 128), 128) for _ in range(2000)}
-    assert len(rooms) < 40
-    assert max(size.total for size in rooms) >= 384
+    sizes = {bucket_size(draw.lognormal(3, 0.5, 8).astype(int).clip(3, 128), 128) for _ in range(2000)}
+    assert len(sizes) < 40
+    assert max(size.total for size in sizes) >= 384

@@ -177,6 +177,20 @@ def test_show_on_the_command_line(
     assert capsys.readouterr().out.startswith("flowchart BT\n")
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_eighty_columns_hold_every_head_without_a_broken_path(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    call(monkeypatch, "heads", "show", name)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\u00a0" not in text
+    seen = structure(HEADS[name], HEADS[name].configure({}), 16, TASKS, 3)
+    paths = {layer.path for branch in seen.branches for layer in branch.layers if not layer.is_function}
+    assert paths - {""} <= set(text.split())
+
+
 def test_the_list_agrees_with_what_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

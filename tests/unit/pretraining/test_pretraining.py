@@ -17,6 +17,7 @@ from benchkit.core.rng import generator
 from benchkit.data import tables
 from benchkit.encoder import BertConfig, random_encoder
 from benchkit.encoder.tokenizer import SPECIAL, wordpiece
+from benchkit.pretraining.masked_lm import HeldOut, MaskedLm, frequencies
 from benchkit.pretraining.texts import (
     Pieces,
     Source,
@@ -28,7 +29,6 @@ from benchkit.pretraining.texts import (
     split_texts,
     train_vocab,
 )
-from benchkit.pretraining.train import HeldOut, MaskedLm, frequencies
 
 CPU = torch.device("cpu")
 VOCAB = [*SPECIAL, *"abcdefgh", "##b", "##c"]
@@ -51,11 +51,18 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     assert read_file(tmp_path / "d.jsonl", ["body"]).texts == ("six",)
 
 
-def test_a_gzip_bomb_is_not_unpacked_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_found_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ID, Sentence1 ,TEXT\n1,one,two\n")
+    assert read_file(tmp_path / "a.csv").texts == ("two", "one")
+    assert read_file(tmp_path / "a.csv", ["Text"]).texts == ("two",)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.tsv.gz"])
+def test_what_unpacks_to_too_much_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "UNPACKED", 2**20)
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"0" * 2**22))
-    with pytest.raises(UserError, match="unpacks to more than 1 MiB, the limit"):
-        read_file(tmp_path / "a.txt.gz")
+    (tmp_path / name).write_bytes(gzip.compress(b"text\n" + b"a" * 2**21))
+    with pytest.raises(UserError, match=rf"{name} unpacks to more than 1 MiB, the limit"):
+        read_file(tmp_path / name)
 
 
 def test_only_training_splits_are_opened(tmp_path: Path) -> None:
