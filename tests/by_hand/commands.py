@@ -10,6 +10,9 @@ share of real processes.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import io
+import json
 import os
 import re
 import signal
@@ -24,28 +27,51 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).parents[2]
-SIZES = [f"{task}.{split}_size={size}" for task in ("sst", "quora", "sts")
-         for split, size in (("train", 32), ("dev", 24), ("test", 24))]  # fmt: skip
-SMALL = [part for size in SIZES for part in ("--set", size)]
+ROWS = {"train": 32, "dev": 24, "test": 24}
 TRACEBACK = ("Traceback (most recent call last)", "Exception ignored")
 
 
 def preload() -> None:
-    """Import what commands import, before any is forked; none of it starts a thread that they need."""
-    import matplotlib.pyplot
-    import optuna
-    import pandas
+    """Do what every command does first, before any is forked: import, hash sources, look for fonts. No thread is left,
+    and no gradient was computed, which a fork would not survive.
+    """
+    import matplotlib.pyplot as plt
+    import optuna.importance
+    import optuna.visualization  # noqa: F401
+    import sklearn.ensemble  # noqa: F401
 
     import benchkit.analysis.html
     import benchkit.analysis.report
-    import benchkit.cli
-    import benchkit.experiment.session
+    import benchkit.inspect.heads
     import benchkit.pretraining.session
+    import benchkit.speed.measure
+    import benchkit.speed.results
     import benchkit.tuning.report
     import benchkit.tuning.search  # noqa: F401
+    from benchkit.cli import cli
 
-    del matplotlib, optuna, pandas
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli.main(["run", "--heads", "baseline", "--dry-run"], standalone_mode=False)
+    plt.figure().savefig(io.BytesIO())
+    plt.close()
     assert threading.active_count() == 1
+
+
+def write_data(folder: Path) -> Path:
+    """`sst`, `quora` and `sts` in files of a few rows each, and `texts.txt`, from the demo's sentences."""
+    from benchkit_cs224n import benchkit_tasks
+
+    texts: list[str] = []
+    for task in benchkit_tasks():
+        assert task.demo is not None
+        (folder / task.name).mkdir(parents=True)
+        for name, examples in task.demo(0).items():
+            rows = [(each.id, *each.texts, each.label) for each in examples[: ROWS[name]]]
+            lines = [json.dumps(dict(zip(("id", *task.texts, task.label), row, strict=True))) + "\n" for row in rows]
+            (folder / task.name / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+            texts += [each.texts[0] for each in examples[:60]]
+    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    return folder
 
 
 @dataclass

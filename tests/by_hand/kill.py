@@ -25,19 +25,22 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 sys.path[:0] = [str(path) for path in (Path(__file__).parent, Path(__file__).parents[2])]
 
-from commands import ROOT, SMALL, Numbers, Process, files, markdown, preload, start, write_section  # noqa: E402
+from commands import ROOT, Numbers, Process, files, markdown, preload, start, write_data, write_section  # noqa: E402
 
 REAL = 10  # every so many commands is started as a process of its own
 PYTHON_STARTS = 0.3  # seconds of a real process
 WORKER_SECONDS, EXIT_SECONDS, END_SECONDS = 2.0, 30.0, 300.0
-MOST = 5  # signals of a sequence
+MOST = 6  # signals of a sequence
+DATA = Path(tempfile.gettempdir()) / f"benchkit-kill-{os.getpid()}" / "data"
 
 
 def sha(path: Path) -> str:
@@ -73,8 +76,8 @@ def report_numbers(out: Path) -> Mapping[str, object]:
     return {name: sha(out / name) for name in sorted(files(out))}
 
 
-TRAIN = ["run", "--heads", "baseline", "--seeds", "2", *SMALL, "--set", "pretrain.epochs=3", "--set",
-         "finetune.epochs=1", "--device", "cpu", "--out", "out"]  # fmt: skip
+TRAIN = ["run", "--heads", "baseline", "--seeds", "2", "--set", "pretrain.epochs=3", "--set",
+         "finetune.epochs=1", "--data", "data", "--device", "cpu", "--out", "out"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,20 +85,20 @@ class Case:
     name: str
     arguments: Sequence[str]
     numbers: Numbers
-    needs_run: bool = False
+    share: int  # of 300 signals
 
 
 CASES = (
-    Case("run", [*TRAIN, "--jobs", "1"], run_numbers),
-    Case("run --jobs 2", [*TRAIN, "--jobs", "2"], run_numbers),
-    Case("tune", ["tune", "--head", "baseline", "--search", "head", "--trials", "6", *SMALL, "--set",
-                  "pretrain.epochs=8", "--final-seeds", "0", "--jobs", "1", "--device", "cpu", "--out", "out"],
-         tune_numbers),
-    Case("pretrain", ["pretrain", "--data", "demo", "--tasks", "sst", "--layers", "1", "--hidden", "32", "--heads",
+    Case("run", [*TRAIN, "--jobs", "1"], run_numbers, 70),
+    Case("run --jobs 2", [*TRAIN, "--jobs", "2"], run_numbers, 50),
+    Case("tune", ["tune", "--head", "baseline", "--search", "head", "--trials", "6", "--set",
+                  "pretrain.epochs=8", "--final-seeds", "0", "--jobs", "1", "--data", "data", "--device", "cpu",
+                  "--out", "out"], tune_numbers, 60),
+    Case("pretrain", ["pretrain", "data/texts.txt", "--layers", "1", "--hidden", "32", "--heads",
                       "2", "--vocab-size", "300", "--steps", "24", "--every", "3", "--device", "cpu", "--out", "out"],
-         pretrain_numbers),
-    Case("report", ["report", "run", "--format", "markdown", "--out", "out/table.md", "--html", "out/page.html",
-                    "--figures", "out/figures"], report_numbers, needs_run=True),
+         pretrain_numbers, 60),
+    Case("report", ["report", "run", "--format", "markdown", "--out", "out/table.md", "--html", "out/page.html"],
+         report_numbers, 60),
 )  # fmt: skip
 
 
@@ -126,7 +129,6 @@ class Trial:
 
     case: Case
     base: Path
-    run: Path | None
     draw: Random
     tally: Tally = field(default_factory=Tally)
     started: int = 0
@@ -134,9 +136,9 @@ class Trial:
     def folder(self, name: str) -> Path:
         folder = self.base / name
         folder.mkdir(parents=True)
-        if self.case.needs_run:
-            assert self.run is not None
-            shutil.copytree(self.run, folder / "run")
+        (folder / "data").symlink_to(DATA)
+        if self.case.name == "report":
+            shutil.copytree(self.base / "run", folder / "run")
         return folder
 
     def start(self, folder: Path) -> Process:
@@ -147,6 +149,10 @@ class Trial:
         return start(self.case.arguments, folder, output, {"BENCHKIT_CACHE": str(folder / "cache")}, real=real)
 
     def reference(self) -> Reference:
+        if self.case.name == "report":
+            whole = Trial(CASES[0], self.base / "trained", self.draw)
+            whole.reference()
+            shutil.copytree(whole.base / "reference" / "out", self.base / "run")
         folder, began = self.folder("reference"), time.monotonic()
         process = self.start(folder)
         if process.wait(END_SECONDS) != 0:
@@ -234,38 +240,44 @@ class Trial:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--signals", type=int, default=300)
+    options.add_argument("--jobs", type=int, default=1, help="commands that are tried at once")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--commands", default=",".join(case.name for case in CASES), help="comma separated")
+    options.add_argument("commands", nargs="*", help=f"of: {', '.join(case.name for case in CASES)}; default: all")
     options.add_argument("--page", type=Path, default=ROOT / "results" / "faults.md", help="`-` prints only")
     asked = options.parse_args()
-    wanted = asked.commands.split(",")
-    base, began = Path(tempfile.mkdtemp(prefix="benchkit-kill-")), time.monotonic()
+    wanted = [case for case in CASES if not asked.commands or case.name in asked.commands]
+    counts = [asked.signals * case.share // sum(each.share for each in wanted) for case in wanted]
+    counts[0] += asked.signals - sum(counts)
+    began = time.monotonic()
     preload()
-    run: Path | None = None
+    write_data(DATA)
     tallies: dict[str, Tally] = {}
-    for number, case in enumerate(case for case in CASES if case.name in (*wanted, "run")):
-        trial = Trial(case, base / case.name.replace(" ", ""), run, Random(f"{asked.seed} {case.name}"))
-        expected = trial.reference()
-        run = run or trial.base / "reference" / "out"
-        if case.name not in wanted:
-            continue
-        share = asked.signals * (number + 1) // len(CASES) - asked.signals * number // len(CASES)
-        if set(wanted) != {each.name for each in CASES}:
-            share = asked.signals // len(wanted)
-        tallies[case.name] = tally = trial.tally
-        while (left := share - tally.signals.total()) > 0:
-            trial.sequence(expected, left)
-        print(f"{case.name}: {tally.signals.total()} signals, {tally.equal} of {tally.sequences} sequences equal, "
-              f"{len(tally.faults)} faults, {time.monotonic() - began:.0f} s")  # fmt: skip
+    with ProcessPoolExecutor(asked.jobs, get_context("fork")) as pool:
+        for case, tally in zip(wanted, pool.map(sequences, wanted, counts, [asked.seed] * len(wanted)), strict=True):
+            tallies[case.name] = tally
     text = page(tallies, asked.seed, time.monotonic() - began)
     print(text)
     if str(asked.page) != "-":
         write_section(asked.page, "Signals", text)
     faulty = any(tally.faults for tally in tallies.values())
-    print(f"kept in {base}" if faulty else "no faults")
+    print(f"kept in {DATA.parent}" if faulty else "no faults")
     if not faulty:
-        shutil.rmtree(base)
+        shutil.rmtree(DATA.parent)
     sys.exit(faulty)
+
+
+def sequences(case: Case, signals: int, seed: int) -> Tally:
+    """Sequences until so many signals were sent."""
+    began, trial = (
+        time.monotonic(),
+        Trial(case, DATA.parent / case.name.replace(" ", ""), Random(f"{seed} {case.name}")),
+    )
+    expected, tally = trial.reference(), trial.tally
+    while tally.signals.total() < signals:
+        trial.sequence(expected, signals - tally.signals.total())
+        print(f"{case.name}: {tally.signals.total()} signals, {tally.equal} of {tally.sequences} sequences equal, "
+              f"{len(tally.faults)} faults, {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
+    return tally
 
 
 def page(tallies: Mapping[str, Tally], seed: int, seconds: float) -> str:
