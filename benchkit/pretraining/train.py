@@ -291,7 +291,7 @@ def train(
     """
     model, recipe, lengths = training.model, training.recipe, training.tokenized.lengths
     optimizers = _optimizers(model, recipe.weight_decay)
-    if state.step:
+    if state.curve:
         model.load_state_dict(state.weights)
         for optimizer, kept in zip(optimizers, state.optimizers, strict=True):
             optimizer.load_state_dict(kept)
