@@ -168,6 +168,7 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.config import Request, split_names
     from benchkit.inspect.heads import Setup, as_mermaid, as_svg, render_head
+    from benchkit.store.files import write_atomic
 
     if head and head.endswith(".py"):
         head_files = (*head_files, Path(head))
@@ -181,10 +182,7 @@ def show(head: str | None, head_files: tuple[Path, ...], settings: tuple[str, ..
     setup = Setup.open(request, plugins)
     shown = [setup.shown(name) for name in names]
     if svg:
-        try:
-            svg.write_text(as_svg(shown[0]), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {svg}: {error.strerror}") from error
+        write_atomic(svg, as_svg(shown[0]).encode())
     drawn = [as_mermaid(each) if mermaid else render_head(each) for each in shown]
     click.echo("\n\n".join(drawn))
 

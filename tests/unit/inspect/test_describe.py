@@ -196,7 +196,7 @@ def test_the_list_agrees_with_what_is_shown(
         (["show"], "name a head"),
         (["show", "cmn"], "did you mean 'cnn'"),
         (["show", "cnn", "--set", "cnn.chanels=3"], "unknown field 'cnn.chanels'"),
-        (["show", "cnn", "--svg", "no/such/folder/a.svg"], "cannot write no/such/folder/a.svg"),
+        (["show", "cnn", "--svg", "/dev/null/a.svg"], "cannot write /dev/null/a.svg"),
         (["--encoder", "demmo"], "did you mean 'demo'"),
         (["--tasks", "qora"], "did you mean 'quora'"),
     ],
