@@ -7,7 +7,10 @@ import errno
 import io
 import os
 import sys
-from contextlib import suppress
+import threading
+from _thread import interrupt_main
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -59,10 +62,11 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     _replace_characters()
     try:
-        try:
-            cli.main(standalone_mode=False)
-        finally:
-            sys.stdout.flush()
+        with _no_lost_interrupt():
+            try:
+                cli.main(standalone_mode=False)
+            finally:
+                sys.stdout.flush()
     except UserError as error:
         _stop(f"benchkit: error: {error}", 2)
     except MemoryError as error:
@@ -83,6 +87,26 @@ def main() -> None:
         with suppress(OSError, ValueError):  # what is still to be written would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _stop(f"benchkit: error: cannot write {error.filename or 'the output'}: {error.strerror}", 2)
+
+
+@contextmanager
+def _no_lost_interrupt() -> Iterator[None]:
+    """Press Ctrl-C again where Python must ignore it: in destructors and weak references' callbacks, moments later."""
+    before = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.02, interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
