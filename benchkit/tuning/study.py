@@ -369,7 +369,8 @@ class Study:
                 return "done"
             if counts.finished + counts.running >= config.wanted():
                 return "wait"
-            begun = sum(trial.state != "WAITING" for trial in trials)
+            # Not what is tried again, nor what was lost before it was drawn: a search goes on as if nobody had died.
+            begun = sum(bool(trial.worker) and trial.attempt == 1 for trial in trials)
             if config.sampler == "grid" and not self._queue_next_of_grid(study, trials):
                 return "wait" if counts.running else "done"
             study.sampler = make_sampler(config.sampler, config.sampler_seed, begun)
@@ -441,9 +442,11 @@ class Study:
         with suppress(UpdateFinishedTrialError):
             self.storage.optuna.set_trial_user_attr(frozen._trial_id, "reason", reason)
             self.storage.optuna.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
-            if trial.attempt < ATTEMPTS:
-                attrs = {"attempt": trial.attempt + 1, "retry_of": trial.number}
-                study.enqueue_trial(dict(trial.params), user_attrs=attrs)
+            # Without a worker's name it was not handed out: that is no attempt, and its parameters are not all drawn.
+            params = trial.params if trial.worker else frozen.system_attrs.get("fixed_params")
+            attempt = trial.attempt + bool(trial.worker)
+            if params and attempt <= ATTEMPTS:
+                study.enqueue_trial(dict(params), user_attrs={"attempt": attempt, "retry_of": trial.number})
             return True
         return False
 

@@ -67,6 +67,29 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     assert search(request(tmp_path / "b", trials=3, pruner="median")).trials == stopped.trials  # enough already
 
 
+def test_a_search_whose_workers_died_finds_what_it_would_have_found(tmp_path: Path) -> None:
+    """Of `killed`: one while it trains, one between a trial's making and its being handed out."""
+    found = {}
+    for name, killed in (("whole", ()), ("cut", (1, 2))):
+        tuning, _ = open_search(request(tmp_path / name, sampler="tpe", trials=5))
+        config = tuning.studies[0]
+        for number in range(5):
+            for worker in [f"dead {number}"] * (number in killed) + [f"alive {number}"]:
+                study = Study(config, tuning.storage, worker)
+                with study.working():
+                    trial = study.claim()
+                    assert not isinstance(trial, str)
+                    if worker == "dead 2":
+                        trial.set_user_attr("worker", "")
+                    if worker.startswith("alive"):
+                        done = Trial(trial.number, "COMPLETE", (len(str(trial.params)) / 1000,))
+                        assert study.finish(trial, done)
+        found[name] = [(trial.params, trial.values) for trial in study.trials() if trial.finished]
+        tuning.close()
+    assert len(found["whole"]) == 5
+    assert found["cut"] == found["whole"]
+
+
 @pytest.mark.slow
 def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", trials=3))
