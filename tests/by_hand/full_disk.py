@@ -35,7 +35,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 sys.path[:0] = [str(path) for path in (Path(__file__).parent, Path(__file__).parents[1], Path(__file__).parents[2])]
 
 from commands import ROOT, Numbers, files, markdown, preload, start, write_data, write_section  # noqa: E402
-from kill import pretrain_numbers, rows, run_numbers, sha, tune_numbers  # noqa: E402
+from kill import pretrain_numbers, rows, run_numbers, sha, tensors, tune_numbers  # noqa: E402
 
 SIZE = 96 << 20  # bytes of the tmpfs
 SECONDS = 300.0
@@ -60,7 +60,8 @@ class Case:
 
 
 def all_files(out: Path) -> Mapping[str, object]:
-    return {name: sha(out / name) for name in sorted(files(out))}
+    return {name: tensors(out / name) if name.endswith(".safetensors") else sha(out / name)
+            for name in sorted(files(out)) if name != "out/benchkit.json"}  # fmt: skip
 
 
 def fetched(out: Path) -> Mapping[str, object]:

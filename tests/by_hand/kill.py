@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -54,9 +55,17 @@ def rows(path: Path, without: Sequence[str]) -> list[dict[str, str]]:
     return [dict(row) for row in frame.drop(columns=list(without)).to_dict("records")]
 
 
+def tensors(path: Path) -> str:
+    """Digest of a file's tensors; the order of its metadata is safetensors' own."""
+    from safetensors.numpy import load
+
+    content = {name: (value.shape, value.tobytes()) for name, value in sorted(load(path.read_bytes()).items())}
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
 def run_numbers(out: Path) -> Mapping[str, object]:
-    cells = {str(path.relative_to(out)): sha(path) for name in ("predictions.parquet", "weights.safetensors")
-             for path in out.glob(f"cells/*/{name}")}  # fmt: skip
+    cells: dict[str, object] = {path.parent.name: sha(path) for path in out.glob("cells/*/predictions.parquet")}
+    cells |= {f"{path.parent.name} weights": tensors(path) for path in out.glob("cells/*/weights.safetensors")}
     return {**cells, "summary": rows(out / "summary.csv", ["train_seconds"]), "curves": sha(out / "curves.csv")}
 
 
@@ -89,16 +98,16 @@ class Case:
 
 
 CASES = (
-    Case("run", [*TRAIN, "--jobs", "1"], run_numbers, 70),
-    Case("run --jobs 2", [*TRAIN, "--jobs", "2"], run_numbers, 50),
+    Case("run", [*TRAIN, "--jobs", "1"], run_numbers, 55),
+    Case("run --jobs 2", [*TRAIN, "--jobs", "2"], run_numbers, 40),
     Case("tune", ["tune", "--head", "baseline", "--search", "head", "--trials", "6", "--set",
                   "pretrain.epochs=8", "--final-seeds", "0", "--jobs", "1", "--data", "data", "--device", "cpu",
-                  "--out", "out"], tune_numbers, 60),
+                  "--out", "out"], tune_numbers, 55),
     Case("pretrain", ["pretrain", "data/texts.txt", "--layers", "1", "--hidden", "32", "--heads",
                       "2", "--vocab-size", "300", "--steps", "24", "--every", "3", "--device", "cpu", "--out", "out"],
-         pretrain_numbers, 60),
+         pretrain_numbers, 65),
     Case("report", ["report", "run", "--format", "markdown", "--out", "out/table.md", "--html", "out/page.html"],
-         report_numbers, 60),
+         report_numbers, 85),
 )  # fmt: skip
 
 
@@ -241,6 +250,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--signals", type=int, default=300)
     options.add_argument("--jobs", type=int, default=1, help="commands that are tried at once")
+    options.add_argument("--minutes", type=float, default=60, help="no command's sequences begin later")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("commands", nargs="*", help=f"of: {', '.join(case.name for case in CASES)}; default: all")
     options.add_argument("--page", type=Path, default=ROOT / "results" / "faults.md", help="`-` prints only")
@@ -253,7 +263,9 @@ def main() -> None:
     write_data(DATA)
     tallies: dict[str, Tally] = {}
     with ProcessPoolExecutor(asked.jobs, get_context("fork")) as pool:
-        for case, tally in zip(wanted, pool.map(sequences, wanted, counts, [asked.seed] * len(wanted)), strict=True):
+        last = began + 60 * asked.minutes
+        found = pool.map(sequences, wanted, counts, repeat(asked.seed), repeat(last))
+        for case, tally in zip(wanted, found, strict=True):
             tallies[case.name] = tally
     text = page(tallies, asked.seed, time.monotonic() - began)
     print(text)
@@ -266,14 +278,14 @@ def main() -> None:
     sys.exit(faulty)
 
 
-def sequences(case: Case, signals: int, seed: int) -> Tally:
-    """Sequences until so many signals were sent."""
+def sequences(case: Case, signals: int, seed: int, last: float) -> Tally:
+    """Sequences until so many signals were sent, none begun after `last`."""
     began, trial = (
         time.monotonic(),
         Trial(case, DATA.parent / case.name.replace(" ", ""), Random(f"{seed} {case.name}")),
     )
     expected, tally = trial.reference(), trial.tally
-    while tally.signals.total() < signals:
+    while tally.signals.total() < signals and time.monotonic() < last:
         trial.sequence(expected, signals - tally.signals.total())
         print(f"{case.name}: {tally.signals.total()} signals, {tally.equal} of {tally.sequences} sequences equal, "
               f"{len(tally.faults)} faults, {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
