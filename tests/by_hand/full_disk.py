@@ -295,12 +295,11 @@ def main() -> None:
             tallies[case.name] = tally = try_case(case, base, url, asked.points)
             line = f"{case.name}: {tally.points} points, {tally.failed} failed, {tally.clean} clean, {tally.again} same"
             print(f"{line}, {time.monotonic() - began:.0f} s", *tally.faults, sep="\n  ", flush=True)
+            if str(asked.page) != "-":
+                write_section(asked.page, "Full disks", page({case.name: tally}, asked.page))
     finally:
         os.kill(server, signal.SIGKILL)
         shutil.rmtree(base)
-    text = page(tallies, time.monotonic() - began)
-    if str(asked.page) != "-":
-        write_section(asked.page, "Full disks", text)
     sys.exit(any(tally.faults for tally in tallies.values()))
 
 
@@ -321,15 +320,17 @@ def try_case(case: Case, base: Path, url: str, points: int) -> Tally:
     return trial.tally
 
 
-def page(tallies: Mapping[str, Tally], seconds: float) -> str:
+def page(tallies: Mapping[str, Tally], old: Path) -> str:
+    """The section; lines of commands that were not tried now are kept."""
     columns = ["command", "points", "failed", "one line, code, whole, clean", "equal afterwards", "faults", "its line"]
     lines = [[f"`{name}`", each.points, each.failed, each.clean, each.again, len(each.faults), each.line]
              for name, each in tallies.items()]  # fmt: skip
-    found = [" ".join(fault.split()) for each in tallies.values() for fault in each.faults]
-    return (
-        f"`python tests/by_hand/full_disk.py`: {seconds / 60:.0f} minutes; a tmpfs of {SIZE >> 20} MiB a command.\n\n"
-        f"{markdown(columns, lines)}\n\n" + "\n".join(f"* {fault}" for fault in found)
-    )
+    found = [f"* `{name}`: {' '.join(fault.split())}" for name, each in tallies.items() for fault in each.faults]
+    section = old.read_text("utf-8").partition("\n## Full disks\n")[2].partition("\n## ")[0] if old.exists() else ""
+    kept = [line for line in section.splitlines() if "`" in line and line.split("`")[1] not in tallies]
+    table = [*markdown(columns, lines).splitlines(), *(line for line in kept if line.startswith("| `"))]
+    head = f"`python tests/by_hand/full_disk.py`: a tmpfs of {SIZE >> 20} MiB a command."
+    return "\n".join([head, "", *table, "", *found, *(line for line in kept if line.startswith("* `"))])
 
 
 if __name__ == "__main__":
