@@ -38,7 +38,6 @@ def preload() -> None:
     import matplotlib.pyplot as plt
     import optuna.importance
     import optuna.visualization  # noqa: F401
-    import sklearn.ensemble  # noqa: F401
 
     import benchkit.analysis.html
     import benchkit.analysis.report
@@ -185,7 +184,7 @@ def files(folder: Path) -> set[str]:
 
 def write_section(page: Path, heading: str, text: str) -> None:
     """Put a section of second level into a Markdown page, in the place of the one with this heading."""
-    old = page.read_text("utf-8") if page.exists() else "# Faults\n"
+    old = page.read_text("utf-8") if page.exists() else "# Signals and full disks\n"
     before, found, after = f"\n{old}".partition(f"\n## {heading}\n")
     rest = re.split(r"(?m)^(?=## )", after, maxsplit=1)[1:] if found else []
     page.write_text(f"{before.strip()}\n\n## {heading}\n\n{text.strip()}\n\n{''.join(rest)}".rstrip() + "\n", "utf-8")

@@ -9,8 +9,8 @@ Looked at each time: one line on stderr that says what and where, for the comman
 code 2, or 1 where cells failed; no traceback; no temporary file; each file that is there can be read to its end, and
 what was there before still is. Then the ballast goes; the same command has to end with the numbers of the first run.
 
-Commands are forked from a process that has imported torch (see `commands.py`). The table goes to `results/faults.md`,
-under "Full disks". Exit code 1: something was wrong; it is listed there.
+Commands are forked from a process that has imported torch (see `commands.py`). The table goes to
+`results/faults-signals.md`, under "Full disks". Exit code 1: something was wrong; it is listed there.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
-sys.path[:0] = [str(path) for path in (Path(__file__).parent, Path(__file__).parents[1], Path(__file__).parents[2])]
+sys.path[:0] = [str(path) for path in Path(__file__).parents[1:3]]
 
-from commands import ROOT, Numbers, files, markdown, preload, start, write_data, write_section  # noqa: E402
-from kill import pretrain_numbers, rows, run_numbers, sha, tensors, tune_numbers  # noqa: E402
+from by_hand.commands import ROOT, Numbers, files, markdown, preload, start, write_data, write_section  # noqa: E402
+from by_hand.kill import pretrain_numbers, rows, run_numbers, sha, tensors, tune_numbers  # noqa: E402
 
 SIZE = 96 << 20  # bytes of the tmpfs
 SECONDS = 300.0
@@ -280,7 +280,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--points", type=int, default=10)
     options.add_argument("commands", nargs="*", help=f"of: {', '.join(case.name for case in CASES)}; default: all")
-    options.add_argument("--page", type=Path, default=ROOT / "results" / "faults.md", help="`-` prints only")
+    options.add_argument("--page", type=Path, default=ROOT / "results" / "faults-signals.md", help="`-` prints only")
     asked = options.parse_args()
     base, began = Path(tempfile.mkdtemp(prefix="benchkit-full-")), time.monotonic()
     url, server = serve()

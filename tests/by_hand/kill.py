@@ -9,7 +9,7 @@ SIGINT goes to the whole process group, as from a terminal; the others to the ma
 process that has imported torch (see `commands.py`), but for every tenth, which is a real one; the moments of these
 begin when Python has started, since before there is nobody but Python to answer. Workers are always real processes.
 
-The table goes to `results/faults.md`, under "Signals". Exit code 1: something was wrong; it is listed there.
+The table goes to `results/faults-signals.md`, under "Signals". Exit code 1: something was wrong; it is listed there.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from pathlib import Path
 from random import Random
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
-sys.path[:0] = [str(path) for path in (Path(__file__).parent, Path(__file__).parents[2])]
+sys.path[:0] = [str(path) for path in Path(__file__).parents[1:3]]
 
-from commands import ROOT, Numbers, Process, files, markdown, preload, start, write_data, write_section  # noqa: E402
+from by_hand.commands import ROOT, Numbers, Process, files, markdown, preload, start, write_data, write_section  # noqa: E402
 
 REAL = 10  # every so many commands is started as a process of its own
 PYTHON_STARTS = 0.3  # seconds of a real process
@@ -253,7 +253,7 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=60, help="no command's sequences begin later")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("commands", nargs="*", help=f"of: {', '.join(case.name for case in CASES)}; default: all")
-    options.add_argument("--page", type=Path, default=ROOT / "results" / "faults.md", help="`-` prints only")
+    options.add_argument("--page", type=Path, default=ROOT / "results" / "faults-signals.md", help="`-` prints only")
     asked = options.parse_args()
     wanted = [case for case in CASES if not asked.commands or case.name in asked.commands]
     counts = [asked.signals * case.share // sum(each.share for each in wanted) for case in wanted]
@@ -280,10 +280,8 @@ def main() -> None:
 
 def sequences(case: Case, signals: int, seed: int, last: float) -> Tally:
     """Sequences until so many signals were sent, none begun after `last`."""
-    began, trial = (
-        time.monotonic(),
-        Trial(case, DATA.parent / case.name.replace(" ", ""), Random(f"{seed} {case.name}")),
-    )
+    began = time.monotonic()
+    trial = Trial(case, DATA.parent / case.name.replace(" ", ""), Random(f"{seed} {case.name}"))
     expected, tally = trial.reference(), trial.tally
     while tally.signals.total() < signals and time.monotonic() < last:
         trial.sequence(expected, signals - tally.signals.total())

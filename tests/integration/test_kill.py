@@ -118,7 +118,12 @@ def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
         sys.argv = ["benchkit", "lose"]
         cli.main()
     """
-    signals = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **signals)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert done.returncode == 130, done.stderr
     assert done.stderr.split() == ["benchkit:", "interrupted"]
