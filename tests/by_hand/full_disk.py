@@ -70,7 +70,7 @@ def fetched(out: Path) -> Mapping[str, object]:
 
 def timed(out: Path) -> Mapping[str, object]:
     (table,) = out.glob("speed/*.csv")
-    return {"rows": [(row["head"], row["mode"], row["error"]) for row in rows(table, [])]}
+    return {"rows": [(row["head"], row["error"]) for row in rows(table, [])]}
 
 
 CASES = (
