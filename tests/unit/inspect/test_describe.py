@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -175,6 +177,20 @@ def test_show_on_the_command_line(
     assert "Conv1d 1 → 16" in (tmp_path / "cnn.svg").read_text("utf-8")
     call(monkeypatch, "heads", "show", "cnn", "--mermaid", "--tasks", "sts")
     assert capsys.readouterr().out.startswith("flowchart BT\n")
+
+
+def test_a_picture_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "head.svg").write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "benchkit", "heads", "show", "cnn", "--svg", str(tmp_path / "head.svg")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert (tmp_path / "head.svg").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "head.svg"]
 
 
 def test_the_list_agrees_with_what_is_shown(
