@@ -215,19 +215,38 @@ def quiet() -> None:
 
 def _journal(url: str, path: Path, create: bool) -> Storage:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     if not path.name or path.is_dir():
         raise UserError(f"storage {shown(url)!r} names no file: journal:PATH")
     _there(path, create)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        backend = JournalFileBackend(str(path), lock_obj=_journal_lock(path))
+        backend = _journal_backend(path)
     try:
         optuna = JournalStorage(backend)
     except _DAMAGE as error:
         raise UserError(f"{path} is not a journal of Optuna's, or a damaged one: {_reason(error)[:200]}") from error
     return Storage(url, optuna, FileLocks(Path(f"{path}.locks")))
+
+
+def _journal_backend(path: Path) -> Any:
+    from optuna.storages.journal import JournalFileBackend
+
+    lock = _journal_lock(path)
+
+    class Backend(JournalFileBackend):
+        """On a full disk: one line, and no half of a line in the journal."""
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            try:
+                with writing(path):
+                    super().append_logs(logs)
+            except UserError:
+                lock.acquire()  # which removes it
+                lock.release()
+                raise
+
+    return Backend(str(path), lock_obj=lock)
 
 
 def _journal_lock(path: Path) -> Any:

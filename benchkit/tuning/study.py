@@ -513,7 +513,7 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
         known = set(optuna.get_all_study_names(storage.optuna))
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
-            if named.name not in known:
+            if named.name not in known or _is_unfinished(storage, named.name):
                 _create(storage, named)
                 return named, note + f": starting study {named.name!r}" if note else ""
             changed = _changed(named, read_config(storage, named.name))
@@ -543,12 +543,21 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
         return StudyConfig.from_data(attrs[_ATTRIBUTE])
 
 
+def _is_unfinished(storage: Storage, name: str) -> bool:
+    """Whether a study was made and no more: its maker was killed, or the disk was full."""
+    with damage_is_one_line(storage, name):
+        study = load(name, storage)
+        return not study.user_attrs and not study.get_trials(deepcopy=False)
+
+
 def _create(storage: Storage, config: StudyConfig) -> None:
     import optuna
 
     objective = config.objective
     directions: Any = objective.directions
-    study = optuna.create_study(study_name=config.name, storage=storage.optuna, directions=directions)
+    study = optuna.create_study(
+        study_name=config.name, storage=storage.optuna, directions=directions, load_if_exists=True
+    )
     study.set_user_attr(_ATTRIBUTE, replace(config, storage="").to_data())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes

@@ -90,6 +90,32 @@ def test_a_search_whose_workers_died_finds_what_it_would_have_found(tmp_path: Pa
     assert found["cut"] == found["whole"]
 
 
+def test_a_journal_on_a_full_disk_is_one_line_and_goes_on_afterwards(tmp_path: Path) -> None:
+    """At any size: also between a study and its config."""
+    path = tmp_path / "out" / "studies.journal"
+    code = """if True:
+        import resource, sys
+        sys.path[:0] = sys.argv[2].split(":")
+        from pathlib import Path
+        from helpers.tuning import open_search, request
+        from benchkit.core.errors import UserError
+        out, ends = Path(sys.argv[1]), []
+        for limit in (10, 150, 1500, resource.RLIM_INFINITY):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                tuning, _ = open_search(request(out, trials=1))
+            except UserError as error:
+                ends.append(str(error))
+                assert (out / "studies.journal").read_bytes()[-1:] in (b"", b"\\n")
+        assert len(ends) == 3, ends
+        assert all(f"cannot write {out / 'studies.journal'}: File too large" in end for end in ends), ends
+        assert [config.name for config in tuning.studies] == ["baseline"]
+    """
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code, str(path.parent), tests], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", trials=3))
