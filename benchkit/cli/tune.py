@@ -69,7 +69,7 @@ def tune(**options: Any) -> None:
 
     Texts are encoded once; trials train heads on stored features and never see test. The first trial is the default
     config. The same command goes on where it was stopped, and on another machine, with the same database, helps.
-    Exit code 1: a study was given up, because its trials kept failing.
+    Exit code 1: a study was given up, because its trials kept failing, or a cell of the comparison failed.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     show = options.pop("show_space")
     request = _request(options)
@@ -172,5 +172,9 @@ def _print(tuning: Tuning, found: list[StudyResult]) -> None:
     for each in found:
         if each.problem:
             click.echo(f"benchkit: error: study {each.config.name!r} was given up: {each.problem}", err=True)
-    if any(each.problem for each in found):
+    final = [each.final.records.values() for each in found if each.final]
+    failed = [each for sides in final for records in sides for each in records if each.status == "failed"]
+    for record in failed:
+        click.echo(f"benchkit: error: {record.head} seed {record.seed}: {record.error}", err=True)
+    if failed or any(each.problem for each in found):
         sys.exit(1)

@@ -245,7 +245,7 @@ class Trial:
         problems += [
             f"line: {line}" for line in lines if "No space left on device" not in line or str(self.disk) not in line
         ]
-        if code not in (1, 2) or (code == 1 and "run" not in self.case.name):
+        if code not in (1, 2) or (code == 1 and self.case.arguments[0] not in ("run", "tune")):
             problems.append(f"exit code {code}: {lines}")
         self.tally.line = self.tally.line or next(iter(lines), "").replace(str(self.out), "…")
         places = [path for path in self.out.rglob("*") if "downloads" not in path.parts]

@@ -116,6 +116,17 @@ def test_a_journal_on_a_full_disk_is_one_line_and_goes_on_afterwards(tmp_path: P
     assert done.returncode == 0, done.stderr
 
 
+def test_a_comparison_that_cannot_be_stored_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "final").write_text("where its cells would be")
+    command = ["tune", "--head", "baseline", "--trials", "1", "--final-seeds", "1", *FLAGS, "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "benchkit", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("benchkit: error: baseline seed 1: cannot")]
+    assert len(lines) == 2, done.stderr
+    assert (tmp_path / "baseline" / "best.toml").is_file()
+
+
 @pytest.mark.slow
 def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", trials=3))
