@@ -3,6 +3,7 @@
 A sequence starts a command on small synthetic data, interrupts it a few times (SIGKILL, SIGTERM, SIGINT as Ctrl-C,
 SIGSTOP and SIGCONT, SIGSTOP and SIGKILL; at any moment of the time that it takes undisturbed), starts it again until it
 finishes, and compares its numbers, to the last bit, and the names of its files with those of an undisturbed reference.
+A sequence whose command finished before its first signal counts too.
 After every signal: the exit code is the one for it, no worker is alive after 2 s, nothing printed is a traceback.
 
 SIGINT goes to the whole process group, as from a terminal; the others to the main process. Commands are forked from a
