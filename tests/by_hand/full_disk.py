@@ -144,13 +144,14 @@ def whole(path: Path) -> bool:
         ".toml": lambda path: tomllib.loads(path.read_text()),
         ".safetensors": lambda path: load(path.read_bytes()),
         ".parquet": pq.read_table,
-        ".png": imread,
+        ".png": lambda path: imread(path),
     }
     try:
         if path.name == "checkpoint.pt":
             return load_checkpoint(path, lambda line: None) is not None
         content = path.read_bytes()
-        readers.get(path.suffix, lambda path: None)(path)
+        if path.suffix in readers:
+            readers[path.suffix](path)
     except Exception:  # noqa: BLE001 - whatever it is
         return False
     return path.suffix in (".safetensors", ".parquet", ".png") or content.endswith((b"\n", b">", b"}"))
@@ -225,7 +226,7 @@ class Trial:
             problems.append(f"afterwards: exit code {code}: {again[-400:]}")
         else:
             expected, found = case.numbers(self.kept), case.numbers(self.out)
-            differing = [name for name in sorted(expected | found) if expected.get(name) != found.get(name)]
+            differing = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
             problems += [f"afterwards differs: {name}" for name in differing]
             tally.again += not differing
             problems += [f"afterwards left over: {name}" for name in sorted(files(self.out) - files(self.kept))]

@@ -53,7 +53,8 @@ def rows(path: Path, without: Sequence[str]) -> list[dict[str, str]]:
     import pandas as pd
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return [dict(row) for row in frame.drop(columns=list(without)).to_dict("records")]
+    found: list[dict[str, str]] = frame.drop(columns=list(without)).to_dict("records")  # type: ignore[assignment]
+    return found
 
 
 def tensors(path: Path) -> str:
@@ -293,21 +294,25 @@ def sequences(case: Case, signals: int, seed: int, last: float) -> Tally:
 
 def page(tallies: Mapping[str, Tally], seed: int, seconds: float) -> str:
     kinds = ("KILL", "TERM", "INT", "STOP CONT", "STOP KILL")
+
+    def numbers(each: Tally) -> list[int]:
+        counts = [each.signals[kind] for kind in kinds]
+        return [each.signals.total(), *counts, each.real, each.sequences, each.equal]
+
     lines = []
     for name, each in tallies.items():
-        counts = [each.signals[kind] for kind in kinds]
         slowest = f"{each.slowest:.2f} s" if each.with_workers else "–"
-        lines.append([f"`{name}`", each.signals.total(), *counts, each.real, each.sequences, each.equal,
-                      each.with_workers, slowest, each.tracebacks, len(each.faults)])  # fmt: skip
-    numbers = [[line[place] for line in lines] for place in range(1, len(kinds) + 5)]
-    workers, tracebacks, faults = ([line[place] for line in lines] for place in (-4, -2, -1))
-    total = ["all", *map(sum, numbers), sum(workers), "", sum(tracebacks), sum(faults)]
+        lines.append((f"`{name}`", numbers(each), each.with_workers, slowest, each.tracebacks, len(each.faults)))
+    sums = [sum(column) for column in zip(*(line[1] for line in lines), strict=True)]
+    table = [[name, *counts, *rest] for name, counts, *rest in lines]
+    whole = [sum(each.with_workers for each in tallies.values()), "", sum(each.tracebacks for each in tallies.values())]
+    total = ["all", *sums, *whole, sum(len(each.faults) for each in tallies.values())]
     columns = ["command", "signals", *kinds, "real processes", "sequences", "equal", "with workers",
                "slowest worker's end", "tracebacks", "faults"]  # fmt: skip
     found = [" ".join(fault.split()) for each in tallies.values() for fault in each.faults]
     return (
-        f"`python tests/by_hand/kill.py --signals {sum(numbers[0])} --seed {seed}`: {seconds / 60:.0f} minutes on "
-        f"{os.cpu_count()} cores that had other work too.\n\n{markdown(columns, [*lines, total])}\n\n"
+        f"`python tests/by_hand/kill.py --signals {sums[0]} --seed {seed}`: {seconds / 60:.0f} minutes on "
+        f"{os.cpu_count()} cores that had other work too.\n\n{markdown(columns, [*table, total])}\n\n"
         + "\n".join(f"* {fault}" for fault in found)
     )
 

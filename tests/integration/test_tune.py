@@ -84,7 +84,8 @@ def test_a_search_whose_workers_died_finds_what_it_would_have_found(tmp_path: Pa
                     if worker.startswith("alive"):
                         done = Trial(trial.number, "COMPLETE", (len(str(trial.params)) / 1000,))
                         assert study.finish(trial, done)
-        found[name] = [(trial.params, trial.values) for trial in study.trials() if trial.finished]
+        trials = Study(config, tuning.storage).trials()
+        found[name] = [(trial.params, trial.values) for trial in trials if trial.finished]
         tuning.close()
     assert len(found["whole"]) == 5
     assert found["cut"] == found["whole"]
