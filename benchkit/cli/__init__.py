@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
+import threading
+from _thread import interrupt_main
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -41,10 +44,11 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     replace_characters()
     try:
-        try:
-            cli.main(standalone_mode=False)
-        finally:
-            sys.stdout.flush()
+        with _no_lost_interrupt():
+            try:
+                cli.main(standalone_mode=False)
+            finally:
+                sys.stdout.flush()
     except UserError as error:
         fail([error], 2)
     except click.exceptions.Abort:
@@ -74,3 +78,23 @@ def main() -> None:
         with suppress(OSError, ValueError):  # what is still to be written would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         fail([f"cannot write {error.filename or 'the output'}: {error.strerror}"], 2)
+
+
+@contextmanager
+def _no_lost_interrupt() -> Iterator[None]:
+    """Press Ctrl-C again where Python must ignore it: in destructors and weak references' callbacks, moments later."""
+    before = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.02, interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

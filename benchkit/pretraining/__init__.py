@@ -229,7 +229,7 @@ class Training:
             UserError: the loss is no longer a number; the last saved state is from before.
         """
         model, recipe, lengths = self.model, self.recipe, self.tokenized.lengths
-        if state.step:
+        if state.curve:
             model.load_state_dict(state.weights)
             for optimizer, kept in zip(self.optimizers, state.optimizers, strict=True):
                 optimizer.load_state_dict(kept)

@@ -210,8 +210,13 @@ class _Journal(JournalFileBackend):
     """Optuna's, whose errors name no file."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        with writing(Path(self._file_path)):  # what a full disk cuts off is dropped by the next lock
-            super().append_logs(logs)
+        try:
+            with writing(Path(self._file_path)):
+                super().append_logs(logs)
+        except UserError:
+            self._lock.acquire()  # which drops what a full disk cut off
+            self._lock.release()
+            raise
 
 
 def _journal(path: Path) -> BaseStorage:

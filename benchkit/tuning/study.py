@@ -262,7 +262,8 @@ class Study:
                 return "done"
             if counts.finished + counts.running >= config.wanted():
                 return "wait"
-            begun = sum(trial.state != "WAITING" for trial in trials)
+            # Not what is tried again, nor what was lost before it was drawn: a search goes on as if nobody had died.
+            begun = sum(bool(trial.worker) and trial.attempt == 1 for trial in trials)
             if config.sampler == "grid" and not self._queue_next_of_grid(study, trials):
                 return "wait" if counts.running else "done"
             study.sampler = make_sampler(config.sampler, config.sampler_seed, begun)
@@ -333,9 +334,11 @@ class Study:
         with suppress(UpdateFinishedTrialError):
             self.storage.optuna.set_trial_user_attr(frozen._trial_id, "reason", reason)
             self.storage.optuna.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
-            if trial.attempt < ATTEMPTS:
-                attrs = {"attempt": trial.attempt + 1, "retry_of": trial.number}
-                study.enqueue_trial(dict(trial.params), user_attrs=attrs)
+            # Without a worker's name it was not handed out: that is no attempt, and its parameters are not all drawn.
+            params = trial.params if trial.worker else frozen.system_attrs.get("fixed_params")
+            attempt = trial.attempt + bool(trial.worker)
+            if params and attempt <= ATTEMPTS:
+                study.enqueue_trial(dict(params), user_attrs={"attempt": attempt, "retry_of": trial.number})
             return True
         return False
 
@@ -381,9 +384,11 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
         known = study_names(storage)
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
-            if named.name not in known:
+            if named.name not in known or _is_unfinished(storage, named.name):
                 goals: list[Any] = ["maximize", "minimize"][: 2 if config.cost else 1]
-                study = optuna.create_study(study_name=named.name, storage=storage.optuna, directions=goals)
+                study = optuna.create_study(
+                    study_name=named.name, storage=storage.optuna, directions=goals, load_if_exists=True
+                )
                 study.set_user_attr(_ATTRIBUTE, replace(named, storage="").to_data())
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
@@ -418,3 +423,10 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
                 f"study {name!r} in {shown(storage.url)} was not made by benchkit tune: use another --study"
             )
         return StudyConfig.from_data(attrs[_ATTRIBUTE])
+
+
+def _is_unfinished(storage: Storage, name: str) -> bool:
+    """Whether a study was made and no more: its maker was killed, or the disk was full."""
+    with damage_is_one_line(storage, name):
+        study = load(name, storage)
+        return not study.user_attrs and not study.get_trials(deepcopy=False)

@@ -91,6 +91,22 @@ def test_killed_and_called_again_it_ends_with_the_same_bits(trained: Path, corpu
         pretrain(*asked[:-3], 1e-3, *asked[-2:])
 
 
+def test_stopped_in_its_first_checkpoint_it_has_no_row_twice(corpus: Path, tmp_path: Path) -> None:
+    asked = [corpus, *SMALL, "--steps", 4, "--every", 2, "--held-out", 0.1, "--out"]
+    pretrain(*asked, tmp_path / "whole")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchkit.pretraining.session.write_folder", stop)
+        done = CliRunner().invoke(cli, ["pretrain", *map(str, asked), str(tmp_path / "cut")])
+    assert done.exit_code == 130, done.output
+    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    pretrain(*asked, tmp_path / "cut")
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"status": "done"}', '{"identity": []}', '{"identity": {"recipe": 1}}']
 )
