@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from benchkit.core.features import Pooled
@@ -138,8 +136,6 @@ def _ranges(start: Tensor, length: Tensor) -> Tensor:
 
 
 DIGEST_BYTES = 16
-_DTYPES = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}
-_ORDER = (torch.int64, torch.float32, torch.bfloat16, torch.uint8)  # wide to narrow keeps each tensor aligned
 
 
 class BadSegment(Exception):
@@ -189,17 +185,9 @@ def write_segment(
         offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
         offsets[1:] = lengths.cumsum(0)
         tensors |= {"offsets": offsets, "tokens": tokens}
-    blocks = safetensors_blocks(tensors, {"store": folder.name})
-    sha = hashlib.sha256()
-    for block in blocks:
-        sha.update(block)
-    path = folder / f"{sha.hexdigest()}.safetensors"
-
-    def write(file: BinaryIO) -> None:
-        for block in blocks:
-            file.write(block)
-
-    write_atomic(path, write)
+    content = save(tensors, {"store": folder.name})
+    path = folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+    write_atomic(path, content)
     return path
 
 
@@ -230,22 +218,6 @@ def open_segment(path: Path, *, verify: bool = True) -> Segment:
     raw = tensors["digests"].numpy().tobytes()
     digests = [raw[i : i + DIGEST_BYTES] for i in range(0, len(raw), DIGEST_BYTES)]
     return Segment(path, digests, tensors["pooled"], tensors.get("offsets"), tensors.get("tokens"))
-
-
-def safetensors_blocks(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
-    """The bytes of a safetensors file, tensors by reference: hashed and written without a copy."""
-    if sys.byteorder != "little":
-        raise RuntimeError("safetensors files are little-endian, this machine is not")
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    blocks, end = [], 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: _ORDER.index(item[1].dtype)):
-        flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
-        start, end = end, end + flat.numel()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        blocks.append(flat.numpy().data)
-    text = json.dumps(header, sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)
-    return [memoryview(len(text).to_bytes(8, "little") + text), *blocks]
 
 
 @dataclass(frozen=True)
