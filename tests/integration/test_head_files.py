@@ -80,6 +80,21 @@ def test_output_of_any_encoding(encoding: str) -> None:
     assert "\n" + "-" * 80 in done.stdout.decode(encoding)
 
 
+def test_a_run_and_its_report_in_another_encoding(tmp_path: Path) -> None:
+    sizes = [f"{task}.{split}_size=24" for task in ("sst", "sts") for split in ("train", "dev", "test")]
+    options = ["--heads", "baseline", "--seeds", "1", "--tasks", "sst,sts", "--encoder", "demo", "--phases", "pretrain"]
+    settings = [each for size in (*sizes, "pretrain.epochs=1") for each in ("--set", size)]
+    for command in (["run", *options, *settings, "--out", str(tmp_path)], ["report", str(tmp_path)]):
+        done = subprocess.run(
+            [sys.executable, "-c", "from benchkit.cli import main; main()", *command],
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "\n" + "-" * 20 in done.stdout.decode("cp1252")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_a_full_disk_is_one_line() -> None:
     command = [sys.executable, "-c", "from benchkit.cli import main; main()", "plugins", "--json"]

@@ -15,6 +15,7 @@ from helpers.cli import caller
 import benchkit
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
+from benchkit.encoder import save_encoder
 from benchkit.experiment.config import Request
 from benchkit.experiment.estimate import describe
 from benchkit.experiment.session import Session
@@ -190,3 +191,20 @@ def test_load_encoder_encodes(tmp_path: Path) -> None:
     vectors = benchkit.load_encoder("demo").encode(["a film", "another, longer film"], pooling="mean")
     assert vectors.shape[0] == 2
     assert vectors.dtype.is_floating_point
+
+
+def test_a_cased_vocabulary_that_is_lower_cased_is_said(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "encoder", []
+    save_encoder(benchkit.load_encoder("demo"), folder)
+    words = list(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink(missing_ok=True)
+    (folder / "vocab.txt").write_text("\n".join([*words[:-20], *(word.title() for word in words[-20:])]))
+    small_run(
+        tmp_path / "run",
+        encoder=folder,
+        phases="pretrain",
+        settings={"pretrain.epochs": 1},
+        on_event=lambda event: lines.append(str(event.get("line", ""))),
+    )
+    assert any("texts are lower-cased" in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,15 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     train(tmp_path, GOOD)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert message(tmp_path, SST).endswith("train.tsv: Permission denied")
+
+
+def test_a_column_of_structures_in_parquet(tmp_path: Path) -> None:
+    """As GLUE's question pairs are stored by some: one column with both questions in it."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"questions": [{"id": [1, 2], "text": ["a", "b"]}], "label": [1]})
+    pq.write_table(table, buffer := io.BytesIO())
+    folder = train(tmp_path, buffer.getvalue(), "sst/train.parquet")
+    assert "'questions' holds lists or structures: make columns of what is in them" in message(folder, SST)
 
 
 @pytest.mark.parametrize(
