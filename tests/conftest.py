@@ -48,9 +48,10 @@ def _folder(variable: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One cache for the whole session, so that features are shared; all installed plugins."""
+    """One cache for the whole session, so that features are shared; all installed plugins; one width of the terminal."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # shared by the workers
     os.environ["BENCHKIT_CACHE"] = str(base / "benchkit-cache")
+    os.environ["COLUMNS"] = "100"
     os.environ.pop("BENCHKIT_PLUGINS", None)
