@@ -48,7 +48,7 @@ def _folder(variable: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One cache for the whole session, so that features are shared; all installed plugins; one width of the terminal."""
+    """One cache for the session, so that features are shared; all installed plugins; a terminal of one width."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # shared by the workers

@@ -93,6 +93,8 @@ def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes:
     if not chosen:
         click.echo("nothing to clear")
         return
+    if not (yes or sys.stdin.isatty()):
+        raise UserError("nobody can be asked here: --yes removes without asking")
     if not yes:
         click.echo(_table(chosen))
         click.confirm("\nRemove?", abort=True)

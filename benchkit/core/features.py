@@ -7,10 +7,15 @@ live with gradients (fine-tuning) are the same types, so a head cannot tell them
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Pooling = Literal["cls", "mean", "max", "pooler"]
+"""How the states of a sentence's word pieces become one vector; computed by `pool` in `benchkit.encoder.bert`."""
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from benchkit.core.errors import UserError, unknown
+from benchkit.core.features import Pooling
 from benchkit.core.settings import apply, plain
 from benchkit.core.task import TaskShape, TaskSpec
 
@@ -40,7 +41,7 @@ class Phase:
     Attributes:
         trains: `head`: the head alone, on features of the frozen encoder; `top:k`: also the encoder's highest k layers
             and its pooler; `lora:r`: low-rank changes of rank r of all its layers' matrices, which are merged into them
-            at the end (Hu et al. 2021); `all`: the whole encoder. What lies below `top:k` is encoded once.
+            at the end (Hu et al. 2021); `all`: the head and the whole encoder. What lies below `top:k` is encoded once.
         epochs: passes over as many batches as all tasks have.
         batch_size: examples (not sentences) of one task in one batch.
         step: what one optimiser step sees. `task`: one batch. `round`: as many consecutive batches as there are tasks,
@@ -207,7 +208,7 @@ class Protocol:
     tasks: tuple[str, ...] = ("sst", "quora", "sts")
     seeds: int = 3
     phases: tuple[str, ...] = ()
-    pooling: str = "cls"
+    pooling: Pooling = "cls"
     layers: tuple[int, ...] = (-1,)
     pair_input: Literal["separate", "joint"] = "separate"
     max_length: int = 512
@@ -418,8 +419,6 @@ def _checked(protocol: Protocol) -> Protocol:
         raise UserError(f"phases is empty: name at least one of {', '.join(known)}")
     if list(protocol.phases) != [name for name in known if name in protocol.phases]:
         raise UserError(f"phases run in the order {', '.join(known)}, each once, not {', '.join(protocol.phases)}")
-    if protocol.pooling not in ("cls", "mean", "max", "pooler"):
-        raise unknown("pooling", protocol.pooling, ("cls", "mean", "max", "pooler"))
     if not 1 <= protocol.seeds <= MOST_SEEDS:
         raise UserError(f"seeds is from 1 to {MOST_SEEDS:,}, not {protocol.seeds}")
     if not protocol.layers:

@@ -345,9 +345,6 @@ def _add_norm(x: Tensor, change: Tensor, norm: nn.LayerNorm) -> Tensor:
     return normed
 
 
-POOLINGS = ("cls", "mean", "max", "pooler")
-
-
 def pool(states: Tensor, layout: Layout, pooling: str) -> Tensor:
     """(total, hidden) to (rows, hidden); `mean` and `max` go over all word pieces, `[CLS]` and `[SEP]` included."""
     if pooling in ("cls", "pooler"):

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
-from benchkit.core.features import Layers, Pooled, Tokens
-from benchkit.encoder.bert import POOLINGS, BertConfig, MiniBert
+from benchkit.core.features import POOLINGS, Layers, Pooled, Tokens
+from benchkit.encoder.bert import BertConfig, MiniBert
 from benchkit.encoder.packing import Batch, Inputs, compute, gather
 from benchkit.encoder.tokenizer import Tokenized, tokenize
 

@@ -96,6 +96,8 @@ class Executor(ABC):
 
     shared_disk = True
     """Whether jobs see this machine's files. If not, a cell's files come back in its result."""
+    concurrent = True
+    """Whether several jobs can run at the same time."""
 
     def __init__(self, workspace: Workspace, jobs: int) -> None:
         self.workspace, self.jobs = workspace, jobs
@@ -106,7 +108,9 @@ class Executor(ABC):
 
 
 class InProcess(Executor):
-    """One job after the other, in this process; they share what the workspace has loaded. Errors pass through."""
+    """One job after the other, in this process, on what the workspace has loaded. What a job raises ends the run."""
+
+    concurrent = False
 
     def run(self, jobs: JobQueue, emit: Emit) -> None:
         while (job := jobs.next()) is not None:
@@ -241,8 +245,8 @@ def check_executor(name: str, jobs: int) -> None:
     """Raise UserError if there is no such executor, or it cannot run so many jobs at the same time."""
     if name and name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    if name == "local" and jobs > 1:
-        raise UserError(f"--executor local runs one after the other: leave it out, or leave out --jobs {jobs}")
+    if name and not EXECUTORS[name].concurrent and jobs > 1:
+        raise UserError(f"--executor {name} runs one after the other: leave it out, or leave out --jobs {jobs}")
 
 
 # Cells as jobs

@@ -137,7 +137,7 @@ class Assembly:
         return dataclasses.replace(self.features, reads="tokens", pooling="cls", layers=lower)
 
     def is_untouched(self, phase: str) -> bool:
-        """Whether no earlier phase trains what this one reads as frozen."""
+        """Whether what this phase leaves frozen is still as it was loaded."""
         depth = self._depth(self.protocol.phase(phase))
         earlier = self.protocol.phases[: self.protocol.phases.index(phase)]
         return all(self._depth(self.protocol.phase(name)) <= depth for name in earlier)

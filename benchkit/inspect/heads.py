@@ -14,12 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from benchkit.core.errors import UserError
-from benchkit.core.features import Layers, Pooled, Tokens
+from benchkit.core.features import POOLINGS, Layers, Pooled, Tokens
 from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
 from benchkit.core.task import TaskShape, TaskSpec
 from benchkit.encoder import Encoder, MiniBert
-from benchkit.encoder.bert import POOLINGS
 from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
 from benchkit.experiment.cell import loss_names
 from benchkit.experiment.config import Plan, Request, resolve

@@ -295,12 +295,14 @@ class Study:
             return self._fail_lost(self._load())
 
     def trials(self) -> list[Trial]:
-        space = {each.name: each.distribution() for each in self.config.space.dimensions}
         with damage_is_one_line(self.storage, self.config.name):
+            space = {each.name: each.distribution() for each in self.config.space.dimensions}
             frozen = self._load().get_trials(deepcopy=False)
             for each in frozen:
                 if any(space.get(name) != drawn for name, drawn in each.distributions.items()):
                     raise ValueError(f"trial {each.number} was drawn from another search space")
+                if each.state.name == "COMPLETE" and not each.values:
+                    raise ValueError(f"trial {each.number} is complete but has no value")
             return [read(each) for each in frozen]
 
     def counts(self) -> Counts:

@@ -284,6 +284,7 @@ def call(words: list[str]) -> tuple[int, str]:
 
 
 def call_process(words: list[str]) -> tuple[int, str]:
+    words = [word.replace("\0", "") for word in words]  # which no system can hand to a process
     done = subprocess.run([sys.executable, "-m", "benchkit", *words], capture_output=True, text=True,
                           timeout=PATIENCE, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
     return done.returncode, done.stderr

@@ -85,6 +85,9 @@ def test_age_counts_from_the_last_use(store: Store, monkeypatch: pytest.MonkeyPa
 def test_without_a_yes_nothing_is_removed(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert call(monkeypatch, "cache", "clear", "--all") == 2
+    assert capsys.readouterr().err == "benchkit: error: nobody can be asked here: --yes removes without asking\n"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda text: "n")
     assert call(monkeypatch, "cache", "clear", "--all") == 130
     assert len(listed(store)) == 3

@@ -190,7 +190,7 @@ def test_a_protocol_survives_json() -> None:
         ("phases=pretrain,pretrain", "each once"),
         ("phases=pretrian", "did you mean 'pretrain'"),
         ("phases=", "phases is empty"),
-        ("pooling=men", "did you mean 'mean'"),
+        ("pooling=men", "pooling is one of cls, mean, max, pooler, not 'men'"),
         ("sampling=random", "proportional, round_robin, by_size, square_root, annealed"),
         ("pair_input=both", "separate, joint"),
         ("precision=fp16", "auto, fp32, bf16"),
@@ -217,7 +217,7 @@ def test_a_field_cannot_be_both_a_value_and_a_table() -> None:
     ("text", "message"),
     [
         ("pooling = ", "not TOML"),
-        ("pooling = 3", "pooling takes text, not 3"),
+        ("pooling = 3", "pooling is one of cls, mean, max, pooler, not 3"),
         ("seeds = true", "seeds takes a whole number"),
         ("poolign = 'mean'", "did you mean 'pooling'"),
         ("[pretrian]\nepochs = 3", "did you mean 'pretrain'"),
