@@ -143,7 +143,7 @@ class Phase:
         return int(self.trains.removeprefix("lora:")) if self.trains.startswith("lora:") else 0
 
     def top(self, layers: int) -> int:
-        """How many of an encoder's `layers` are trained, counted from the highest.
+        """How many of an encoder's `layers` are trained; they are the highest ones.
 
         Raises:
             UserError: the encoder has fewer.

@@ -14,7 +14,7 @@ EPSILON = 1e-6
 """How close to 0 and 1 a score may come inside `binary_cross_entropy`; well above fp32's rounding at 1."""
 
 FLOOR = 1e-8
-"""Added to variances on the unit scale inside `pearson`: what a collapsed head has."""
+"""Added to variances on the unit scale inside `pearson`; about the variance of a collapsed head's scores."""
 STEEPNESS = 20.0
 """How hard `cosent` and `multiple_negatives` punish a wrong order: Su's 20, for cosines."""
 

@@ -27,7 +27,10 @@ def constant_loss(task: TaskSpec, loss: Loss, train_labels: np.ndarray) -> float
 
 
 def constant_outputs(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
-    """The constant outputs (out,), fp32, that fit labels (n,) best."""
+    """The constant outputs (out,), fp32, for labels (n,): log class frequencies, or the mean score.
+
+    These are the best constants for cross-entropy and for squared error.
+    """
     if not len(labels) or np.isnan(labels).any():
         raise ValueError(f"task {task.name!r} has no labels to learn a constant from")
     if not task.classes:
