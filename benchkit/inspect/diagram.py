@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchkit.core.task import TaskShape
 from benchkit.inspect.structure import Layer, Structure
@@ -312,33 +312,42 @@ _STAGGER = 6
 
 def mermaid(drawn: Figure) -> str:
     """The encoder below, a column a task above it."""
-    return _render("head.mmd.jinja", figure=drawn)
+    return render_template("head.mmd.jinja", figure=drawn)
 
 
 def svg(drawn: Figure) -> str:
     """The encoder below, what tasks share above it, then a column a task, its output on top."""
     layout = lay_out(drawn)
-    return _render(
+    drawing = render_template(
         "head.svg.jinja",
         figure=drawn,
         layout=layout,
         arrows=[path for slot in layout.slots for path in _arrows(slot)],
         width=ceil(layout.width) + 2 * _MARGIN,
         height=ceil(layout.height) + 2 * _MARGIN,
+        title=TITLE,
+        text=TEXT,
+        line=LINE,
+        pad=PAD,
+        margin=_MARGIN,
     )
+    return drawing + "\n"
 
 
-def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("benchkit.inspect"), keep_trailing_newline=template.endswith("svg.jinja")
-    )
-    environment.filters["px"] = "{:.1f}".format
-    environment.filters["quoted"] = lambda line: (
-        line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
-    )
-    return environment.get_template(template).render(
-        title=TITLE, text=TEXT, line=LINE, pad=PAD, margin=_MARGIN, **values
-    )
+def render_template(template: str, **values: Any) -> str:
+    """One of the templates beside this file, filled in."""
+    environment = Environment(loader=PackageLoader("benchkit.inspect"), undefined=StrictUndefined)
+    environment.filters |= {"px": "{:.1f}".format, "number": "{:,}".format, "millions": millions, "quoted": _quoted}
+    return environment.get_template(template).render(values)
+
+
+def millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M"
+
+
+def _quoted(line: str) -> str:
+    """As Mermaid wants it."""
+    return line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
 
 
 def _arrows(slot: Slot) -> Iterator[str]:
