@@ -20,9 +20,8 @@ class TokenCnnConfig(BranchConfig):
     largest: int = option(3, low=3, high=6, help="largest filter; there are filters of each size between")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest <= self.largest:
-            sizes = f"{self.smallest} to {self.largest}"
-            raise ValueError(f"filters of sizes {sizes}: smallest is at least 1, largest no less")
+        if not 1 <= self.smallest <= self.largest <= 512:
+            raise ValueError(f"filters of sizes {self.smallest} to {self.largest}: from 1 up, to at most 512")
 
     @property
     def sizes(self) -> range:

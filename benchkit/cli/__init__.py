@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from contextlib import suppress
+import threading
+from _thread import interrupt_main
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -41,27 +44,57 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     replace_characters()
     try:
-        try:
-            cli.main(standalone_mode=False)
-        finally:
-            sys.stdout.flush()
+        with _no_lost_interrupt():
+            try:
+                cli.main(standalone_mode=False)
+            finally:
+                sys.stdout.flush()
     except UserError as error:
         fail([error], 2)
-    except MemoryError as error:
-        fail([f"out of memory: {error}; close other programs or use a smaller encoder or --jobs 1"], 2)
     except click.exceptions.Abort:
         stop("interrupted", 130)
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()) as page:  # click 8.1 has it not, and prints it itself
+        page.show()
+        sys.exit(page.exit_code)
+    except click.UsageError as error:
+        hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+        fail([f"{UserError(error.format_message().rstrip('.'))}{hint}"], 2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        fail([UserError(error.format_message())], error.exit_code)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except BrokenPipeError:  # `benchkit … | head`
         sys.stderr.close()
         sys.exit(0)
+    except (MemoryError, RuntimeError) as error:  # click's exceptions are of the latter kind too
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        fail([UserError(f"out of memory: {error}; close other programs, make less of it, or use --jobs 1")], 2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise
+            if error.filename is None:
+                raise
+            fail([UserError(f"cannot use {error.filename}: {error.strerror}")], 2)
         with suppress(OSError, ValueError):  # what is still to be written would fail again when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         fail([f"cannot write {error.filename or 'the output'}: {error.strerror}"], 2)
+
+
+@contextmanager
+def _no_lost_interrupt() -> Iterator[None]:
+    """Press Ctrl-C again where Python must ignore it: in destructors and weak references' callbacks, moments later."""
+    before = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.02, interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

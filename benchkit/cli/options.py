@@ -37,7 +37,7 @@ def _path(name: str) -> click.Path:
 
 NAMES, SEEDS = _Parsed("names", "split_names"), _Parsed("n", "parse_seeds")
 FILE, DIR, PATH = _path("file"), _path("dir"), _path("path")
-POSITIVE = click.IntRange(min=1)
+POSITIVE, AT_ONCE = click.IntRange(min=1), click.IntRange(1, 1024)
 
 
 def _shared(*names: str, **settings: Any) -> Callable[..., Callable[[Command], Command]]:
@@ -64,9 +64,9 @@ phases = _shared("--phases", type=NAMES)
 device = _shared("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 precision = _shared("--precision", type=click.Choice(["auto", "fp32", "bf16"]),
                     help="Of the encoder; auto: bf16 where the hardware has it.")  # fmt: skip
-jobs = _shared("--jobs", type=POSITIVE)
+jobs = _shared("--jobs", type=AT_ONCE)
 executor = _shared("--executor", metavar="NAME")
-threads = _shared("--threads", type=POSITIVE, default=1, help="CPU threads.")
+threads = _shared("--threads", type=AT_ONCE, default=1, help="CPU threads.")
 cuda_graph = _shared("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
                      help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
 compiled = _shared("--compile/--no-compile", "compiled", default=False,

@@ -64,8 +64,8 @@ def run(study: str | None, storage: str | None, **given: Any) -> None:
     benchkit run --heads baseline,recurrent,cnn
     benchkit run --preset paper --phases pretrain --data DIR --encoder DIR --seeds 3
 
-    Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell has a result;
-    1: some cells failed; 2: the request cannot be carried out.
+    Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell was trained;
+    1: some cells failed, or all diverged; 2: the request cannot be carried out.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     if study is not None or storage is not None:
         _run_study(study, storage, given)
@@ -191,3 +191,6 @@ def _exit(outcomes: list[Outcome]) -> None:
     kinds = {record.failure.kind for record in failed if record.failure}
     code = 2 if kinds == {"out_of_memory"} else 1
     fail((f"{record.head} seed {record.seed}: {record.error}" for record in failed), code)
+    records = outcomes[0].records
+    if all(record.status == "diverged" for record in records):
+        fail([f"no cell has a result: all diverged: {records[0].error}"], 1)

@@ -62,7 +62,7 @@ def tune(show_space: bool, **given: Any) -> None:
 
     Texts are encoded once; trials train heads on stored features and never see test. The first trial is the default
     config. The same command goes on where it was stopped, and on another machine, with the same database, helps.
-    Exit code 1: a study was given up, because its trials kept failing.
+    Exit code 1: a study was given up, because its trials kept failing, or a cell of the comparison failed.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.tuning.report import space_table
     from benchkit.tuning.search import TuneRequest, Tuning
@@ -119,4 +119,7 @@ def _print(tuning: Tuning, found: list[StudyResult]) -> None:
         click.echo(f"\n{budget_table(tuned)}")
     where = ", ".join(str(tuning.folder(each.config) / "best.toml") for each in tuned)
     click.echo(f"\nbest config: {where}; everything on one page: {tuning.session.plan.out / 'tune.html'}")
-    fail(f"study {each.config.name!r} was given up: {each.problem}" for each in found if each.problem)
+    final = [each.final.records.values() for each in found if each.final]
+    failed = [each for sides in final for records in sides for each in records if each.status == "failed"]
+    problems = [f"study {each.config.name!r} was given up: {each.problem}" for each in found if each.problem]
+    fail([*problems, *(f"{record.head} seed {record.seed}: {record.error}" for record in failed)])

@@ -6,6 +6,7 @@ as broken, with its error, and takes nothing else down.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
@@ -134,8 +135,18 @@ def load_plugins(files: Iterable[Path] = (), *, strict: bool = True, hook: str =
     for path in files:
         error = _register(found, path.stem, "", str(path), partial(_load_file, path), strict)
         if error and strict:
-            raise UserError(f"{path} does not load as a plugin: {error}")
+            raise UserError(f"{path} does not load as a plugin: {error}{_unmarked(path)}")
     return found
+
+
+def _unmarked(path: Path) -> str:
+    """What else a file that does not load would be refused for: a hook without a mark."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [each.name for each in body if isinstance(each, ast.FunctionDef) and not each.decorator_list]
+    return "".join(f"; and {_NO_MARK.format(name)}" for name in names if hasattr(hookspecs, name))
 
 
 def _may_implement(module: str, hook: str) -> bool:
@@ -249,6 +260,11 @@ def _enter(found: Plugins, specs: list[tuple[str, Any]], owner: str) -> Iterator
             registries[kind][spec.name] = spec
 
 
+_NO_MARK = "{} is there without @hookimpl: write @hookimpl above it (from benchkit import hookimpl)"
+# Modules for authors of heads that were elsewhere in version 0.1.
+_MOVED = ("benchkit.blocks", "benchkit.losses", "benchkit.metrics")
+
+
 def _hook_mistakes(manager: pluggy.PluginManager, plugin: Any, owner: str) -> Iterator[str]:
     """Hooks that do not exist, and functions with a hook's name that are not marked as one."""
     known = [hook for hook in dir(hookspecs) if hook.startswith("benchkit_")]
@@ -258,8 +274,7 @@ def _hook_mistakes(manager: pluggy.PluginManager, plugin: Any, owner: str) -> It
         if options is not None and hook not in known:
             yield f"plugin {owner}: {unknown('hook', hook, known)}"
         if options is None and name in known and callable(getattr(plugin, name)):
-            mark = "write @hookimpl above it (from benchkit import hookimpl)"
-            yield f"plugin {owner}: {name} is there without @hookimpl: {mark}"
+            yield f"plugin {owner}: {_NO_MARK.format(name)}"
 
 
 def _collect(manager: pluggy.PluginManager, plugin: Any) -> list[tuple[str, Any]]:
@@ -301,4 +316,6 @@ def _check_name(kind: str, name: str) -> None:
 
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name in _MOVED:
+        text += f"; it is now benchkit.nn.{error.name.rpartition('.')[2]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -23,8 +23,14 @@ from benchkit.core.task import TaskShape, TaskSpec
 _PARTLY = re.compile(r"(top|lora):[1-9]\d{0,3}")
 _TABLES = ("phase_settings", "task_options", "head_options")
 _NOT_NUMERIC = ("name", "summary", "encoder", "data", "heads", "tasks", "seeds", "precision", *_TABLES)
+OWN_LOSS = "head:"
+"""Before the name of a loss that a head brings."""
 _BASE = "_base"  # the file that every protocol starts from
 _Settings = TypeVar("_Settings")
+
+MOST_SEEDS = 10_000
+"""Of a head: each is a cell with its files, and all are listed before the first is run."""
+_MOST = {"epochs": 1_000_000, "batch_size": 2**24, "patience": 1_000_000}
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ class Phase:
             value = getattr(self, name)
             if not value >= low or value == float("inf"):
                 raise ValueError(f"{name} must be a finite number, at least {low}, not {value}")
+            if name in _MOST and value > _MOST[name]:
+                raise ValueError(f"{name} is at most {_MOST[name]:,}, not {value}")
         if self.trains not in ("head", "all") and not _PARTLY.fullmatch(self.trains):
             raise ValueError(
                 f"trains is head, top:k with a number of layers, lora:r with a rank, or all, not {self.trains!r}"
@@ -229,14 +237,6 @@ class Protocol:
         """What heads see of the tasks under this protocol."""
         return tuple(task.shape(joint=self.joint(task.name)) for task in tasks)
 
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Protocol:
-        """Inverse of `settings.plain`."""
-        tuples = {name: tuple(values[name]) for name in ("heads", "tasks", "phases", "layers")}
-        phases = {name: Phase(**each) for name, each in values["phase_settings"].items()}
-        options = {name: TaskOptions(**each) for name, each in values["task_options"].items()}
-        return Protocol(**{**values, **tuples, "phase_settings": phases, "task_options": options})
-
     def identity(self) -> dict[str, Any]:
         """What of it can change a cell's numbers: no names, other heads, or phases that are not run.
 
@@ -249,22 +249,29 @@ class Protocol:
         return values
 
     @staticmethod
-    def from_identity(values: Mapping[str, Any], task_options: Mapping[str, TaskOptions]) -> Protocol:
-        """A protocol with that identity; also from older records, in which phases were tables beside their names."""
-        base, values = base_protocol(), dict(values)
-        tables = {}
+    def from_identity(identity: Mapping[str, Any], rows: Mapping[str, Mapping[str, int]] | None = None) -> Protocol:
+        """The protocol of a cell's identity; also of older ones, in which phases were tables beside their names.
+
+        Args:
+            rows: by task and split, how many there were; all there are if it is left out.
+        """
+        base, values, tables, options = base_protocol(), dict(identity["protocol"]), {}, {}
         for each in values.pop("phases"):
             if isinstance(each, str):
                 tables[each] = {"trains": base.phase(each).trains, **values.pop(each)}
             else:
                 tables[each["name"]] = {name: value for name, value in each.items() if name != "name"}
-        return Protocol(
-            **{**values, "layers": tuple(values["layers"])},
-            phases=tuple(tables),
-            phase_settings={name: Phase(**each) for name, each in tables.items()},
-            tasks=tuple(task_options),
-            task_options=task_options,
-        )
+        for task in identity["tasks"]:
+            # Older identities leave it to the protocol; a head's own loss is the head's to bring.
+            pair_input: Literal["", "separate", "joint"] = ""
+            if "joint" in task:
+                pair_input = "joint" if task["joint"] else "separate"
+            loss = "" if task["loss"].startswith(OWN_LOSS) else task["loss"]
+            sizes = {f"{split}_size": count for split, count in (rows or {}).get(task["name"], {}).items()}
+            options[task["name"]] = TaskOptions(loss=loss, pair_input=pair_input, **sizes)
+        phases = {name: Phase(**each) for name, each in tables.items()}
+        values |= {"layers": tuple(values["layers"]), "phases": tuple(phases), "tasks": tuple(options)}
+        return Protocol(**values, phase_settings=phases, task_options=options)
 
 
 def base_protocol() -> Protocol:
@@ -413,8 +420,8 @@ def _checked(protocol: Protocol) -> Protocol:
         raise UserError(f"phases run in the order {', '.join(known)}, each once, not {', '.join(protocol.phases)}")
     if protocol.pooling not in ("cls", "mean", "max", "pooler"):
         raise unknown("pooling", protocol.pooling, ("cls", "mean", "max", "pooler"))
-    if protocol.seeds < 1:
-        raise UserError(f"seeds must be at least 1, not {protocol.seeds}")
+    if not 1 <= protocol.seeds <= MOST_SEEDS:
+        raise UserError(f"seeds is from 1 to {MOST_SEEDS:,}, not {protocol.seeds}")
     if not protocol.layers:
         raise UserError("layers is empty: -1 is the last layer")
     if protocol.max_length < 4:

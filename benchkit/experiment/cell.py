@@ -17,9 +17,9 @@ from typing import Any
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.head import HeadSpec
-from benchkit.core.protocol import Protocol
+from benchkit.core.protocol import OWN_LOSS, Protocol
 from benchkit.core.record import Record
-from benchkit.core.settings import plain
+from benchkit.core.settings import parse, plain
 from benchkit.core.source import TRAINING, code_hash, numeric_versions, package_files, short_hashes
 from benchkit.core.task import SPLITS, Loss, TaskSpec
 from benchkit.data import Split
@@ -54,7 +54,7 @@ class Cell:
         encoder, data: names or folders, as the process that runs the cell can open them.
         head_files: files with heads that are not installed.
         identity: everything that can change the numbers, by part; what `key` is the hash of.
-        keep_encoder: `all`: store the encoder that a fine-tuning cell trained along; `best`: that of a head's best
+        kept_encoder: `all`: store the encoder that a fine-tuning cell trained along; `best`: that of a head's best
             seed, so each is stored until a better one is; `none`. Of no consequence for a cell's numbers.
         encoder_dtype: `bf16` or `fp32`, what its matrices are stored in.
         splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
@@ -74,7 +74,7 @@ class Cell:
     head_files: tuple[str, ...]
     identity: Mapping[str, Any]
     splits: tuple[str, ...] = SPLITS
-    keep_encoder: str = "best"
+    kept_encoder: str = "best"
     encoder_dtype: str = "bf16"
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     interference: bool = False
@@ -84,21 +84,13 @@ class Cell:
 
     @staticmethod
     def from_json(text: str) -> Cell:
-        values = json.loads(text)
-        return Cell(
-            **{
-                **values,
-                "protocol": Protocol.from_dict(values["protocol"]),
-                "execution": Execution(**values["execution"]),
-                "head_files": tuple(values["head_files"]),
-                "splits": tuple(values["splits"]),
-            }
-        )
+        cell: Cell = parse(Cell, json.loads(text))
+        return cell
 
     @property
     def keeps_encoder(self) -> bool:
         """Whether there will be an encoder to keep, and it is to be kept."""
-        return self.keep_encoder != "none" and self.protocol.trains_encoder
+        return self.kept_encoder != "none" and self.protocol.trains_encoder
 
     @property
     def label(self) -> str:
@@ -203,7 +195,7 @@ def losses_of(
         asked = spec.loss(config, shape) if spec.loss else ""
         given = of_phase.get(task.name) or protocol.options(task.name).loss
         if callable(asked) and not given:
-            found[task.name] = (f"head:{getattr(asked, '__name__', type(asked).__name__)}", asked)
+            found[task.name] = (f"{OWN_LOSS}{getattr(asked, '__name__', type(asked).__name__)}", asked)
             continue
         if isinstance(asked, str) and asked and asked not in task.losses:
             raise unknown(f"loss of {task.name} that head {spec.name!r} asks for,", asked, task.losses)

@@ -12,7 +12,7 @@ import torch
 
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.plugins import Plugins
-from benchkit.core.protocol import Protocol, load_file, load_preset, override, parse_settings
+from benchkit.core.protocol import MOST_SEEDS, Protocol, load_file, load_preset, override, parse_settings
 from benchkit.core.settings import plain
 from benchkit.encoder import resolve_precision
 from benchkit.experiment.cell import Cell, Execution, identity_of, key_of, sources_of
@@ -163,7 +163,7 @@ def make_cells(plan: Plan, workspace: Workspace) -> list[Cell]:
                 execution=plan.execution,
                 head_files=plan.head_files,
                 identity=identity,
-                keep_encoder=plan.keep_encoder,
+                kept_encoder=plan.keep_encoder,
                 encoder_dtype=plan.encoder_dtype,
                 sources=sources,
                 interference=plan.interference,
@@ -234,14 +234,15 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         UserError: it is neither.
     """
     try:
-        seeds = (
-            tuple(range(int(text))) if "," not in text else tuple(int(part) for part in text.split(",") if part.strip())
-        )
+        seeds = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UserError(f"--seeds takes a number of seeds, or seeds as 0,5,7, not {text!r}") from None
-    if not seeds or min(seeds) < 0:
+    count = len(seeds) if "," in text else sum(seeds)
+    if not seeds or count < 1 or min(seeds) < 0:
         raise UserError(f"--seeds takes at least one seed, none below 0, not {text!r}")
-    return tuple(dict.fromkeys(seeds))
+    if count > MOST_SEEDS:
+        raise UserError(f"--seeds takes at most {MOST_SEEDS:,} seeds, not {count}")
+    return tuple(dict.fromkeys(seeds if "," in text else range(count)))
 
 
 def split_names(text: str | Sequence[str]) -> tuple[str, ...]:

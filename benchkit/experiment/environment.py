@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 import benchkit
+from benchkit.core.errors import UserError
 from benchkit.experiment.cell import Execution
+from benchkit.store.files import total_memory
 
 
 @contextmanager
@@ -43,6 +45,23 @@ def environment(execution: Execution) -> dict[str, Any]:
         "packages": {name: _version(name) for name in packages},
         **dataclasses.asdict(execution),
     }
+
+
+_BYTES_TRAINED = 16  # of a parameter: its value, its gradient and AdamW's two means, in fp32
+
+
+def check_memory(parameters: int, what: str) -> None:
+    """Refuse what has more parameters than this machine could hold in training, before it is allocated.
+
+    Raises:
+        UserError: it has; `what` names it.
+    """
+    needed, there = parameters * _BYTES_TRAINED, total_memory()
+    if there and needed > there:
+        raise UserError(
+            f"{what} has {parameters:,} parameters, which take {needed / 2**30:,.0f} GiB to train: this machine has "
+            f"{there / 2**30:,.0f} GiB of memory"
+        )
 
 
 class PeakMemory:

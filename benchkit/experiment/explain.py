@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from benchkit.core.errors import UserError
 from benchkit.core.head import HeadSpec
-from benchkit.core.protocol import Protocol, TaskOptions
+from benchkit.core.protocol import Protocol
 from benchkit.core.record import Parts, Record, parts_of
 from benchkit.core.task import SPLITS, TaskSpec
 from benchkit.experiment.cell import data_part, engine_part, head_part, sources_of, tasks_part
@@ -67,16 +67,9 @@ class _Look:
 
     def protocol(self) -> Protocol:
         """The stored protocol, with the stored sizes: a subset of rows that are all there is, is all of them."""
-        tasks = {task["name"]: self._options(task) for task in self.record.identity["tasks"]}
-        return Protocol.from_identity(self.record.identity["protocol"], tasks)
-
-    def _options(self, task: Mapping[str, Any]) -> TaskOptions:
-        splits = self.record.data["splits"][task["name"]]
-        sizes = {f"{name}_size": splits[name]["rows"] for name in SPLITS if name in splits}
-        pair_input: Literal["", "separate", "joint"] = ""
-        if "joint" in task:  # older records have it in the protocol alone
-            pair_input = "joint" if task["joint"] else "separate"
-        return TaskOptions(loss=task["loss"], pair_input=pair_input, **sizes)
+        splits = self.record.data["splits"]
+        rows = {task: {name: each[name]["rows"] for name in SPLITS if name in each} for task, each in splits.items()}
+        return Protocol.from_identity(self.record.identity, rows)
 
     def tasks(self) -> list[TaskSpec]:
         return self.workspace.tasks(self.protocol())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchkit.core.errors import UserError
 from benchkit.core.features import Layers, Tokens
-from benchkit.core.head import HeadSpec
+from benchkit.core.head import HeadSpec, count
 from benchkit.core.protocol import Phase, Protocol
 from benchkit.core.rng import global_stream
 from benchkit.core.task import Loss, TaskShape, TaskSpec
@@ -25,6 +25,7 @@ from benchkit.encoder import Encoder
 from benchkit.encoder.bert import LowRank, TopLayers
 from benchkit.encoder.packing import Inputs, LowerStates
 from benchkit.experiment.cell import Cell, losses_of
+from benchkit.experiment.environment import check_memory
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable
@@ -107,15 +108,16 @@ class Assembly:
         """Find impossible sizes before anything is encoded; on the meta device nothing is allocated.
 
         Raises:
-            UserError: the head cannot be built with its config.
+            UserError: the head cannot be built with its config, or has more parameters than this machine could hold.
         """
         name, config = self.spec.name, self.config
         try:
             with torch.device("meta"):
-                self.build()
+                parameters = count(self.build())
         except Exception as error:  # a stranger's head may raise anything
             text = " ".join(str(error).split())
             raise UserError(f"head {name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error
+        check_memory(parameters, f"head {name!r} with {config}")
 
     def stored_features(self) -> list[FeatureSettings]:
         """What the phases of the protocol read from the feature store."""

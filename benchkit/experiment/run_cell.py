@@ -32,7 +32,7 @@ def result_of(cell: Cell, store: CellStore) -> Record | None:
     be.
     """
     done = store.load(cell.key)
-    lacks_encoder = cell.keeps_encoder and cell.keep_encoder == "all" and not store.has_encoder(cell.key)
+    lacks_encoder = cell.keeps_encoder and cell.kept_encoder == "all" and not store.has_encoder(cell.key)
     if not cell.answered(done) or lacks_encoder:
         return None
     return done
@@ -251,7 +251,7 @@ class _Run:
         record = dataclasses.replace(record, peak_memory_bytes=memory.read())
         weights = {f"head.{name}": value for name, value in opened.head.state_dict().items()}
         encoder = self._kept(opened.encoder.model) if cell.keeps_encoder and record.status != "diverged" else None
-        self.store.save(record, predictions.columns(), weights, encoder, cell.keep_encoder)
+        self.store.save(record, predictions.columns(), weights, encoder, cell.kept_encoder)
         return self.store.load(cell.key) or record
 
     def _kept(self, model: nn.Module) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import benchkit
-from benchkit.store.files import FEATURES, cache_root
+from benchkit.store.files import FEATURES, cache_root, total_memory
 
 State = Literal["ok", "note", "broken"]
 
@@ -68,8 +68,7 @@ def versions() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     named = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
     yield Finding("system", "cores", ", ".join([f"{cores} for this process", *named]))
-    if hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if memory := total_memory():
         yield Finding("system", "memory", f"{memory / 2**30:.1f} GiB")
 
 

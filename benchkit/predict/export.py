@@ -62,7 +62,7 @@ class Exported:
     tasks: tuple[InputFormat, ...]
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
+        if not 1 <= self.threads <= 1024:
             raise ValueError(f"threads is {self.threads}")
         if not self.tasks:
             raise ValueError("tasks is empty")

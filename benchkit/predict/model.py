@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import Plugins
-from benchkit.core.protocol import Protocol, TaskOptions
+from benchkit.core.protocol import Protocol
 from benchkit.core.record import Record
 from benchkit.core.task import TaskShape
 from benchkit.encoder import Encoder
@@ -289,14 +289,13 @@ class Loader:
             UserError: the head's plugin or the encoder is not here, or either is not what the cell was made with.
         """
         identity = record.identity
-        tasks, options = [], {}
+        tasks = []
         for each in identity["tasks"]:
             task = self.plugins.task(each["name"])
             if list(task.classes) != each["classes"] or [task.low, task.high] != each["range"]:
                 raise UserError(f"task {task.name!r} has other classes, or another range, than when the cell was run")
             tasks.append(task)
-            options[task.name] = TaskOptions(pair_input=_pair_input(each))
-        protocol = Protocol.from_identity(identity["protocol"], options)
+        protocol = Protocol.from_identity(identity)
         spec = self.plugins.head(record.head)
         config, execution = spec.configure(identity["head"]["config"]), identity["execution"]
         encoder = self._tuned(record) if protocol.trains_encoder else self._frozen(record)
@@ -343,13 +342,6 @@ class Loader:
         encoder = self._frozen(record).copy()
         encoder.model.load_state_dict(self.store.encoder_weights(record.key))
         return encoder
-
-
-def _pair_input(task: Mapping[str, Any]) -> Literal["", "separate", "joint"]:
-    """Of a task's part of an identity; older ones leave it to the protocol."""
-    if "joint" not in task:
-        return ""
-    return "joint" if task["joint"] else "separate"
 
 
 def restore_head(assembly: Assembly, weights: Mapping[str, Tensor]) -> nn.Module:

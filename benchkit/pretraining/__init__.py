@@ -19,17 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchkit.core.errors import UserError
+from benchkit.core.head import count
 from benchkit.core.plugins import Plugins
 from benchkit.core.progress import Progress
 from benchkit.core.protocol import Phase
 from benchkit.core.rng import generator, global_stream
 from benchkit.core.settings import read_json
-from benchkit.encoder import BertConfig, Encoder, random_encoder, resolve_precision
+from benchkit.encoder import BertConfig, Encoder, MiniBert, random_encoder, resolve_precision
 from benchkit.encoder.packing import gather
 from benchkit.encoder.tokenizer import wordpiece
 from benchkit.experiment.cell import Execution
 from benchkit.experiment.config import choose_device
-from benchkit.experiment.environment import PeakMemory, environment
+from benchkit.experiment.environment import PeakMemory, check_memory, environment
 from benchkit.experiment.workspace import find_folder, open_encoder
 from benchkit.pretraining.masked_lm import HeldOut, MaskedLm, frequencies, read_head, write_folder, write_png
 from benchkit.pretraining.texts import (
@@ -47,6 +48,16 @@ from benchkit.store.cells import load_checkpoint, save_checkpoint
 from benchkit.store.files import locked, write_atomic
 from benchkit.training.fast_cpu import fast_cpu_layers
 from benchkit.training.optimizer import AdamW, rate
+
+_EPOCHS = 1_000_000
+_LIMITS = {
+    "vocab_size": (1, 2**24),
+    "max_length": (4, 2**20),
+    "steps": (0, 10**9),
+    "batch": (8, 2**24),
+    "every": (0, 10**9),
+    "seed": (0, 2**63),
+}
 
 
 @dataclass(frozen=True)
@@ -88,11 +99,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("vocab_size", 1), ("max_length", 4), ("steps", 0), ("batch", 8), ("every", 0), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        if not 0 < self.epochs < math.inf:
-            raise ValueError(f"epochs must be more than 0, not {self.epochs}")
+        for name, (low, high) in _LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be from {low} to {high:,}, not {getattr(self, name)}")
+        if not 0 < self.epochs <= _EPOCHS:
+            raise ValueError(f"epochs must be more than 0, and at most {_EPOCHS:,}, not {self.epochs}")
         for name in ("mask", "held_out"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
@@ -218,7 +229,7 @@ class Training:
             UserError: the loss is no longer a number; the last saved state is from before.
         """
         model, recipe, lengths = self.model, self.recipe, self.tokenized.lengths
-        if state.step:
+        if state.curve:
             model.load_state_dict(state.weights)
             for optimizer, kept in zip(self.optimizers, state.optimizers, strict=True):
                 optimizer.load_state_dict(kept)
@@ -347,6 +358,9 @@ def _new(texts: Sequence[str], recipe: Recipe, name: str) -> Encoder:
         )
     except ValueError as error:
         raise UserError(f"no such encoder: {error}") from None
+    with torch.device("meta"):
+        parameters = count(MiniBert(config))
+    check_memory(parameters, "this encoder")
     encoder = random_encoder(name, vocab, config, recipe.seed)
     if recipe.cased:
         encoder.tokenizer = wordpiece(vocab, name, {"do_lower_case": False})

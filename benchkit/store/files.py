@@ -52,7 +52,7 @@ def write_atomic(path: Path, content: bytes | memoryview | Callable[[BinaryIO], 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
-        temp = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        temp = _temporary(path)
         try:
             with temp.open("xb") as file:
                 if callable(content):
@@ -90,6 +90,8 @@ def writing(path: Path) -> Iterator[None]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, to be filled; renamed to it in the end, or removed if filling it fails.
 
+    What killed processes left behind beside it is removed too.
+
     Raises:
         UserError: `path` is there and not empty, or cannot be written.
     """
@@ -98,8 +100,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     with writing(path):
         if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
             raise taken
-        # A name that nobody can know before: another process writes elsewhere, and no planted link is followed.
-        inside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        _remove_stale(path.parent)
+        inside = _temporary(path)
         inside.mkdir(parents=True)  # with the mode that the umask says; `mkdtemp` would say 0700
         try:
             yield inside
@@ -111,8 +113,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that says whose it is, and that nobody can know before: no planted link is followed."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 def _remove_stale(folder: Path) -> None:
-    """Remove temporary files of dead processes, and any when they are a day old."""
+    """Remove temporary files and folders of dead processes, and any when they are a day old."""
     for entry in folder.glob(".*.tmp"):
         match = _TEMP.fullmatch(entry.name)
         if match is None:
@@ -120,7 +127,7 @@ def _remove_stale(folder: Path) -> None:
         with suppress(OSError):  # another process may be removing it as well
             dead = match["host"] == _host() and not _alive(int(match["pid"]))
             if dead or time.time() - entry.stat().st_mtime > _STALE_SECONDS:
-                entry.unlink()
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def _alive(pid: int) -> bool:
@@ -214,6 +221,14 @@ def last_used(folder: Path) -> float:
         with suppress(OSError):  # removed meanwhile
             times.append(path.stat().st_mtime)
     return max(times)
+
+
+def total_memory() -> int:
+    """Bytes of memory that this machine has; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 @dataclass(frozen=True)

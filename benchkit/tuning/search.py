@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import optuna
 import pandas as pd
 
 from benchkit.analysis.statistics import Difference, Paired, paired_differences
@@ -29,7 +28,17 @@ from benchkit.store.cells import CellStore
 from benchkit.store.files import cache_root
 from benchkit.tuning.space import COSTS, DEFAULT_GROUPS, build_space, check_methods, parse_size, without_width
 from benchkit.tuning.storage import Storage, absolute, open_storage, shown
-from benchkit.tuning.study import Study, StudyConfig, Trial, best, check_name, open_study, pareto_front, read_config
+from benchkit.tuning.study import (
+    Study,
+    StudyConfig,
+    Trial,
+    best,
+    check_name,
+    open_study,
+    pareto_front,
+    read_config,
+    study_names,
+)
 from benchkit.tuning.trial import BEST, DEFAULT, run_next, storage_of, write_protocols, write_trial
 
 _TUNED = Path("results/tune")
@@ -386,7 +395,7 @@ def _find(name: str, url: str) -> tuple[Storage, Path]:
     found = []
     for path in sorted(_TUNED.glob("*/studies.journal")):
         storage = open_storage(f"journal:{path}", create=False)
-        if name in optuna.get_all_study_names(storage.optuna):
+        if name in study_names(storage):
             found.append((storage, path.parent))
     if not found:
         raise UserError(f"no study {name!r} in the journals under {_TUNED}: say where it is with --storage")

@@ -111,7 +111,7 @@ class PostgresLocks:
 
 
 KNOWN = "journal:PATH, sqlite:///PATH, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError)
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RecursionError, ArithmeticError)
 _SQLITE_SECONDS = 120  # that a writer waits for the others
 _CONNECT_SECONDS = 10
 
@@ -206,9 +206,22 @@ def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "orig", error)).split())
 
 
+class _Journal(JournalFileBackend):
+    """Optuna's, whose errors name no file."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            with writing(Path(self._file_path)):
+                super().append_logs(logs)
+        except UserError:
+            self._lock.acquire()  # which drops what a full disk cut off
+            self._lock.release()
+            raise
+
+
 def _journal(path: Path) -> BaseStorage:
     with writing(path):
-        backend = JournalFileBackend(str(path), lock_obj=_JournalLock(path))  # type: ignore[arg-type]
+        backend = _Journal(str(path), lock_obj=_JournalLock(path))  # type: ignore[arg-type]
     try:
         return JournalStorage(backend)
     except _DAMAGE as error:

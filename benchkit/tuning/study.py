@@ -262,7 +262,8 @@ class Study:
                 return "done"
             if counts.finished + counts.running >= config.wanted():
                 return "wait"
-            begun = sum(trial.state != "WAITING" for trial in trials)
+            # Not what is tried again, nor what was lost before it was drawn: a search goes on as if nobody had died.
+            begun = sum(bool(trial.worker) and trial.attempt == 1 for trial in trials)
             if config.sampler == "grid" and not self._queue_next_of_grid(study, trials):
                 return "wait" if counts.running else "done"
             study.sampler = make_sampler(config.sampler, config.sampler_seed, begun)
@@ -294,8 +295,13 @@ class Study:
             return self._fail_lost(self._load())
 
     def trials(self) -> list[Trial]:
+        space = {each.name: each.distribution() for each in self.config.space.dimensions}
         with damage_is_one_line(self.storage, self.config.name):
-            return [read(each) for each in self._load().get_trials(deepcopy=False)]
+            frozen = self._load().get_trials(deepcopy=False)
+            for each in frozen:
+                if any(space.get(name) != drawn for name, drawn in each.distributions.items()):
+                    raise ValueError(f"trial {each.number} was drawn from another search space")
+            return [read(each) for each in frozen]
 
     def counts(self) -> Counts:
         return Counts.of(self.trials())
@@ -328,9 +334,11 @@ class Study:
         with suppress(UpdateFinishedTrialError):
             self.storage.optuna.set_trial_user_attr(frozen._trial_id, "reason", reason)
             self.storage.optuna.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
-            if trial.attempt < ATTEMPTS:
-                attrs = {"attempt": trial.attempt + 1, "retry_of": trial.number}
-                study.enqueue_trial(dict(trial.params), user_attrs=attrs)
+            # Without a worker's name it was not handed out: that is no attempt, and its parameters are not all drawn.
+            params = trial.params if trial.worker else frozen.system_attrs.get("fixed_params")
+            attempt = trial.attempt + bool(trial.worker)
+            if params and attempt <= ATTEMPTS:
+                study.enqueue_trial(dict(params), user_attrs={"attempt": attempt, "retry_of": trial.number})
             return True
         return False
 
@@ -344,6 +352,11 @@ class Study:
         if left is not None:
             study.enqueue_trial(left)
         return left is not None
+
+
+def study_names(storage: Storage) -> list[str]:
+    names: list[Any] = optuna.get_all_study_names(storage.optuna)
+    return [name for name in names if isinstance(name, str)]  # a damaged journal may have others
 
 
 def load(name: str, storage: Storage) -> optuna.Study:
@@ -368,12 +381,14 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
     """
     wanted, note = config.name, ""
     with storage.locks.hold("names"):
-        known = set(optuna.get_all_study_names(storage.optuna))
+        known = study_names(storage)
         for number in count(1):
             named = config if number == 1 else replace(config, name=f"{wanted}-{number}")
-            if named.name not in known:
+            if named.name not in known or _is_unfinished(storage, named.name):
                 goals: list[Any] = ["maximize", "minimize"][: 2 if config.cost else 1]
-                study = optuna.create_study(study_name=named.name, storage=storage.optuna, directions=goals)
+                study = optuna.create_study(
+                    study_name=named.name, storage=storage.optuna, directions=goals, load_if_exists=True
+                )
                 study.set_user_attr(_ATTRIBUTE, replace(named, storage="").to_data())
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # "experimental": only what a dashboard writes on its axes
@@ -398,7 +413,7 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
     Raises:
         UserError: there is no such study, it is not one of benchkit's, or it is damaged.
     """
-    names = optuna.get_all_study_names(storage.optuna)
+    names = study_names(storage)
     if name not in names:
         raise unknown(f"study in {shown(storage.url)},", name, names)
     with damage_is_one_line(storage, name):
@@ -408,3 +423,10 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
                 f"study {name!r} in {shown(storage.url)} was not made by benchkit tune: use another --study"
             )
         return StudyConfig.from_data(attrs[_ATTRIBUTE])
+
+
+def _is_unfinished(storage: Storage, name: str) -> bool:
+    """Whether a study was made and no more: its maker was killed, or the disk was full."""
+    with damage_is_one_line(storage, name):
+        study = load(name, storage)
+        return not study.user_attrs and not study.get_trials(deepcopy=False)

@@ -31,6 +31,16 @@ CASES = {
     "phase": (["--phases", "finetun"], ["unknown phase 'finetun'", "did you mean 'finetune'"]),
     "phase order": (["--phases", "finetune,pretrain"], ["phases run in the order pretrain, finetune"]),
     "seeds": (["--seeds", "three"], ["--seeds takes a number of seeds"]),
+    "many seeds": (["--seeds", "100000000"], ["--seeds takes at most 10,000 seeds"]),
+    "more seeds": (["--seeds", "9" * 4000], ["--seeds takes at most 10,000 seeds"]),
+    "seeds of a protocol": (["--set", "seeds=100000000"], ["seeds is from 1 to 10,000"]),
+    "many jobs": (["--jobs", "1000000000"], ["'--jobs'", "1<=x<=1024"]),
+    "many threads": (["--threads", "1000000000"], ["'--threads'", "1<=x<=1024"]),
+    "many epochs": (["--set", f"pretrain.epochs={10**30}"], ["epochs is at most 1,000,000"]),
+    "wide batches": (["--set", f"pretrain.batch_size={10**30}"], ["batch_size is at most 16,777,216"]),
+    "too large a head": (["--set", "cnn.channels=1000000000"], ["head 'cnn' with", "parameters", "GiB of memory"]),
+    "far too large a head": (["--set", f"cnn.channels={10**30}"], ["head 'cnn' cannot be built"]),
+    "too large filters": (["--set", "token-cnn.largest=1000000000", "--heads", "token-cnn"], ["at most 512"]),
     "data": (["--data", "no/such/folder"], ["no/such/folder", "not"]),
     "encoder": (["--encoder", "no/such/folder"], ["no encoder at no/such/folder", "config.json"]),
     "encoder name": (["--encoder", "demmo"], ["unknown encoder 'demmo'", "did you mean 'demo'"]),
@@ -95,9 +105,28 @@ def test_cuda_asked_for_and_absent(benchkit: Callable[..., Done]) -> None:
 
 
 def test_unknown_option_is_a_usage_error_with_a_suggestion(benchkit: Callable[..., Done]) -> None:
-    done = benchkit("run", "--head", "cnn")
-    assert done.returncode == 2
-    assert "--heads" in done.stderr
+    assert_one_line(benchkit("run", "--head", "cnn"), "--heads", "benchkit run --help")
+
+
+def test_a_search_of_too_many_trials(benchkit: Callable[..., Done]) -> None:
+    assert_one_line(benchkit("tune", "--head", "cnn", "--trials", "1000000000"), "--trials is from 1 to 100,000")
+    assert_one_line(benchkit("tune", "--head", "cnn", "--jobs", "1000000000"), "1<=x<=1024")
+
+
+def test_too_large_an_allocation(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
+    monkeypatch.setattr("benchkit.inspect.doctor.examine", lambda: torch.empty(2**50))
+    assert_one_line(benchkit("doctor"), "out of memory", "allocate memory")
+
+
+def test_a_cache_that_cannot_be(monkeypatch: pytest.MonkeyPatch, benchkit: Callable[..., Done]) -> None:
+    monkeypatch.setenv("BENCHKIT_CACHE", "/proc/nope")
+    assert_one_line(benchkit("run", "--heads", "baseline", "--keep-encoder", "none"), "/proc/nope")
+
+
+def test_a_name_that_the_system_refuses(benchkit: Callable[..., Done]) -> None:
+    assert_one_line(benchkit("report", "x" * 300), "x" * 300, "too long")
+    assert_one_line(benchkit("run", "--protocol", "x" * 300), "x" * 300)
+    assert_one_line(benchkit("data", "check", "x" * 300), "x" * 300)
 
 
 HEADS = {

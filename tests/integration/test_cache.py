@@ -48,6 +48,15 @@ def test_list_says_what_is_there(
     assert found[2]["bytes"] == 5
 
 
+@pytest.mark.parametrize("content", ["[" * 5000, "{}", '{"encoder": 3}', "\\ud800"])
+def test_damaged_settings_are_listed_as_such(
+    content: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.segments()[0].with_name("settings.json").write_text(content)
+    assert call(monkeypatch, "cache", "list") == 0
+    assert "settings.json is missing or damaged" in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_was_cleared_is_encoded_again_and_the_rest_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     key = store.key(encoder(), POOLED)
     assert call(monkeypatch, "cache", "clear", key[:6], "--yes") == 0

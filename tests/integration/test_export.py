@@ -165,6 +165,7 @@ WRONG: list[tuple[tuple[str | int, ...], object]] = [
     (("features", "max_length"), 1.5),
     (("tuned",), "yes"),
     (("threads",), 0),
+    (("threads",), 10**30),
     (("tasks",), {}),
     (("tasks",), []),
     (("tasks", 0, "shape", "classes"), 3),

@@ -65,6 +65,12 @@ def test_what_is_often_forgotten_in_a_head_file_is_named(tmp_path: Path) -> None
     (tmp_path / "head.py").write_text(HEAD.format(helper="math", mark="").replace("SCALE", "pi"))
     with pytest.raises(UserError, match="benchkit_heads is there without @hookimpl"):
         load_plugins([tmp_path / "head.py"])
+    (tmp_path / "old.py").write_text("from benchkit.blocks import finish\n")
+    with pytest.raises(UserError, match=r"it is now benchkit\.nn\.blocks$"):
+        load_plugins([tmp_path / "old.py"])
+    (tmp_path / "old.py").write_text("from benchkit.blocks import finish\ndef benchkit_heads(): ...\n")
+    with pytest.raises(UserError, match=r"benchkit\.nn\.blocks; and benchkit_heads is there without @hookimpl"):
+        load_plugins([tmp_path / "old.py"])
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])

@@ -97,3 +97,33 @@ def test_ctrl_c_is_one_line_and_code_130_and_the_run_goes_on(tmp_path: Path) -> 
     assert "Traceback" not in errors
     again = finish(start(tmp_path / "out", tmp_path / "cache", 1))
     assert "finished already and are reused" in again
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
+    """Python would print its traceback and go on."""
+    code = """if True:
+        import signal, sys, time
+        from benchkit import cli
+
+        class Dying:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        @cli.cli.command()
+        def lose():
+            Dying()
+            for _ in range(100):
+                time.sleep(0.1)
+
+        sys.argv = ["benchkit", "lose"]
+        cli.main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.split() == ["benchkit:", "interrupted"]

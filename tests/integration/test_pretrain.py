@@ -91,6 +91,22 @@ def test_killed_and_called_again_it_ends_with_the_same_bits(trained: Path, corpu
         pretrain(*asked[:-3], 1e-3, *asked[-2:])
 
 
+def test_stopped_in_its_first_checkpoint_it_has_no_row_twice(corpus: Path, tmp_path: Path) -> None:
+    asked = [corpus, *SMALL, "--steps", 4, "--every", 2, "--held-out", 0.1, "--out"]
+    pretrain(*asked, tmp_path / "whole")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchkit.pretraining.session.write_folder", stop)
+        done = CliRunner().invoke(cli, ["pretrain", *map(str, asked), str(tmp_path / "cut")])
+    assert done.exit_code == 130, done.output
+    assert (tmp_path / "cut" / "checkpoint.pt").exists()
+    pretrain(*asked, tmp_path / "cut")
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"status": "done"}', '{"identity": []}', '{"identity": {"recipe": 1}}']
 )
@@ -154,6 +170,11 @@ def test_it_goes_on_from_a_checkpoint_with_its_vocabulary_and_head(trained: Path
         (("--data", "."), "no training split of any task in ."),
         (("two.txt", "--vocab-size", 6), "a vocabulary of 6 does not hold the 8 special pieces"),
         (("two.txt", "--heads", 3), "no such encoder: 3 heads do not divide hidden_size 256"),
+        (("two.txt", "--layers", 2**31), "num_hidden_layers must be a whole number from 1 to 1,024"),
+        (("two.txt", "--layers", 1000, "--hidden", 65536), "GiB of memory"),
+        (("two.txt", "--steps", 10**30), "steps must be from 0 to 1,000,000,000"),
+        (("two.txt", "--epochs", 1e300), "epochs must be more than 0, and at most 1,000,000"),
+        (("two.txt", "--batch", 10**12), "batch must be from 8 to 16,777,216"),
         (("two.txt", "--mask", 1.5), "mask is a share between 0 and 1, not 1.5"),
         (("two.txt", "--schedule", "round"), "schedule is one of constant, linear, cosine"),
         (("two.txt", "--from", "nowhere"), "unknown encoder 'nowhere'"),

@@ -9,12 +9,14 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from helpers.cells import write_cells
+from helpers.made_run import Made, write_run
 
 from benchkit.analysis.comparisons import needs
 from benchkit.analysis.results import read_runs
@@ -196,3 +198,16 @@ def test_a_plan_takes_two_seeds(tmp_path: Path) -> None:
     write_cells(tmp_path, SKILLS, (0,))
     with pytest.raises(UserError, match="two heads with two seeds"):
         _call("plan", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["report", "plan"])
+def test_three_hundred_cells_take_less_than_ten_seconds(command: str, many: Path) -> None:
+    before = time.process_time()
+    assert "head29" in _call(command, many)
+    assert time.process_time() - before < 10
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("many"), Made(heads=[f"head{i}" for i in range(30)], seeds=10))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from helpers.cli import caller
 
 import benchkit
 from benchkit.core.errors import UserError
@@ -124,12 +125,22 @@ def test_fine_tuning_leaves_the_shared_encoder_as_it_was(tmp_path: Path) -> None
     assert together.cells[1].phases[1].scores == alone.cells[0].phases[1].scores
 
 
-def test_a_rate_of_ten_diverges_and_is_shown_not_tabulated(tmp_path: Path) -> None:
+def test_a_rate_of_ten_diverges_and_is_shown_not_tabulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = small_run(tmp_path, phases=["pretrain"], settings={"pretrain.learning_rate": 10.0})
     (record,) = result.cells
     assert record.status == "diverged"
     assert "pretrain" in record.error
     assert "diverged" in (tmp_path / "table.md").read_text()
+    words = ["--heads", "baseline", "--seeds", "1", "--phases", "pretrain", "--encoder", "demo", "--jobs", "1"]
+    settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
+    done = caller(monkeypatch, capsys)(
+        "run", *words, *settings, "--set", "pretrain.learning_rate=10", "--out", tmp_path
+    )
+    assert "(1 reused)" in done.stdout
+    assert done.returncode == 1  # a run without a number is no success
+    assert done.stderr.splitlines()[-1].startswith("benchkit: error: no cell has a result: all diverged: pretrain")
 
 
 def test_joint_pairs_and_every_sampling(tmp_path: Path) -> None:

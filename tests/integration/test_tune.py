@@ -67,6 +67,80 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path)
     assert search(request(tmp_path / "b", trials=3, pruner="median")).trials == stopped.trials  # enough already
 
 
+def test_a_trial_from_another_space_is_one_line(tmp_path: Path) -> None:
+    tuning, _ = open_search(request(tmp_path))
+    study = Study(tuning.studies[0], tuning.storage, "a")
+    with study.working():
+        study.claim()
+    assert len(study.trials()) == 1
+    journal = tmp_path / "studies.journal"
+    journal.write_text(journal.read_text().replace('"param_name":"baseline.score"', '"param_name":3'))
+    damaged, _ = open_search(request(tmp_path / "other", storage=f"journal:{journal}"))
+    with pytest.raises(UserError, match="trial 0 was drawn from another search space"):
+        Study(damaged.studies[0], damaged.storage).trials()
+
+
+def test_a_search_whose_workers_died_finds_what_it_would_have_found(tmp_path: Path) -> None:
+    """Of `killed`: one while it trains, one between a trial's making and its being handed out."""
+    found = {}
+    for name, killed in (("whole", ()), ("cut", (1, 2))):
+        tuning, _ = open_search(request(tmp_path / name, sampler="tpe", trials=5))
+        config = tuning.studies[0]
+        for number in range(5):
+            for worker in [f"dead {number}"] * (number in killed) + [f"alive {number}"]:
+                study = Study(config, tuning.storage, worker)
+                with study.working():
+                    trial = study.claim()
+                    assert not isinstance(trial, str)
+                    if worker == "dead 2":
+                        trial.set_user_attr("worker", "")
+                    if worker.startswith("alive"):
+                        done = Trial(trial.number, "COMPLETE", (len(str(trial.params)) / 1000,))
+                        assert study.finish(trial, done)
+        trials = Study(config, tuning.storage).trials()
+        found[name] = [(trial.params, trial.values) for trial in trials if trial.finished]
+        tuning.close()
+    assert len(found["whole"]) == 5
+    assert found["cut"] == found["whole"]
+
+
+def test_a_journal_on_a_full_disk_is_one_line_and_goes_on_afterwards(tmp_path: Path) -> None:
+    """At any size: also between a study and its config."""
+    path = tmp_path / "out" / "studies.journal"
+    code = """if True:
+        import resource, sys
+        sys.path[:0] = sys.argv[2].split(":")
+        from pathlib import Path
+        from helpers.tuning import open_search, request
+        from benchkit.core.errors import UserError
+        out, ends = Path(sys.argv[1]), []
+        for limit in (10, 150, 1500, resource.RLIM_INFINITY):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                tuning, _ = open_search(request(out, trials=1))
+            except UserError as error:
+                ends.append(str(error))
+                assert (out / "studies.journal").read_bytes()[-1:] in (b"", b"\\n")
+        assert len(ends) == 3, ends
+        assert all(f"cannot write {out / 'studies.journal'}: File too large" in end for end in ends), ends
+        assert [config.name for config in tuning.studies] == ["baseline"]
+    """
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code, str(path.parent), tests], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_comparison_that_cannot_be_stored_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "final").write_text("where its cells would be")
+    command = ["tune", "--head", "baseline", "--trials", "1", "--final-seeds", "1", *FLAGS, "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "benchkit", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("benchkit: error: baseline seed 1: cannot")]
+    assert len(lines) == 2, done.stderr
+    assert (tmp_path / "baseline" / "best.toml").is_file()
+
+
 @pytest.mark.slow
 def test_the_best_trained_again_in_a_fresh_process_is_the_trial_bit_by_bit(tmp_path: Path) -> None:
     found = search(request(tmp_path, "cnn", trials=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchkit.core.protocol import (
     parse_settings,
     presets,
 )
-from benchkit.core.settings import plain
+from benchkit.core.settings import parse, plain
 
 TASKS, HEADS = ("sst", "quora", "sts"), ("baseline", "recurrent", "cnn")
 
@@ -60,7 +61,7 @@ def test_a_preset_is_complete(name: str) -> None:
     assert protocol.tasks == TASKS
     assert protocol.heads
     assert protocol.phases == (("pretrain",) if name == "frozen" else ("pretrain", "finetune"))
-    assert Protocol.from_dict(json.loads(json.dumps(plain(protocol)))) == protocol
+    assert parse(Protocol, json.loads(json.dumps(plain(protocol)))) == protocol
 
 
 def test_paper_is_the_report_to_the_letter() -> None:
@@ -157,7 +158,7 @@ def test_later_overrides_keep_earlier_ones() -> None:
 
 def test_a_protocol_survives_json() -> None:
     protocol = from_settings("layers=0,-1", "quora.train_size=9", "cnn.dropout=0.1", "finetune.warmup=0.1", "tasks=sts")
-    assert Protocol.from_dict(json.loads(json.dumps(plain(protocol)))) == protocol
+    assert parse(Protocol, json.loads(json.dumps(plain(protocol)))) == protocol
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_a_protocol_survives_json() -> None:
         ("pretrian.epochs=3", "did you mean 'pretrain'"),
         ("quora.trainsize=3", "did you mean 'quora.train_size'"),
         ("bert.width=3", "unknown table 'bert'"),
-        ("pretrain.epochs.more=3", "pretrain.epochs.more"),
+        ("pretrain.epochs.more=3", "pretrain.epochs takes a whole number"),
         ("pretrain=3", "pretrain"),
         ("task_options.quora=3", "task_options"),
         ("head_options=3", "head_options"),
@@ -190,10 +191,10 @@ def test_a_protocol_survives_json() -> None:
         ("phases=pretrian", "did you mean 'pretrain'"),
         ("phases=", "phases is empty"),
         ("pooling=men", "did you mean 'mean'"),
-        ("sampling=random", "proportional, round_robin, annealed"),
+        ("sampling=random", "proportional, round_robin, by_size, square_root, annealed"),
         ("pair_input=both", "separate, joint"),
         ("precision=fp16", "auto, fp32, bf16"),
-        ("seeds=0", "seeds must be at least 1"),
+        ("seeds=0", "seeds is from 1 to"),
         ("layers=", "layers is empty"),
         ("layers=last", r"layers\[0\] takes a whole number"),
         ("max_length=2", "max_length must be at least 4"),
@@ -295,8 +296,11 @@ def test_more_layers_than_there_are() -> None:
 
 def test_an_identity_gives_the_protocol_again() -> None:
     protocol = load_preset("paper", TASKS, HEADS)
-    options = {name: protocol.options(name) for name in protocol.tasks}
-    again = Protocol.from_identity(json.loads(json.dumps(protocol.identity())), options)
+    tasks = [{"name": name, "loss": "head:mine", "joint": name == "sts"} for name in protocol.tasks]
+    identity = json.loads(json.dumps({"protocol": protocol.identity(), "tasks": tasks}))
+    again = Protocol.from_identity(identity, {"quora": {"train": 8544}})
+    assert again.options("quora") == replace(protocol.options("quora"), pair_input="separate")
+    assert again.joint("sts")
     assert again.identity() == protocol.identity()
 
 
@@ -307,8 +311,8 @@ def test_an_identity_of_an_older_record_is_read() -> None:
     tables = {each.pop("name"): each for each in old.pop("phases")}
     for each in tables.values():
         del each["trains"]
-    options = {name: protocol.options(name) for name in protocol.tasks}
-    again = Protocol.from_identity({**old, "phases": list(tables), **tables}, options)
+    tasks = [{"name": name, "loss": "bce"} for name in protocol.tasks]
+    again = Protocol.from_identity({"protocol": {**old, "phases": list(tables), **tables}, "tasks": tasks})
     assert again.identity() == protocol.identity()
 
 

@@ -102,4 +102,4 @@ def test_the_tasks_are_the_reports() -> None:
         (2, 2, "accuracy", "cross_entropy"),
         (2, 0, "pearson", "bce"),
     ]
-    assert (STS.low, STS.high, list(STS.losses)) == (0.0, 5.0, ["bce", "mse", "cosent", "pearson"])
+    assert (STS.low, STS.high, list(STS.losses)) == (0.0, 5.0, ["bce", "mse", "pearson", "cosent", "calibrated_cosent"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
@@ -191,6 +193,20 @@ def test_eighty_columns_hold_every_head_without_a_broken_path(
     assert paths - {""} <= set(text.split())
 
 
+def test_a_picture_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "head.svg").write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "benchkit", "heads", "show", "cnn", "--svg", str(tmp_path / "head.svg")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert (tmp_path / "head.svg").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "head.svg"]
+
+
 def test_the_list_agrees_with_what_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,7 +226,7 @@ def test_the_list_agrees_with_what_is_shown(
         (["show"], "name a head"),
         (["show", "cmn"], "did you mean 'cnn'"),
         (["show", "cnn", "--set", "cnn.chanels=3"], "unknown field 'cnn.chanels'"),
-        (["show", "cnn", "--svg", "no/such/folder/a.svg"], "cannot write no/such/folder/a.svg"),
+        (["show", "cnn", "--svg", "/dev/null/a.svg"], "cannot write /dev/null/a.svg"),
         (["--encoder", "demmo"], "did you mean 'demo'"),
         (["--tasks", "qora"], "did you mean 'quora'"),
     ],

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import pytest
 
 from benchkit.core.errors import UserError
-from benchkit.store.files import locked, write_atomic
+from benchkit.store.files import locked, new_folder, write_atomic
 
 
 @pytest.fixture
@@ -122,6 +122,23 @@ def test_other_errors_pass(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="broken"):
         write_atomic(tmp_path / "file", write)
+
+
+def test_a_killed_writer_of_a_folder_leaves_nothing_for_the_next(tmp_path: Path) -> None:
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from benchkit.store.files import new_folder
+        with new_folder(Path(sys.argv[1])) as inside:
+            (inside / "deep").mkdir()
+            (inside / "deep" / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "new")], check=False)
+    assert [path.name for path in tmp_path.rglob("half")] == ["half"]
+    with new_folder(tmp_path / "new") as inside:
+        (inside / "file").write_text("whole")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new", tmp_path / "new" / "file"]
 
 
 def test_a_killed_writer_leaves_the_old_content_and_the_next_write_cleans_up(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from benchkit.core.settings import parse, plain
 from benchkit.nn import metrics
 from benchkit.tuning.report import best_of_k
 from benchkit.tuning.space import Dimension, Space, build_space, parse_size
-from benchkit.tuning.storage import absolute, open_storage, shown
+from benchkit.tuning.storage import absolute, damage_is_one_line, open_storage, shown
 from benchkit.tuning.study import Trial, best, check_name, pareto_front, read, read_config
 from benchkit.tuning.trial import write_toml
 
@@ -185,6 +187,22 @@ def test_a_half_written_line_of_a_killed_worker_does_not_spoil_the_journal(tmp_p
     assert optuna.get_all_study_names(open_storage(url).optuna) == ["a", "b"]
 
 
+def test_a_full_disk_is_one_line_that_names_the_journal_and_spoils_nothing(tmp_path: Path) -> None:
+    url, size = f"journal:{tmp_path / 'x'}", 200
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        study = optuna.create_study(study_name="a", storage=open_storage(url).optuna)
+        with pytest.raises(UserError, match=f"cannot write {tmp_path / 'x'}: File too large"):
+            study.set_user_attr("x", "x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    study = optuna.load_study(study_name="a", storage=open_storage(url).optuna)
+    study.set_user_attr("x", 1)
+    assert optuna.load_study(study_name="a", storage=open_storage(url).optuna).user_attrs == {"x": 1}
+
+
 def test_urls_mean_the_same_elsewhere_and_hide_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert absolute("journal:x/y") == f"journal:{tmp_path}/x/y"
@@ -234,6 +252,24 @@ def test_a_damaged_trial_is_an_error_that_says_so(name: str, value: Any, tmp_pat
     trial.set_user_attr(name, value)
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     with pytest.raises((ValueError, TypeError)):
+        read(study.trials[0])
+
+
+@pytest.mark.parametrize("name", [True, 3, None])
+def test_a_study_without_a_name_is_passed_over(name: Any, tmp_path: Path) -> None:
+    url = f"journal:{tmp_path / 'x'}"
+    optuna.create_study(study_name="a", storage=open_storage(url).optuna)
+    text = (tmp_path / "x").read_text().replace('"a"', json.dumps(name))
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(UserError, match="unknown study"):
+        read_config(open_storage(url), "a")
+
+
+def test_a_number_that_is_out_of_range_is_one_line(tmp_path: Path) -> None:
+    storage = open_storage(f"journal:{tmp_path / 'x'}")
+    study = optuna.create_study(study_name="a", storage=storage.optuna)
+    study.ask().set_user_attr("parameters", float("inf"))
+    with pytest.raises(UserError, match="cannot be read"), damage_is_one_line(storage, "a"):
         read(study.trials[0])
 
 
