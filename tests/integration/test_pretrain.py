@@ -99,7 +99,7 @@ def test_stopped_in_its_first_checkpoint_it_has_no_row_twice(corpus: Path, tmp_p
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchkit.pretraining.session.write_folder", stop)
+        patch.setattr("benchkit.pretraining.write_folder", stop)
         done = CliRunner().invoke(cli, ["pretrain", *map(str, asked), str(tmp_path / "cut")])
     assert done.exit_code == 130, done.output
     assert (tmp_path / "cut" / "checkpoint.pt").exists()
