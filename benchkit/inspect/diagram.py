@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchkit.core.task import TaskShape
 from benchkit.inspect.structure import Layer, Structure
@@ -142,8 +142,6 @@ LINE = 16  # from one line of text to the next
 GAP_X, GAP_Y = 18, 30  # between boxes
 PAD = 14  # inside a panel
 CAPTION = LINE + 10  # room for a branch's title
-_APART = 60  # at most, between branches
-_ALIKE = 1.3  # columns become equally wide where that makes the whole no wider than by this
 _LANE = 10  # width of an arrow that passes a row
 _WIDTHS = {**dict.fromkeys("iljtfrI.,:;|'()[] ·", 0.4), **dict.fromkeys("mwMW→%", 0.95)}
 
@@ -199,13 +197,12 @@ def lay_out(drawn: Figure) -> Layout:
     slots = _slots(drawn)
     columns = [box.group for box in drawn.boxes if box.kind == "output"]
     widths = _widths(drawn, slots, columns)
-    total = max(sum(widths[name] for name in columns) + GAP_X * (len(columns) - 1), widths[""])
-    spare = total - sum(widths[name] for name in columns)
-    gap = min(_APART, spare / max(1, len(columns) - 1))
-    middles, x = {"": total / 2}, (spare - gap * (len(columns) - 1)) / 2
+    branches = sum(widths[name] for name in columns) + GAP_X * (len(columns) - 1)
+    total = max(branches, widths[""])
+    middles, x = {"": total / 2}, (total - branches) / 2
     for name in columns:
         middles[name] = x + widths[name] / 2
-        x += widths[name] + gap
+        x += widths[name] + GAP_X
     for row in range(max(slot.row for slot in slots) + 1):
         for name, middle in middles.items():
             _spread([slot for slot in slots if (slot.row, slot.column) == (row, name)], middle)
@@ -223,8 +220,6 @@ def lay_out(drawn: Figure) -> Layout:
 def _widths(drawn: Figure, slots: Sequence[Slot], columns: Sequence[str]) -> dict[str, float]:
     """Of each column's panel; "" is what is shared, whose title stands beside its highest row."""
     found = {name: max(_wide(slots, name), text_width(caption(drawn, name)[0], TEXT)) + 2 * PAD for name in columns}
-    if max(found.values()) * len(found) < _ALIKE * sum(found.values()):
-        found = dict.fromkeys(found, max(found.values()))
     title = max((text_width(line, TITLE) for line in caption(drawn, SHARED)), default=0.0)
     top = max((slot.row for slot in slots if slot.box and slot.box.group == SHARED), default=0)
     highest = _wide([slot for slot in slots if slot.row == top], "")
@@ -306,39 +301,48 @@ def _rows(drawn: Figure) -> dict[str, int]:
 
 
 _MARGIN = 12
-_CORNER = 6
+_NEAR = 6  # no bend for less
 _STAGGER = 6
 
 
 def mermaid(drawn: Figure) -> str:
     """The encoder below, a column a task above it."""
-    return _render("head.mmd.jinja", figure=drawn)
+    return render_template("head.mmd.jinja", figure=drawn)
 
 
 def svg(drawn: Figure) -> str:
     """The encoder below, what tasks share above it, then a column a task, its output on top."""
     layout = lay_out(drawn)
-    return _render(
+    drawing = render_template(
         "head.svg.jinja",
         figure=drawn,
         layout=layout,
         arrows=[path for slot in layout.slots for path in _arrows(slot)],
         width=ceil(layout.width) + 2 * _MARGIN,
         height=ceil(layout.height) + 2 * _MARGIN,
+        title=TITLE,
+        text=TEXT,
+        line=LINE,
+        pad=PAD,
+        margin=_MARGIN,
     )
+    return drawing + "\n"
 
 
-def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("benchkit.inspect"), keep_trailing_newline=template.endswith("svg.jinja")
-    )
-    environment.filters["px"] = "{:.1f}".format
-    environment.filters["quoted"] = lambda line: (
-        line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
-    )
-    return environment.get_template(template).render(
-        title=TITLE, text=TEXT, line=LINE, pad=PAD, margin=_MARGIN, **values
-    )
+def render_template(template: str, **values: Any) -> str:
+    """One of the templates beside this file, filled in."""
+    environment = Environment(loader=PackageLoader("benchkit.inspect"), undefined=StrictUndefined)
+    environment.filters |= {"px": "{:.1f}".format, "number": "{:,}".format, "millions": millions, "quoted": _quoted}
+    return environment.get_template(template).render(values)
+
+
+def millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M"
+
+
+def _quoted(line: str) -> str:
+    """As Mermaid wants it."""
+    return line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
 
 
 def _arrows(slot: Slot) -> Iterator[str]:
@@ -346,7 +350,7 @@ def _arrows(slot: Slot) -> Iterator[str]:
     sources = sorted(slot.below, key=lambda each: each.x) if slot.box else []
     for number, source in enumerate(sources):
         x = slot.x + (number - (len(sources) - 1) / 2) * min(24, slot.width / (len(sources) + 1))
-        x = source.x if abs(x - source.x) < _CORNER else x
+        x = source.x if abs(x - source.x) < _NEAR else x
         # The nearer a source on one side, the lower its turn, so that arrows neither cross nor lie on each other.
         side = [each for each in sources if (each.x > slot.x) == (source.x > slot.x)]
         nearer = sum(abs(each.x - slot.x) < abs(source.x - slot.x) for each in side)
@@ -355,22 +359,10 @@ def _arrows(slot: Slot) -> Iterator[str]:
 
 def _line(source: Slot, x: float, y: float, lower: float) -> str:
     """From a box up to (x, y), through the lanes that lead there."""
-    path = f" L{x:.1f} {y:.1f}"
+    path = f" V{y:.1f}"
     while True:
-        path = _turn(source, x, (source.ceiling + y) / 2 + lower) + path
+        path = f" V{(source.ceiling + y) / 2 + lower:.1f} H{x:.1f}" + path
         if source.box:
             return f"M{source.x:.1f} {source.top:.1f}" + path
-        path = f" L{source.x:.1f} {source.bottom:.1f}" + path
+        path = f" V{source.bottom:.1f}" + path
         source, x, y, lower = source.below[0], source.x, source.bottom, 0.0
-
-
-def _turn(source: Slot, x: float, y: float) -> str:
-    """At height y across to x, with rounded corners."""
-    if abs(x - source.x) < 1:
-        return ""
-    side = 1 if x > source.x else -1
-    r = min(_CORNER, abs(x - source.x) / 2)
-    return (
-        f" L{source.x:.1f} {y + r:.1f} Q{source.x:.1f} {y:.1f} {source.x + side * r:.1f} {y:.1f}"
-        f" L{x - side * r:.1f} {y:.1f} Q{x:.1f} {y:.1f} {x:.1f} {y - r:.1f}"
-    )

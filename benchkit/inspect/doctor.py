@@ -175,9 +175,6 @@ def required(extra: str = "") -> dict[str, str]:
     return found
 
 
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
-
-
 def devices() -> Iterator[Finding]:
     """The CPU and GPUs as torch sees them."""
     import torch
@@ -190,10 +187,6 @@ def devices() -> Iterator[Finding]:
 
     kind, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     yield Finding("devices", "cpu", f"{kind}; {native('cpu')}; torch threads: {threads}")
-    cpuinfo = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").is_file() else ""
-    flags = re.search(r"^flags\b.*", cpuinfo, re.MULTILINE)
-    if found := [flag for flag in _CPU_FLAGS if flags and flag in flags[0].split()]:
-        yield Finding("devices", "cpu features", ", ".join(found))
     if not torch.cuda.is_available():
         yield Finding("devices", "cuda", f"none that torch {torch.__version__} can use", "note")
     for number in range(torch.cuda.device_count()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from benchkit.experiment.workspace import Workspace, weights_folders
 from benchkit.hub import read_record
 from benchkit.hub.encoders import fetched_encoders, pooling_advice
 from benchkit.inspect import NO_BREAK, columns, paragraph, short_path
-from benchkit.inspect.diagram import Figure, axes, figure, label, meaning
+from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, millions, render_template
 from benchkit.inspect.structure import LENGTH, Branch, Structure, structure
 from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
@@ -139,24 +140,31 @@ def render_heads(setup: Setup) -> str:
 
 
 def render_head(shown: Shown) -> str:
-    config = _config(shown.spec, shown.assembly.config)
-    return "\n\n".join((_facts(shown), _layers(shown), _parameters(shown), _work(shown), config))
-
-
-def _facts(shown: Shown) -> str:
-    spec, found = shown.spec, shown.structure
-    pairs = ", ".join(branch.task.name for branch in found.branches if branch.task.segments == 2)
-    home = f"{shown.plugin.distribution}, " if shown.plugin.distribution else ""
-    facts = {
-        "from": home + short_path(shown.plugin.path),
-        "encoder": f"{shown.encoder.name}, {shown.about.replace(' · ', ', ')}",
-        "reads": f"{_reads(spec.reads)}; hidden is {found.width}"
-        + (f", segment is 2 for the pairs of {pairs}" if pairs else ""),
-        "symmetric": "yes: a pair's sentences may change places" if spec.symmetric else "not declared",
-        "loss": shown.losses(),
+    """Where it is from and what it reads, its layers, parameters and multiply-accumulates, and its settings."""
+    found, encoder = shown.structure, shown.encoder
+    values = {
+        "spec": shown.spec,
+        "found": found,
+        "home": f"{shown.plugin.distribution}, " * bool(shown.plugin.distribution) + short_path(shown.plugin.path),
+        "encoder": encoder,
+        "about": shown.about.replace(" · ", ", "),
+        "reads": _reads(shown.spec.reads),
+        "losses": shown.losses(),
+        "length": LENGTH,
+        "encoder_macs": encoder_macs(encoder.config, [LENGTH]),
+        "uncounted": sorted({name for branch in found.branches for name in branch.uncounted}),
     }
-    lines = [paragraph(f"{name:<11}{text}", " " * 11) for name, text in facts.items()]
-    return "\n".join([paragraph(f"{spec.name}: {spec.summary}"), "", *lines])
+    facts, numbers = (_filled(f"head_{part}.txt.jinja", **values) for part in ("facts", "numbers"))
+    return "\n\n".join((facts, _layers(shown), numbers, _config(shown.spec, shown.assembly.config)))
+
+
+def _filled(template: str, **values: Any) -> str:
+    """A template with each line wrapped; the text beside a name, which two spaces follow, stays beside it."""
+    lines = []
+    for line in render_template(template, **values).splitlines():
+        named = re.match(r" *\w+ {2,}", line)
+        lines.append(paragraph(line, " " * (named.end() if named else 2)))
+    return "\n".join(lines)
 
 
 def _layers(shown: Shown) -> str:
@@ -189,38 +197,6 @@ def _row(branch: Branch, number: int) -> tuple[str, ...]:
         _short_number(layer.macs) if layer.macs else "",
         "" if layer.is_function else layer.path,
     )
-
-
-def _parameters(shown: Shown) -> str:
-    found = shown.structure
-    counts = found.parameters
-    parts = [f"{counts['trunk']:,} in the trunk"] if shown.spec.trunk else []
-    parts += [f"{branch.parameters:,} for {branch.task.name} alone" for branch in found.branches]
-    more = found.common - counts["trunk"]
-    parts += [f"{more:,} for several tasks outside the trunk"] if more > 0 else []
-    parts += [f"{found.idle:,} that no task uses"] if found.idle else []
-    total = f"{counts['head']:,} parameters: {', '.join(parts)}; the encoder has {shown.encoder.parameters:,}"
-    return paragraph(total)
-
-
-def _work(shown: Shown) -> str:
-    """Multiply-accumulates of one example, and of the encoder for one sentence."""
-    parts, unknown = [], set[str]()
-    for branch in shown.structure.branches:
-        if branch.macs is None:
-            parts.append(f"not known for {branch.task.name}, since it takes no single example")
-            continue
-        trunk = f" ({branch.trunk_macs:,} of them in the trunk)" if branch.trunk_macs else ""
-        parts.append(f"{branch.macs:,} for {branch.task.name}{trunk}")
-        unknown.update(branch.uncounted)
-    encoder = encoder_macs(shown.encoder.config, [LENGTH])
-    pair = any(branch.task.segments == 2 for branch in shown.structure.branches)
-    text = (
-        f"MACs (1 MAC is 2 FLOPs) of one example with sentences of {LENGTH} word pieces: {', '.join(parts)}; the "
-        f"encoder takes {encoder:,} a sentence{'; above, what tasks share is counted for a pair' * pair}"
-    )
-    missing = f"; not counted: {', '.join(sorted(unknown))}" if unknown else ""
-    return paragraph(text + missing)
 
 
 def _config(spec: HeadSpec, config: Any) -> str:
@@ -278,7 +254,7 @@ def _by_config(folder: Path) -> tuple[str, str]:
         return "–", f"unusable: {error}"
     with torch.device("meta"):  # nothing is allocated
         model = MiniBert(config, pooler=_has_pooler(files))
-    return f"{config.num_hidden_layers}×{config.hidden_size}", _millions(count(model))
+    return f"{config.num_hidden_layers}×{config.hidden_size}", millions(count(model))
 
 
 def _has_pooler(files: Iterable[Path]) -> bool:
@@ -291,10 +267,6 @@ def _has_pooler(files: Iterable[Path]) -> bool:
     except (OSError, SafetensorError):
         return True
     return any("pooler" in name for name in names)
-
-
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.1f} M"
 
 
 def render_encoders(here: Sequence[tuple[str, ...]]) -> str:
@@ -310,42 +282,16 @@ def render_encoders(here: Sequence[tuple[str, ...]]) -> str:
 
 def render_encoder(encoder: Encoder, folder: Path | None) -> str:
     """Shape, parameters, memory, vocabulary, layers and pooling of an encoder."""
-    record, origin = read_record(folder) if folder else None, short_path(str(folder)) if folder else "a plugin"
-    if record:
-        origin = f"{record.repo} at {record.revision}, licence {record.licence or 'not stated'}, in {origin}"
-    config, model, vocabulary = encoder.config, encoder.model, encoder.tokenizer.get_vocab_size()
-    pooler = count(model.pooler) if model.pooler else 0
-    parts = {"layers": count(model.layers), "pooler": pooler}
-    parts = {"embeddings": encoder.parameters - sum(parts.values()), **parts}
-    fp32, bf16 = (f"{encoder.parameters * width / 2**20:,.0f} MiB" for width in (4, 2))
-    rows = [
-        ("from", origin),
-        ("shape", f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.num_attention_heads} heads, "
-                  f"feed-forward {config.intermediate_size:,}, {config.hidden_act}"),
-        ("parameters", f"{_millions(encoder.parameters)}: "
-                       + ", ".join(f"{name} {_millions(number)}" for name, number in parts.items() if number)),
-        ("memory", f"{fp32} in fp32, {bf16} in bf16; training takes four times as much"),
-        ("vocabulary", f"{vocabulary:,} word pieces, {_case(encoder)}; up to {config.max_position_embeddings} a text"),
-        ("layers", f"0, the embeddings, to {config.num_hidden_layers}, the last: --set layers=0,-1"),
-        ("pooling", _pooling(encoder, folder)),
-        ("fingerprint", encoder.fingerprint),
-        *(("note", note) for note in encoder.notes),
-    ]  # fmt: skip
-    width = max(len(name) for name, _ in rows)
-    lines = [paragraph(f"  {name:<{width}}  {text}", " " * (width + 4)) for name, text in rows]
-    return "\n".join([encoder.name, *lines])
-
-
-def _case(encoder: Encoder) -> str:
-    pieces = encoder.tokenizer.encode("A").tokens
-    return "lower-cased" if pieces == encoder.tokenizer.encode("a").tokens else "cased"
-
-
-def _pooling(encoder: Encoder, folder: Path | None) -> str:
-    poolings = [name for name in POOLINGS if name != "pooler" or encoder.model.pooler]
-    trained = pooling_advice(folder) if folder else ""
-    if trained in poolings:
-        return f"{trained}, as its 1_Pooling/config.json says it was trained: --set pooling={trained}"
-    if trained:
-        return f"trained with {trained}, which is not one of {', '.join(poolings)}"
-    return f"{', '.join(poolings)}; nothing says which it was trained with; frozen, mean is the safe choice"
+    model, tokenizer = encoder.model, encoder.tokenizer
+    parts = {"layers": count(model.layers), "pooler": count(model.pooler) if model.pooler else 0}
+    return _filled(
+        "encoder.txt.jinja",
+        encoder=encoder,
+        config=encoder.config,
+        record=read_record(folder) if folder else None,
+        origin=short_path(str(folder)) if folder else "a plugin",
+        parts={"embeddings": encoder.parameters - sum(parts.values()), **parts},
+        lowercase=tokenizer.encode("A").tokens == tokenizer.encode("a").tokens,
+        poolings=[name for name in POOLINGS if name != "pooler" or model.pooler],
+        trained=pooling_advice(folder) if folder else "",
+    )

@@ -211,15 +211,11 @@ def trace(head: nn.Module, features: Pooled, task: str, trunk: str = "") -> Trac
     """
     counter, inside = MacCounter(), list[int]()
     tracer = _Tracer(head, features, counter)
-    handles = [
-        handle
-        for path, module in head.named_modules()
-        if path and _is_layer(module)
-        for handle in (
-            module.register_forward_pre_hook(tracer.enter),
-            module.register_forward_hook(tracer.leave(path), with_kwargs=True),
-        )
-    ]
+    handles = []
+    for path, module in head.named_modules():
+        if path and _is_layer(module):
+            handles.append(module.register_forward_pre_hook(tracer.enter))
+            handles.append(module.register_forward_hook(tracer.leave(path), with_kwargs=True))
     shared = dict(head.named_modules(remove_duplicate=False)).get(trunk) if trunk else None
     if shared is not None:
         handles += [
@@ -292,14 +288,8 @@ class _Tracer(TorchFunctionMode):
         before = self.counter.macs
         result = function(*args, **(kwargs or {}))
         if not self.inside:
-            # The bare name: `__rsub__` and `sub_` are `rsub` and `sub`.
-            self._function(
-                str(getattr(function, "__name__", "")).strip("_"),
-                args,
-                kwargs or {},
-                result,
-                self.counter.macs - before,
-            )
+            name = str(getattr(function, "__name__", "")).strip("_")  # `__rsub__` and `sub_` are `rsub` and `sub`
+            self._function(name, args, kwargs or {}, result, self.counter.macs - before)
         return result
 
     def _function(self, name: str, args: Any, kwargs: Any, result: Any, macs: int) -> None:

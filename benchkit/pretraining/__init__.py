@@ -280,16 +280,14 @@ class Training:
         """Add a row to the curve, and save."""
         if state.step and not math.isfinite(loss):
             raise UserError(f"the loss is {loss} by step {state.step}: take a lower --lr, or a longer --warmup")
-        score = self.held_out.score(self.model, self.autocast)
+        score = self.held_out.score(self.model, self.autocast).numbers()
         state.curve.append(
             {
                 "step": state.step,
                 "epoch": round(state.seen / len(self.tokenized.ids), 4),
                 "learning_rate": self.optimizers[0].lr,
                 "loss": loss,
-                "held_out_loss": score.loss,
-                "held_out_perplexity": score.perplexity,
-                "held_out_accuracy": score.accuracy,
+                **{f"held_out_{name}": value for name, value in score.items()},
                 "pieces": state.seen,
                 "seconds": round(state.seconds, 2),
             }
@@ -300,7 +298,7 @@ class Training:
         _write_record(out, self.record(state, "running"))  # first, since it says whose the folder is
         save_checkpoint(out / CHECKPOINT, vars(state))
         self.save(state)
-        progress.advance(0, f"held-out perplexity {score.perplexity:,.1f}")
+        progress.advance(0, f"held-out perplexity {score['perplexity']:,.1f}")
 
     def save(self, state: State) -> None:
         """Write the encoder and its curve."""
@@ -309,7 +307,7 @@ class Training:
         write_atomic(self.request.out / "curve.csv", curve.encode(), durable=False)
 
     def record(self, state: State, status: str) -> dict[str, Any]:
-        texts, unigram = self.texts, self.unigram
+        texts = self.texts
         execution = Execution(self.device.type, self.identity["precision"], self.request.threads)
         return {
             "status": status,
@@ -323,7 +321,7 @@ class Training:
             "texts": {"train": len(texts.train), "held_out": len(texts.held_out)},
             "pieces": {"train": len(self.tokenized.ids), "held_out_masked": len(self.held_out.targets)},
             "steps": self.steps,
-            "unigram": {"loss": unigram.loss, "perplexity": unigram.perplexity, "accuracy": unigram.accuracy},
+            "unigram": self.unigram.numbers(),
             "result": {
                 **{name: value for name, value in state.curve[-1].items() if value == value},
                 "pieces_per_second": round(state.seen / state.seconds) if state.seconds else 0,
@@ -406,7 +404,7 @@ def pretrain(request: Request, plugins: Plugins, progress: Progress) -> dict[str
         training.save(state)
         record = training.record(state, "done")
         try:
-            write_png(state.curve, training.unigram, out / "curve.png")
+            write_png(pd.DataFrame(state.curve), training.unigram, out / "curve.png")
         except ImportError:
             progress.say("no curve.png: matplotlib is not installed (pip install 'benchkit[plots]')")
         _write_record(out, record)

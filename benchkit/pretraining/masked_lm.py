@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
@@ -143,9 +142,9 @@ class Score:
     loss: float
     accuracy: float
 
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
+    def numbers(self) -> dict[str, float]:
+        """With the perplexity, as they are stored."""
+        return {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0)), "accuracy": self.accuracy}
 
 
 class HeldOut:
@@ -185,7 +184,7 @@ class HeldOut:
         return Score(float(-frequencies[targets].log().mean()), float((targets == guess).float().mean()))
 
 
-def write_png(rows: Sequence[Mapping[str, Any]], unigram: Score, path: Path) -> None:
+def write_png(curve: pd.DataFrame, unigram: Score, path: Path) -> None:
     """Loss above, guesses that were right below; dotted what frequencies alone reach.
 
     Raises:
@@ -197,19 +196,14 @@ def write_png(rows: Sequence[Mapping[str, Any]], unigram: Score, path: Path) -> 
 
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    steps = [row["step"] for row in rows]
-    known = [(row["step"], row["loss"]) for row in rows if math.isfinite(row["loss"])]
-    above.plot(*zip(*known, strict=True), "--", color=COLOURS[0], label="training")
-    above.plot(steps, [row["held_out_loss"] for row in rows], color=COLOURS[0], label="held out")
+    above.plot(curve["step"], curve["loss"], "--", color=COLOURS[0], label="training")
+    above.plot(curve["step"], curve["held_out_loss"], color=COLOURS[0], label="held out")
     above.axhline(unigram.loss, color="#777777", linestyle="dotted", label="frequencies alone, held out")
     above.set_ylabel("loss of a masked piece (nats)")
-    below.plot(steps, [100 * row["held_out_accuracy"] for row in rows], color=COLOURS[0])
+    below.plot(curve["step"], 100 * curve["held_out_accuracy"], color=COLOURS[0])
     below.axhline(100 * unigram.accuracy, color="#777777", linestyle="dotted")
     below.set(xlabel="step", ylabel="guessed right (%)", ylim=(0, None))
-    for axes in (above, below):
-        axes.grid(axis="y", color="#E5E5E5", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    last = rows[-1]
+    last = curve.iloc[-1]
     above.set_title(f"perplexity {last['held_out_perplexity']:,.1f} after {last['epoch']:.2g} epochs", fontsize=10)
     above.legend(frameon=False)
     buffer = io.BytesIO()

@@ -255,13 +255,16 @@ def each_tensor(given: Pooled, change: Callable[[Tensor], Tensor], *, mask: bool
     return type(given)(**changed)
 
 
-def gap(first: Tensor, second: Tensor) -> float:
-    """How far outputs are apart: 0 within fp32's rounding, else the largest difference."""
+def expect_same(shape: TaskShape, first: Tensor, second: Tensor, when: str) -> None:
+    """Outputs of a task that may differ by fp32's rounding.
+
+    Raises:
+        Failed: they differ by more, and `when` they do.
+    """
     if first.shape != second.shape:
-        raise Failed(f"outputs change their shape, from {tuple(first.shape)} to {tuple(second.shape)}")
-    if torch.allclose(first, second, rtol=1e-4, atol=1e-5):
-        return 0.0
-    return float((first - second).abs().max())
+        raise Failed(f"{shape.name}: outputs go from {tuple(first.shape)} to {tuple(second.shape)} {when}")
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
+        raise Failed(f"{shape.name}: the output moves by {float((first - second).abs().max()):.2g} {when}")
 
 
 from benchkit.testing import checks as checks  # noqa: E402 - registers the checks, which use what is defined above

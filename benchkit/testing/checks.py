@@ -35,8 +35,8 @@ from benchkit.testing import (
     check,
     corners,
     each_tensor,
+    expect_same,
     features,
-    gap,
     one_line,
     outputs_of,
     prefixed,
@@ -105,8 +105,8 @@ def reads(spec: HeadSpec) -> None:
             outputs = run(head, given, shape)
         levels = (features(Tokens, shape), features(Layers, shape), given)
         everything = _Everything(**{name: value for level in levels for name, value in vars(level).items()})
-        if gap(outputs, run(head, everything, shape)):
-            raise Failed(f"{shape.name}: it declares {declared}, and gives something else where it could read more")
+        more = f"where it could read more than the {declared} that it declares"
+        expect_same(shape, outputs, run(head, everything, shape), more)
 
 
 @check
@@ -156,9 +156,8 @@ def scores(spec: HeadSpec) -> None:
     head = build(spec).eval()
     for shape in (shape for shape in TASKS if not shape.classes):
         for size in (0.01, 1.0, 100.0):
-            outputs = run(
-                head, each_tensor(features(spec.reads, shape, 32), functools.partial(torch.mul, other=size)), shape
-            )
+            given = each_tensor(features(spec.reads, shape, 32), functools.partial(torch.mul, other=size))
+            outputs = run(head, given, shape)
             rounding = 1e-6 * max(abs(shape.low), abs(shape.high), 1)
             low, high = float(outputs.min()), float(outputs.max())
             if not (shape.low - rounding <= low and high <= shape.high + rounding):
@@ -175,10 +174,8 @@ def company(spec: HeadSpec) -> None:
     head = build(spec).eval()
     for shape, given, together in outputs_of(head, spec, batch=6):
         for i in range(len(together)):
-            if difference := gap(together[i : i + 1], run(head, _only(given, i), shape)):
-                raise Failed(
-                    f"{shape.name}: the output of an example moves by {difference:.2g} with the others in its batch"
-                )
+            alone = run(head, _only(given, i), shape)
+            expect_same(shape, together[i : i + 1], alone, "with the others in its batch")
 
 
 def _only(given: Pooled, example: int) -> Pooled:
@@ -201,8 +198,8 @@ def padding(spec: HeadSpec) -> None:
             assert isinstance(given, Tokens)
             own = int(given.mask.sum(-1).max())
             short = Tokens(given.pooled, given.tokens[:, :, :own], given.mask[:, :, :own])
-            if difference := gap(run(head, short, shape), run(head, given, shape)):
-                raise Failed(f"{shape.name}: an output moves by {difference:.2g} with {12 - own} positions of padding")
+            more = f"with {12 - own} positions of padding"
+            expect_same(shape, run(head, short, shape), run(head, given, shape), more)
 
 
 @check
@@ -233,8 +230,7 @@ def symmetric(spec: HeadSpec) -> None:
     head = build(spec).eval()
     for shape, given, outputs in outputs_of(head, spec, [shape for shape in TASKS if shape.segments == 2], 6):
         swapped = each_tensor(given, lambda tensor: tensor.flip(1), mask=True)
-        if difference := gap(outputs, run(head, swapped, shape)):
-            raise Failed(f"{shape.name}: the output moves by {difference:.2g} when the sentences change places")
+        expect_same(shape, outputs, run(head, swapped, shape), "when the sentences change places")
 
 
 @check
@@ -401,8 +397,7 @@ def search(spec: HeadSpec) -> None:
         head = build(spec, values, tasks=FEW).train()
         with prefixed(f"with {given}, "):
             for shape, _, outputs in outputs_of(head, spec, FEW, 2):
-                if outputs.shape != (2, shape.out) or not outputs.isfinite().all():
-                    raise Failed(f"{shape.name} gave {tuple(outputs.shape)} or numbers that are not finite")
+                _expect_shape(outputs, shape, 2)
 
 
 _BF16 = 0.1  # of the label range, or of the largest logit; bf16 keeps 8 bits
@@ -439,5 +434,5 @@ def compiles(spec: HeadSpec) -> None:
         warnings.simplefilter("ignore")  # torch's own, about what it meets while it traces
         for shape, given, outputs in outputs_of(head, spec, FEW):
             torch._dynamo.reset()  # each task is another graph, of which it keeps few
-            if difference := gap(outputs, run(cast("nn.Module", torch.compile(head, backend="eager")), given, shape)):
-                raise Failed(f"{shape.name}: compiled, the output moves by {difference:.2g}")
+            compiled = cast("nn.Module", torch.compile(head, backend="eager"))
+            expect_same(shape, outputs, run(compiled, given, shape), "when it is compiled")

@@ -1,12 +1,10 @@
-"""`python -m benchkit.testing.probe`: imports modules, each in a process of its own, and says what that did.
+"""`python -m benchkit.testing.probe MODULE FILE PATH`: imports a module, and says what that did.
 
-Reads requests from stdin, a JSON line each: `{"module": …, "file": …, "path": sys.path}`; answers with a JSON list of
-complaints each. torch is imported once, here; a request is served in a fork, which knows nothing of the module yet.
+`PATH` is a `sys.path` as JSON; the last line of stdout is a JSON list of complaints. torch is imported before.
 """
 
 from __future__ import annotations
 
-import atexit
 import builtins
 import functools
 import importlib
@@ -17,7 +15,6 @@ import logging
 import os
 import random
 import runpy
-import signal
 import subprocess
 import sys
 import threading
@@ -30,13 +27,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchkit.testing import Failed, one_line
+from benchkit.testing import one_line
 
 SLOW = 1.0
 """Seconds that a module may spend at import, what it imports itself not counted."""
 
 _TIMEOUT = 60
-_ANSWERED = 77  # exit code of a fork
+_ANSWERED = 77  # exit code of a process that has printed its answer
 _EVENTS = {
     "socket.connect": "opens a network connection",
     "socket.getaddrinfo": "looks up a host on the network",
@@ -181,53 +178,32 @@ def _home(module: str, file: str) -> str:
 
 @functools.cache
 def ask(module: str, file: str, path: tuple[str, ...]) -> list[str]:
-    """What `examine` says, in a fresh process.
-
-    Raises:
-        Failed: the process did not answer.
-    """
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    print(json.dumps({"module": module, "file": file, "path": path}), file=server.stdin, flush=True)
-    answer = server.stdout.readline()
-    if not answer:
-        raise Failed(f"could not be tried: python -m benchkit.testing.probe ended with code {server.wait()}")
-    found: list[str] = json.loads(answer)
+    """What `examine` says, in a fresh process with this `sys.path`."""
+    command = [sys.executable, "-m", "benchkit.testing.probe", module, file, json.dumps(path)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return [f"takes more than {_TIMEOUT} s"]
+    if done.returncode != _ANSWERED:
+        return [f"ends the process with code {done.returncode}"]
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])  # above it may stand what a library printed
     return found
 
 
-@functools.cache
-def _server() -> subprocess.Popen[str]:
-    """One for this process, since it has to load torch; it ends with this process."""
-    command = [sys.executable, "-m", "benchkit.testing.probe"]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-    atexit.register(server.communicate)  # closes its stdin, which ends it
-    return server
-
-
-def main() -> None:
-    """Serve each request in a fork, which answers itself unless the module ends it."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            signal.alarm(_TIMEOUT)
-            request = json.loads(line)
-            sys.path[:] = request["path"]
-            sys.dont_write_bytecode = True
-            try:
-                found = examine(request["module"], request["file"])
-            except BaseException as error:  # noqa: BLE001 - SystemExit too
-                found = [f"raises {one_line(error)}"]
-            print(json.dumps(found), file=answers, flush=True)
-            os._exit(_ANSWERED)  # no thread that the module left behind may keep it
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != _ANSWERED:
-            print(json.dumps([f"ends the process, or takes more than {_TIMEOUT} s"]), file=answers, flush=True)
+def main(module: str, file: str, path: str) -> None:
+    """Print the complaints as the last line of stdout, and leave at once."""
+    sys.path[:] = json.loads(path)
+    sys.dont_write_bytecode = True
+    stdout = sys.stdout
+    try:
+        found = examine(module, file)
+    except BaseException as error:  # noqa: BLE001 - SystemExit too
+        found = [f"raises {one_line(error)}"]
+    print("\n" + json.dumps(found), file=stdout, flush=True)
+    os._exit(_ANSWERED)  # no thread that the module left behind may keep it
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
