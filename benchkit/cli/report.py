@@ -242,19 +242,19 @@ def _explain_one(record: Record, folder: Path, head_files: tuple[Path, ...]) -> 
     for name, value in record.identity.items():
         _echo_part(name, _part(name, value, record))
     _echo_part("made by", [shown({name: each for name in _ENVIRONMENT if (each := record.environment.get(name))})])
-    now = today(record, Workspace(options.load_plugins(head_files), cache_root(), say))
-    found = differences(parts_of(record), now.parts)
+    now, unknown = today(record, Workspace(options.load_plugins(head_files), cache_root(), say))
+    found = differences(parts_of(record), now)
     if found:
         verdict = "A rerun of the same request would train it again, since this changed:"
     elif record.status == "failed":
         verdict = "Nothing in the key changed; the same request would try it again, since it failed."
-    elif now.unknown:
+    elif unknown:
         verdict = "Nothing in the key changed as far as can be seen; if so, the same request reuses it."
     else:
         verdict = "Nothing in the key changed: the same request reuses it."
     click.echo(f"\n{verdict}")
     _echo_list("", found)
-    _echo_list("Not looked at:", now.unknown)
+    _echo_list("Not looked at:", unknown)
     store = CellStore(folder.parent, log=say)
     others = [each for key in store.keys() if key != record.key and (each := store.load(key))]  # noqa: SIM118
     near = nearest(parts_of(record), others)

@@ -26,6 +26,7 @@ _TABLES = ("phase_settings", "task_options", "head_options")
 _NOT_NUMERIC = ("name", "summary", "encoder", "data", "heads", "tasks", "seeds", "precision", *_TABLES)
 OWN_LOSS = "head:"
 """Before the name of a loss that a head brings."""
+_NOT_NEGATIVE = ("learning_rate", "weight_decay", "clip", "encoder_learning_rate", "patience", "r_drop", "ranking")
 _BASE = "_base"  # the file that every protocol starts from
 _Settings = TypeVar("_Settings")
 
@@ -91,17 +92,7 @@ class Phase:
     losses: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("learning_rate", 0),
-            ("weight_decay", 0),
-            ("clip", 0),
-            ("encoder_learning_rate", 0),
-            ("patience", 0),
-            ("r_drop", 0),
-            ("ranking", 0),
-        ):
+        for name, low in {"epochs": 1, "batch_size": 1, **dict.fromkeys(_NOT_NEGATIVE, 0)}.items():
             value = getattr(self, name)
             if not value >= low or value == float("inf"):
                 raise ValueError(f"{name} must be a finite number, at least {low}, not {value}")
@@ -354,12 +345,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def override(
-    protocol: Protocol,
-    values: Mapping[str, Any],
-    tasks: Iterable[str],
-    heads: Iterable[str],
-    *,
-    define: bool = False,
+    protocol: Protocol, values: Mapping[str, Any], tasks: Iterable[str], heads: Iterable[str], *, define: bool = False
 ) -> Protocol:
     """A copy with nested `values` set: plain fields, and tables named after a phase, a task or a head.
 

@@ -91,10 +91,7 @@ def single_task_plans(plan: Plan) -> dict[str, Plan]:
         raise UserError(f"--single-task compares training on all tasks with each alone; {', '.join(tasks)} is alone")
     return {
         task: replace(
-            plan,
-            protocol=replace(plan.protocol, tasks=(task,)),
-            out=plan.out / SINGLE_TASK / task,
-            interference=False,
+            plan, protocol=replace(plan.protocol, tasks=(task,)), out=plan.out / SINGLE_TASK / task, interference=False
         )
         for task in tasks
     }

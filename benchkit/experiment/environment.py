@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,15 @@ def threads(count: int) -> Iterator[None]:
 
 def environment(execution: Execution) -> dict[str, Any]:
     packages = ("torch", "numpy", "tokenizers", "safetensors")
+    on_gpu = execution.device.startswith("cuda")
     return {
         "benchkit": benchkit.__version__,
         "git": _git(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "device": _device_name(execution.device),
-        "packages": {name: _version(name) for name in packages},
+        "device": torch.cuda.get_device_name(execution.device) if on_gpu else _processor(),
+        "packages": {name: version(name) for name in packages},
         **dataclasses.asdict(execution),
     }
 
@@ -89,17 +90,6 @@ class PeakMemory:
                     return int(line.split()[1]) * 1024
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
 
 
 @functools.cache

@@ -118,7 +118,8 @@ def describe(session: Session) -> Iterator[str]:
         yield f"features ({settings.reads}): {total - missing:,} of {total:,} texts are stored"
     jobs = min(plan.jobs, len(pending))
     try:
-        train = sum(_cell_seconds(session, cell) for cell in pending) / jobs
+        seconds = [_phase_seconds(session, cell, phase) for cell in pending for phase in cell.protocol.phases]
+        train = sum(seconds) / jobs
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
         yield f"no estimate of the time to train: a step raised {type(error).__name__}: {' '.join(str(error).split())}"
         return
@@ -140,20 +141,13 @@ def _apart(cell: Cell, session: Session) -> Iterator[str]:
 def _encode_seconds(session: Session, settings: FeatureSettings) -> float:
     """Seconds a text, measured on an even sample of the corpus."""
     plan = session.plan
-    encoder, corpus = (
-        session.workspace.encoder(plan.encoder),
-        session.workspace.corpus(plan.data, plan.protocol),
-    )
+    encoder, corpus = (session.workspace.encoder(plan.encoder), session.workspace.corpus(plan.data, plan.protocol))
     sample = corpus.inputs[:: max(1, len(corpus.inputs) // _TEXTS)]
     tokenized = encoder.tokenize(sample, plan.protocol.max_length)
     encode_table(encoder, tokenized, settings)
     started = time.perf_counter()
     encode_table(encoder, encoder.tokenize(sample, plan.protocol.max_length), settings)
     return (time.perf_counter() - started) / len(sample)
-
-
-def _cell_seconds(session: Session, cell: Cell) -> float:
-    return sum(_phase_seconds(session, cell, name) for name in cell.protocol.phases)
 
 
 def _phase_seconds(session: Session, cell: Cell, phase: str) -> float:

@@ -218,9 +218,6 @@ def _start_worker(cache: Path) -> subprocess.Popen[str]:
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """A process that is started meanwhile does not see Ctrl-C; this one sees it afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

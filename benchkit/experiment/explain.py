@@ -18,20 +18,11 @@ from benchkit.experiment.workspace import Data, Workspace
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Today:
-    """The identity that the same request would have now.
+def today(record: Record, workspace: Workspace) -> tuple[Parts, list[str]]:
+    """The identity that a record's request would have now: its head, tasks, data, encoder and engine as they are.
 
-    Attributes:
-        unknown: parts that could not be looked at, and why, a line each; in `parts` they are as stored.
+    Also the parts that could not be looked at, and why, a line each; these are as stored.
     """
-
-    parts: Parts
-    unknown: tuple[str, ...]
-
-
-def today(record: Record, workspace: Workspace) -> Today:
-    """Look at a record's head, tasks, data, encoder and engine as they are now."""
     look, stored = _Look(record, workspace), record.identity
     parts: dict[str, Callable[[], Any]] = {
         "head": lambda: head_part(*look.head()),
@@ -49,7 +40,7 @@ def today(record: Record, workspace: Workspace) -> Today:
     sources = look.or_stored("", lambda: sources_of(*look.head(), look.tasks(), look.protocol()), nothing)
     data = look.or_stored("", lambda: splits_of(look.data()), nothing)
     now = parts_of(replace(record, identity=identity, sources=sources, data={"splits": data}))
-    return Today(replace(now, splits=now.splits or was.splits), tuple(look.reasons()))
+    return replace(now, splits=now.splits or was.splits), look.reasons()
 
 
 @dataclass

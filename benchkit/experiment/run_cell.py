@@ -304,10 +304,7 @@ class _Run:
             status=status,
             identity=cell.identity,
             sources=cell.sources,
-            parameters={
-                **parameter_counts(opened.head, opened.assembly.spec.trunk),
-                "encoder": encoder.parameters,
-            },
+            parameters={**parameter_counts(opened.head, opened.assembly.spec.trunk), "encoder": encoder.parameters},
             environment=environment(cell.execution),
             data={"name": cell.data, "splits": splits_of(self.workspace.data(cell.data, cell.protocol))},
             encoder={

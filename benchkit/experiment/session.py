@@ -95,13 +95,7 @@ class Session:
             self._run(pending, executor, lambda event: self._pass_on(event, emit))
         records = [self.store.load(cell.key) or self._lost(cell) for cell in self.cells]
         tasks = {task.name: task for task in self.workspace.tasks(self.plan.protocol)}
-        return Outcome(
-            plan=self.plan,
-            tasks=tasks,
-            records=tuple(records),
-            controls=self.controls,
-            reused=len(done),
-        )
+        return Outcome(plan=self.plan, tasks=tasks, records=tuple(records), controls=self.controls, reused=len(done))
 
     def _run(self, pending: Sequence[Cell], executor: Executor | None, emit: Emit) -> None:
         plan = self.plan
@@ -123,12 +117,11 @@ class Session:
         plan, keeping = self.plan, [cell for cell in cells if cell.keeps_encoder]
         if not keeping:
             return ""
-        heads = len({cell.head for cell in keeping})
-        count = len(keeping) if plan.keep_encoder == "all" else heads
+        every = plan.keep_encoder == "all"
+        count, which = (len(keeping), "every cell") if every else (len(set(plan.heads)), "each head's best seed")
         size = self.workspace.encoder(plan.encoder).parameters * (2 if plan.encoder_dtype == "bf16" else 4)
-        which = "of every cell" if plan.keep_encoder == "all" else "of each head's best seed"
         return (
-            f"the fine-tuned encoder {which} is kept, in {plan.encoder_dtype}: {count} × {size / 1e6:,.0f} MB in "
+            f"the fine-tuned encoder of {which} is kept, in {plan.encoder_dtype}: {count} × {size / 1e6:,.0f} MB in "
             f"{self.store.root}; --keep-encoder none keeps none"
         )
 

@@ -147,13 +147,7 @@ def build(
 
 
 def features(
-    reads: type[Pooled],
-    shape: TaskShape,
-    batch: int = 3,
-    *,
-    time: int = 7,
-    hidden: int = HIDDEN,
-    layers: int = LAYERS,
+    reads: type[Pooled], shape: TaskShape, batch: int = 3, *, time: int = 7, hidden: int = HIDDEN, layers: int = LAYERS
 ) -> Pooled:
     """Random features of exactly the level `reads`, the same at every call.
 

@@ -16,10 +16,6 @@ from benchkit.core.task import Loss, TaskShape, TaskSpec
 from benchkit.training.batches import Corpus, Order, Part
 
 
-def _ignore(line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class PhaseContext:
     """What one phase of one cell trains on.
@@ -29,7 +25,6 @@ class PhaseContext:
         autocast: run the encoder's forward in bf16; weights and optimiser state stay fp32.
         auxiliary: see `HeadSpec.auxiliary`.
         interference: measure after each epoch how the tasks' gradients agree.
-        fixed: take steps of a few fixed shapes (`benchkit.training.cuda_graphs`), as `graphs` and `compiled` ask for.
         graphs: capture them as CUDA graphs.
         compiled: hand the encoder's layers to `torch.compile`.
         log: told what a user should know, a line each.
@@ -48,10 +43,14 @@ class PhaseContext:
     auxiliary: Callable[[nn.Module, Pooled, Tensor, Tensor, TaskShape], Tensor] | None = None
     autocast: bool = False
     interference: bool = False
-    fixed: bool = False
     graphs: bool = False
     compiled: bool = False
-    log: Callable[[str], None] = _ignore
+    log: Callable[[str], None] = lambda line: None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether steps have one of a few fixed shapes (`benchkit.training.cuda_graphs`)."""
+        return self.graphs or self.compiled
 
 
 _BATCH = 512

@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import nn
 
-from benchkit.core.protocol import Phase
 from benchkit.core.record import CurvePoint
 from benchkit.core.rng import global_stream
 from benchkit.training.batches import OrderHash
@@ -52,11 +51,7 @@ class State:
 
 
 def train_phase(
-    context: PhaseContext,
-    modules: nn.ModuleDict,
-    reader: Reader,
-    state: State,
-    on_epoch: Callable[[State], None],
+    context: PhaseContext, modules: nn.ModuleDict, reader: Reader, state: State, on_epoch: Callable[[State], None]
 ) -> State:
     """Train `modules["head"]`, and `modules["encoder"]` where it is there, to the last epoch of the phase.
 
@@ -75,7 +70,9 @@ def train_phase(
     optimizer.average = average
     steps = make_steps(context, modules, reader, optimizer)
     try:
-        while state.epoch < settings.epochs and not state.diverged and not _out_of_patience(settings, state):
+        while state.epoch < settings.epochs and not state.diverged:
+            if settings.patience and state.epoch - state.best_epoch >= settings.patience:
+                break
             state.epoch += 1
             _epoch(context, modules, reader, steps, state, average)
             state.weights = modules.state_dict()
@@ -89,18 +86,8 @@ def train_phase(
     return state
 
 
-def _out_of_patience(settings: Phase, state: State) -> bool:
-    """Whether too many epochs have passed since the best one."""
-    return bool(settings.patience) and state.epoch - state.best_epoch >= settings.patience
-
-
 def _epoch(
-    context: PhaseContext,
-    modules: nn.ModuleDict,
-    reader: Reader,
-    steps: Steps,
-    state: State,
-    average: Average | None,
+    context: PhaseContext, modules: nn.ModuleDict, reader: Reader, steps: Steps, state: State, average: Average | None
 ) -> None:
     started = time.perf_counter()
     outputs = _steps(context, modules, steps, state)
