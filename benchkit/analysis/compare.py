@@ -1,4 +1,4 @@
-"""One run against another, in pairs of cells, and whether that is a regression."""
+"""Compares two runs in pairs of cells, and decides whether the second is a regression."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Condition:
         head: "" means every head.
         name: `TASK.METRIC`, `mean.score` for the mean over tasks, or one of `RATIOS`.
         sign: `<`, `<=`, `>` or `>=`.
-        limit: in points, which are hundredths of a metric, or in per cent of A where `percent`.
+        limit: in points (hundredths of a metric), or in per cent of A if `percent`.
     """
 
     text: str
@@ -54,7 +54,7 @@ def parse(text: str) -> Condition:
     """Read a condition.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a condition.
     """
     found = _CONDITION.match(text)
     if found is None:
@@ -83,9 +83,9 @@ class Measure:
 
     Attributes:
         name: `TASK.METRIC`, `mean.score`, or one of `RATIOS`.
-        a, b: means over seeds; a metric as it is, steps a second, examples a second, or bytes.
-        change: B minus A in points, or B over A minus one in per cent; `low`, `high` its 95 % interval, NaN where
-            one seed leaves it unknown.
+        a, b: means over seeds: the metric itself, steps a second, examples a second, or bytes.
+        change: B minus A in points, or B / A - 1 in per cent. `low` and `high` are its 95 % interval, NaN if a single
+            seed leaves it unknown.
     """
 
     head: str
@@ -99,14 +99,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """B against A.
+    """Run B compared with run A.
 
     Attributes:
-        split: that the metrics are of.
-        pairs: by head, the cells of the same seed that have a number in both runs.
-        lost: by head, the cells of B without a number whose match in A has one.
-        differences: what is not the same, by kind; see `identity_differences`.
-        notes: what was left out, a line each.
+        split: the split that the metrics are computed on.
+        pairs: by head, the pairs of cells with the same seed that have a number in both runs.
+        lost: by head, the cells of B that have no number although the matching cell of A has one.
+        differences: how the runs differ, by kind; see `identity_differences`.
+        notes: what was left out, one line each.
     """
 
     split: str
@@ -123,16 +123,16 @@ class Comparison:
 def compare(
     a: Stored, b: Stored, conditions: Sequence[Condition] = (), *, across: Collection[str] = (), split: str = ""
 ) -> Comparison:
-    """Match cells by head and seed, and measure.
+    """Match cells by head and seed, and measure the changes.
 
     Args:
-        conditions: what will be asked of the comparison, see `judge`.
-        across: differences that are meant; see `ACROSS`.
+        conditions: the conditions that `judge` will check.
+        across: differences that are intended; see `ACROSS`.
         split: `test` or `dev`; by default test, or dev where a task's test is unlabelled.
 
     Raises:
-        UserError: no cell matches, the runs differ in what was not meant, a condition names what they do not have, or
-            the split has no labels.
+        UserError: no cell matches, the runs differ in a way that was not intended, a condition names something that
+            they do not have, or the split has no labels.
     """
     others = {(record.head, record.seed): record for record in b.records}
     pairs = group(
@@ -164,7 +164,7 @@ def compare(
 
 
 def _check_conditions(conditions: Iterable[Condition], heads: Collection[str], points: Collection[str]) -> None:
-    """Refuse what the runs do not have.
+    """Reject conditions on heads or quantities that the runs do not have.
 
     Raises:
         UserError: a condition names a head or a quantity that is not there, or has the wrong unit.
@@ -182,7 +182,7 @@ def _check_conditions(conditions: Iterable[Condition], heads: Collection[str], p
 
 
 def identity_differences(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """What differs between the cells of A and those of B, a line each, by kind: one of `ACROSS`, `head` or `code`."""
+    """Differences between the cells of A and of B, one line each, by kind: one of `ACROSS`, `head` or `code`."""
     found = []
     for a, b in pairs:
         found += [(_kind(each), describe(each, parts_of(a), parts_of(b))) for each in changes(a.identity, b.identity)]
@@ -206,8 +206,8 @@ def _scores(
 ) -> list[Measure]:
     """Each task's metric and their mean on one split, after each cell's last phase.
 
-    Where both were scored on the same examples, the interval holds the chance of training and that of the examples;
-    else only the seeds can be paired, and it is the t-interval of their differences.
+    If both cells were scored on the same examples, the interval covers the variance of training and of the examples.
+    Otherwise only the seeds can be paired, and it is the t-interval of their differences.
 
     Raises:
         UserError: a task has no labels on the split.
@@ -241,7 +241,7 @@ def _names(tasks: Sequence[TaskSpec]) -> dict[str, str]:
 
 
 def _costs(head: str, pairs: Sequence[Pair]) -> list[Measure]:
-    """Speed and memory, seed by seed; a quantity that a record does not have is left out."""
+    """Speed and memory for each seed. A quantity that a record does not have is left out."""
     found = []
     for name in RATIOS:
         values = np.array([[_cost(name, record) for record in pair] for pair in pairs])
@@ -253,7 +253,7 @@ def _costs(head: str, pairs: Sequence[Pair]) -> list[Measure]:
 
 
 def _cost(name: str, record: Record) -> float:
-    """Bytes, or an amount a second over all phases; 0 where no time was taken."""
+    """Bytes, or an amount per second over all phases; 0 if no time was measured."""
     if name == "memory.peak":
         return record.peak_memory_bytes
     if name == "speed.train":
@@ -272,10 +272,10 @@ class Verdict(NamedTuple):
 
 
 def judge(comparison: Comparison, conditions: Sequence[Condition], *, sure: bool = False) -> list[Verdict]:
-    """Each condition on each head that it speaks of. A head that lost cells fulfils every condition on it.
+    """Check each condition on each head that it applies to. A head that lost cells fulfils every condition on it.
 
     Args:
-        sure: a condition holds only if it does on the whole interval; without an interval it does not.
+        sure: a condition holds only if the whole interval fulfils it; without an interval it does not hold.
     """
     verdicts = []
     for condition in conditions:
@@ -328,7 +328,7 @@ _SHOWN = 8
 
 
 def section(comparison: Comparison) -> Section:
-    """A block a quantity, then what is not the same in the two runs."""
+    """One block per quantity, then the differences between the two runs."""
     blocks = []
     for name in dict.fromkeys(each.name for each in comparison.measures):
         title = f"{'mean of tasks' if name == MEAN_NAME else name} · {RATIOS.get(name, comparison.split)}"

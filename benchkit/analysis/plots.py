@@ -1,4 +1,4 @@
-"""Plots: what each one shows, as data for the page's script and drawn by matplotlib to files."""
+"""Plots: their data for the script of the HTML page, and files drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Curve(NamedTuple):
     """One head on one split of a task in one phase, epoch by epoch.
 
     Attributes:
-        seeds: how many are behind it; failed and diverged ones are left out.
+        seeds: the number of seeds in it; failed and diverged ones are left out.
         value, loss: (3, epochs): mean over seeds, lowest and highest; NaN where no seed has a finite number.
     """
 
@@ -110,7 +110,7 @@ def page_data(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> dic
 
 
 def _short(value: float) -> float | None:
-    """Five significant digits: more cannot be seen. None for what is no number."""
+    """Round to five significant digits, since more cannot be seen. None if it is not a finite number."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
@@ -158,10 +158,11 @@ def _rounded(value: float) -> float:
 
 
 def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[Control] = ()) -> Figure | None:
-    """The training curves, a column a task: mean over seeds, in a band from the lowest seed to the highest.
+    """Draw the training curves, one column per task: the mean over seeds in a band from the lowest to the highest.
 
-    Train is dashed (running means over an epoch, dropout on), dev solid, the control on dev dotted. Cells that failed
-    or diverged are left out, and the legend counts the seeds that are in. None where no cell has a curve.
+    Train is dashed (running means over an epoch, dropout on), dev is solid, and the control on dev is dotted. Cells
+    that failed or diverged are left out. The legend counts the seeds that are drawn. Returns None if no cell has a
+    curve.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -194,7 +195,7 @@ def draw_curves(results: Results, records: Sequence[Record], controls: Sequence[
 
 
 def style(index: int) -> tuple[str, str]:
-    """Colour and mark of the head of that number, counted from 0."""
+    """Colour and mark of the head with this index, counted from 0."""
     return COLOURS[index % len(COLOURS)], MARKS[index // len(COLOURS) % len(MARKS)]
 
 
@@ -240,7 +241,7 @@ def _legend(figure: Figure, found: Sequence[Curve], records: Sequence[Record], s
 
 
 def draw_scores(results: Results, phase: str) -> Figure:
-    """A panel a task and one for their mean: mean, 95 % interval and seeds of each head."""
+    """One panel per task and one for their mean. Each shows the mean, 95 % interval and seeds of every head."""
     tasks = [MEAN, *results.metrics]
     figure = _figure(max(6.4, 2.7 * len(tasks)), 1.1 + 0.28 * len(results.heads))
     grid = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
@@ -266,7 +267,7 @@ def draw_scores(results: Results, phase: str) -> Figure:
 
 
 def draw_costs(results: Results, phase: str) -> Figure:
-    """Mean over tasks against parameters and against training time, both logarithmic."""
+    """Plot the mean over tasks against parameters and against training time, both on a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = _figure(8.4, 3.6)
@@ -294,7 +295,7 @@ def draw_costs(results: Results, phase: str) -> Figure:
 
 
 def draw_confusion(predictions: TaskPredictions) -> Figure:
-    """A matrix a head, in hundredths of each label."""
+    """One confusion matrix per head, in per cent of the examples with each label."""
     classes = predictions.task.classes
     size = 0.75 + 0.42 * len(classes)
     figure, grid = _grid(predictions.heads, size + 0.5, size + 0.35)
@@ -314,7 +315,7 @@ def draw_confusion(predictions: TaskPredictions) -> Figure:
 
 
 def draw_calibration(predictions: TaskPredictions) -> Figure:
-    """A panel a head: for classes how often a stated probability is right, for scores label against prediction."""
+    """One panel per head. Classes: how often a stated probability is right. Scores: label against prediction."""
     figure, grid = _grid(predictions.heads, 2.5, 2.5)
     task = predictions.task
     low, high = (0.0, 1.0) if task.classes else (task.low, task.high)
@@ -335,7 +336,7 @@ def draw_calibration(predictions: TaskPredictions) -> Figure:
 
 
 def _grid(heads: Sized, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Panels for so many heads, at most five in a row."""
+    """Make one panel per head, at most five in a row."""
     count = len(heads)
     columns = min(5, count)
     rows = -(-count // columns)
@@ -360,7 +361,7 @@ def _bare(axes: Axes, grid: str) -> None:
 
 
 def write_figures(stored: Stored, predictions: Mapping[str, TaskPredictions], folder: Path) -> list[Path]:
-    """Write each plot as `NAME.png` and `NAME.svg`; the paths, in the page's order.
+    """Write each plot as `NAME.png` and `NAME.svg`. Returns the paths in the order of the HTML page.
 
     Raises:
         UserError: matplotlib is not installed, or a file cannot be written.
@@ -394,7 +395,7 @@ def _figures(stored: Stored, predictions: Mapping[str, TaskPredictions]) -> Iter
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as its file's name ends, whole or not at all.
+    """Write a figure in the format of the file's suffix. The file is written completely or not at all.
 
     Raises:
         UserError: the file cannot be written.

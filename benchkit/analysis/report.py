@@ -38,13 +38,12 @@ CURVES = ("cell", "head", "seed", "phase", "epoch", "task", "split", "metric", "
 
 
 def summary_frame(results: Results) -> pd.DataFrame:
-    """One row a head, phase, task and split, then the task `mean`; at the end a row a control.
+    """One row per head, phase, task and split, then the task `mean`; at the end one row per control.
 
-    `n_seeds` is how many seeds are behind `mean`; `std` and the 95 % t-interval are over seeds and empty
-    below two. The task `mean` is the mean over tasks, taken seed by seed, where every task has a number. A
-    failed or diverged seed is in no mean, a collapsed one is; either is named in `error`, in the phase it
-    happened in and those after it. `train_seconds` is the mean a seed, of that phase. Controls have no
-    phase and no seeds.
+    `n_seeds` is the number of seeds in `mean`. `std` and the 95 % t-interval are over seeds, and are empty for fewer
+    than two. The task `mean` is the mean over tasks for each seed where every task has a number. A failed or diverged
+    seed is left out of the means; a collapsed one is included. `error` names both, in the phase where it happened and
+    in later phases. `train_seconds` is the mean per seed in that phase. Controls have no phase and no seeds.
     """
     rows = [
         {
@@ -77,8 +76,10 @@ def summary_frame(results: Results) -> pd.DataFrame:
 
 
 def curves_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a cell, phase, epoch, task and split. What diverged is in it, up to where it stopped; for
-    `train`, value and loss are running means over the epoch, with dropout on.
+    """One row per cell, phase, epoch, task and split.
+
+    A diverged cell has rows up to the epoch where it stopped. For `train`, value and loss are running means over the
+    epoch, with dropout on.
     """
     rows = [
         (record.key, record.head, record.seed, result.name, *(getattr(point, name) for name in CURVES[4:]))
@@ -97,7 +98,7 @@ def write_report(folder: Path, results: Results, records: Sequence[Record], *, l
 
     Args:
         results: of the records.
-        log: takes a line where something was left out.
+        log: called with a line for everything that was left out.
 
     Raises:
         UserError: a file cannot be written.
@@ -129,18 +130,18 @@ def comparison_text(results: Results, style: Style = "terminal") -> str:
 def comparison(
     results: Results, *, letters: Letters | None = None, remarks: Sequence[str] = (), overview: bool = False
 ) -> list[Section]:
-    """The last phase task by task, earlier phases in short where that fits a terminal, and notes.
+    """The last phase task by task, earlier phases in short if they fit a terminal, and notes.
 
     Each number is the mean over seeds ± their standard deviation. `train − test` (`train − dev` where test has no
     labels) is taken seed by seed. A head with `!` has seeds that failed, diverged or collapsed: see the notes.
 
-    No number is bold. An interval over a few seeds leaves out the chance of the test examples and that of having looked
-    for the best of several heads, so it cannot say which head won; that takes paired predictions.
+    No number is bold. An interval over a few seeds ignores the sampling of the test examples and the selection of the
+    best of several heads. So it cannot say which head won; paired predictions can.
 
     Args:
-        letters: from paired predictions, where there are any; with them there is a column of intervals too.
+        letters: from paired predictions, if there are any; they add a column of intervals.
         remarks: lines to put before the footnotes.
-        overview: also the short table of each phase, before those at length.
+        overview: start with the short table of each phase.
     """
     sections = []
     for phase in reversed(results.phases):
@@ -162,7 +163,7 @@ def comparison(
 
 
 def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
-    """A block a task and one for their mean; the last block has parameters and time as well."""
+    """One block per task and one for their mean. The last block also has parameters and time."""
     tasks, wide = _with_mean(results), letters is not None
     costs = ("parameters", "time") if wide else ("head parameters", "time a seed")
     blocks = []
@@ -194,7 +195,7 @@ def _long(results: Results, phase: str, letters: Letters | None) -> list[Block]:
 
 
 def _short(results: Results, phase: str) -> Block:
-    """One row a head: test (dev where test has no labels) of each task, the gap of their mean, the time."""
+    """One row per head: test (dev if test has no labels) of each task, the gap of their mean, the time."""
     tasks = _with_mean(results)
     splits = {task: results.judged(phase, task) for task in tasks}
     rows = []
@@ -215,7 +216,7 @@ def _with_mean(results: Results) -> list[str]:
 
 
 def _cells(results: Results, head: str, phase: str, task: str, judged: str) -> list[str]:
-    """Dev, test, and train minus the judged split; for a head without numbers, why."""
+    """Dev, test, and train minus the judged split. A head without numbers has the reason instead."""
     cells = [plus_minus(results.over(head, phase, task, split)) for split in ("dev", "test")]
     return _with_reason(results, head, phase, [*cells, _gap(results, head, phase, task, judged)])
 
@@ -225,7 +226,7 @@ def _gap(results: Results, head: str, phase: str, task: str, judged: str) -> str
 
 
 def _with_reason(results: Results, head: str, phase: str, cells: list[str]) -> list[str]:
-    """With the reason in the first cell where none has a number."""
+    """Put the reason into the first cell if no cell has a number."""
     if any(cell != NOTHING for cell in cells):
         return cells
     reason = ", ".join(dict.fromkeys(fault.status for fault in results.faults_of(head, phase))) or "not run"
@@ -323,7 +324,7 @@ def _faults(results: Results, kind: str = "") -> Iterator[str]:
 
 
 def _events(results: Results) -> Iterator[str]:
-    """What happened on the way, each event with the cells it happened to."""
+    """The events of training, each with the cells it happened to."""
     cells = group(((event, head), seed) for head, seed, event in results.events)
     groups = group((event, f"{head} {name_seeds(seeds)}") for (event, head), seeds in cells.items())
     yield from (f"{event} ({'; '.join(each)})." for event, each in list(groups.items())[:_EVENTS])
@@ -334,8 +335,10 @@ def _events(results: Results) -> Iterator[str]:
 def as_text(
     stored: Stored, verdicts: Sequence[Verdict], style: Style, *, against: str | None = None, only: str | None = None
 ) -> str:
-    """What was compared, the scores, what tasks do to each other, and the differences, if they are of few pairs or
-    against one head.
+    """The report as text.
+
+    It has what was compared, the scores, and the effects of tasks on each other. It has the differences if there are
+    few pairs, or if all heads are compared with one.
 
     Args:
         only: `scores` or `verdicts`.
@@ -367,14 +370,16 @@ def provenance(stored: Stored) -> list[str]:
 
 
 def as_csv(stored: Stored, verdicts: Sequence[Verdict], only: str) -> str:
-    """One table: of scores, or of verdicts."""
+    """One table as CSV: the scores or the verdicts."""
     of_verdicts = only == "verdicts"
     return _csv(verdicts_frame(verdicts, stored.results) if of_verdicts else summary_frame(stored.results))
 
 
 def as_json(stored: Stored, verdicts: Sequence[Verdict]) -> str:
-    """Everything: `runs`, `scores`, `verdicts`, `groups` by phase and task, best first, what tasks do to each other
-    (`together_minus_alone`, `interference`), and `notes`.
+    """The whole report as JSON.
+
+    Its keys include `runs`, `scores`, `verdicts`, `groups` (by phase and task, best first), `together_minus_alone` and
+    `interference` (the effects of tasks on each other), and `notes`.
     """
     results, differences = stored.results, verdicts_frame(verdicts, stored.results)
     scores = json.loads(summary_frame(results).to_json(orient="records", double_precision=10))

@@ -34,7 +34,7 @@ class Fault:
     """A cell that is not `ok`.
 
     Attributes:
-        phases: those it spoils, in order: the phase it happened in and all that should have followed.
+        phases: the phases that it affects, in order: the one it happened in and all later ones.
         reason: one line.
     """
 
@@ -46,21 +46,23 @@ class Fault:
 
     @property
     def counts(self) -> bool:
-        """Whether the numbers of the spoilt phases are in the means all the same. A collapsed head is a
-        result; numbers of training that diverged depend on when it was stopped.
+        """Whether the numbers of the affected phases are included in the means.
+
+        Those of a collapsed head are: it is a result. Those of a diverged training are not: they depend on when it was
+        stopped.
         """
         return self.status == "collapsed"
 
 
 @dataclass(frozen=True)
 class Results:
-    """All that a table needs, in the order it is shown in.
+    """The data of a table, in the order in which it is shown.
 
     Attributes:
         metrics: name of the metric, by task.
-        values: by (head, phase, task, split): the numbers that count.
-        train_seconds: by (head, phase): of each seed that counts, in the order of the records.
-        parameters: of a head, by head.
+        values: by (head, phase, task, split): the numbers that are included in means.
+        train_seconds: by (head, phase): one for each included seed, in the order of the records.
+        parameters: number of parameters, by head.
         events: (head, seed, what happened on the way).
         trained_controls: the same heads trained as controls, by kind: `shuffled labels`, `random encoder`.
     """
@@ -77,7 +79,7 @@ class Results:
     trained_controls: Mapping[str, Results] = field(default_factory=dict)
 
     def seeds(self, head: str, phase: str, task: str, split: str) -> Seeds:
-        """A number a seed; for the mean over tasks, of the seeds where every task has one."""
+        """The number of each seed. The mean over tasks has only the seeds for which every task has a number."""
         if task != MEAN:
             return self.values.get((head, phase, task, split), {})
         columns = [self.seeds(head, phase, each, split) for each in self.metrics]
@@ -85,17 +87,18 @@ class Results:
         return {seed: sum(column[seed] for column in columns) / len(columns) for seed in common}
 
     def over(self, head: str, phase: str, task: str, split: str) -> Spread:
-        """Mean and spread of `seeds`."""
+        """Mean and standard deviation over seeds; see `seeds`."""
         return spread(self.seeds(head, phase, task, split).values())
 
     def gap(self, head: str, phase: str, task: str, split: str) -> Seeds:
-        """Train minus `split`, seed by seed."""
+        """The score on train minus the score on `split`, for each seed."""
         train, other = self.seeds(head, phase, task, "train"), self.seeds(head, phase, task, split)
         return {seed: train[seed] - other[seed] for seed in train if seed in other}
 
     def splits(self, phase: str, task: str) -> list[str]:
-        """The splits of a task (or of all, for the mean) that any head was scored on in a phase. If every
-        head failed, those with a control, and if there is none, all.
+        """The splits of a task on which any head was scored in a phase; for the mean, those that all tasks have.
+
+        If every head failed, the splits with a control. If no split has one, all splits.
         """
         if task == MEAN:
             each = [self.splits(phase, one) for one in self.metrics]
@@ -113,7 +116,7 @@ class Results:
         return "test" if "test" in self.splits(phase, task) else "dev"
 
     def control(self, task: str, split: str) -> float | None:
-        """What a constant prediction scores; for the mean, the mean over tasks if every task has one."""
+        """The score of a constant prediction; for the mean, the mean over tasks if every task has one."""
         known = {each.task: each.value for each in self.controls if each.split == split}
         if task != MEAN:
             return known.get(task)
@@ -139,12 +142,12 @@ def collect(
     """Arrange finished cells. Heads come in the order of the records, tasks in that of `tasks`.
 
     Args:
-        phases: those that were asked for; by default those that any record has. Without either there is one
-            phase without a name, so that a head that failed at once still has its row.
+        phases: the requested phases; by default those that any record has. If there are none, one phase without a name
+            is used, so that a head that failed at once still has a row.
         trained_controls: records of the same heads trained as controls, by kind.
 
     Raises:
-        ValueError: two records are of the same head and seed: these are two comparisons, not one.
+        ValueError: two records have the same head and seed, so they belong to two comparisons.
     """
     longest = sorted(records, key=lambda record: -len(record.phases))
     phases = tuple(phases) or tuple(dict.fromkeys(phase.name for each in longest for phase in each.phases)) or ("",)
@@ -179,8 +182,10 @@ def collect(
 
 
 def _fault(record: Record, phases: Sequence[str]) -> Fault | None:
-    """What went wrong with a record. An error that begins with a phase's name belongs to that phase;
-    another to the last recorded phase, or where the cell failed, to the first that is missing.
+    """What went wrong with a record.
+
+    An error that begins with the name of a phase belongs to that phase. Any other error belongs to the last recorded
+    phase or, if the cell failed, to the first missing one.
     """
     if record.status == "ok":
         return None
@@ -206,7 +211,7 @@ TERMINAL_WIDTH = 100
 
 @dataclass(frozen=True)
 class Row:
-    """Cells of one line; `aside` sets it apart from the others, as a control is."""
+    """The cells of one row. `aside` sets the row apart from the others, as for controls."""
 
     cells: tuple[str, ...]
     aside: bool = False
@@ -217,8 +222,8 @@ class Intervals:
     """What a page draws next to the rows of a block, on one axis.
 
     Attributes:
-        rows: of each row that is not aside: its mean with interval, and the value of each seed.
-        control: what constant predictions score; None where that is unknown.
+        rows: for each row that is not aside, its mean with interval and the value of each seed.
+        control: the score of constant predictions; None if unknown.
     """
 
     rows: Sequence[tuple[Spread, Sequence[float]]]
@@ -281,7 +286,7 @@ def notes(lines: Sequence[str], style: Style) -> str:
 
 
 def escape(text: str) -> str:
-    """Markdown that shows this text."""
+    """Escape text for Markdown."""
     return re.sub(r"([\\`*_|<\[\]])", r"\\\1", text)
 
 
@@ -321,12 +326,12 @@ _LATEX = {
 
 
 def latex_escape(text: str) -> str:
-    """LaTeX that shows this text; a letter that its standard fonts lack as its code point."""
+    """Escape text for LaTeX. A letter that the standard fonts lack is shown as its code point."""
     return "".join(_LATEX.get(sign) or (sign if sign <= "ÿ" else f"[U+{ord(sign):04X}]") for sign in text)
 
 
 def render_page(lines: Sequence[str], sections: Iterable[Section], style: Style) -> str:
-    """Lines of plain text, not wrapped, and sections below them. LaTeX is what one pastes into a paper."""
+    """Lines of plain text, not wrapped, then the sections. LaTeX output is a fragment to paste into a paper."""
     body = render_all(sections, style)
     if style != "latex":
         return "".join(f"{escape(line) if style == 'markdown' else line}\n" for line in lines) + f"\n{body}"
@@ -339,7 +344,7 @@ def render_page(lines: Sequence[str], sections: Iterable[Section], style: Style)
 
 
 def _latex(blocks: Sequence[Block]) -> str:
-    """One tabular of the package booktabs; a row that is set apart is in italics."""
+    """One tabular in the style of the package booktabs. A row that is set apart is in italics."""
     widest = max(blocks, key=lambda block: len(block.header))
     count = len(widest.header)
     lines = [r"\begin{tabular}{" + "".join(each[0] for each in widest.align) + "}"]
@@ -371,7 +376,7 @@ def plus_minus(over: Spread, *, signed: bool = False, digits: int = 3) -> str:
 
 
 def interval(low: float, high: float, *, digits: int = 3) -> str:
-    """`−0.012 to +0.031`, in words as a dash between signed numbers cannot be read; a dash for none."""
+    """`−0.012 to +0.031`, with a word since a dash between signed numbers cannot be read; a dash for none."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NOTHING
     return " to ".join(number(end, signed=True, digits=digits) for end in (low, high))
@@ -399,7 +404,7 @@ Value = TypeVar("Value")
 
 
 def group(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
-    """The values of each key, in the order in which the keys come first."""
+    """The values of each key; keys are in the order of their first occurrence."""
     found: dict[Key, list[Value]] = {}
     for key, value in pairs:
         found.setdefault(key, []).append(value)

@@ -14,7 +14,7 @@ from benchkit.core.errors import UserError
 
 @click.group()
 def data() -> None:
-    """Fetch data from Hugging Face; look at data before training on it."""
+    """Fetch data from Hugging Face; check data before training on it."""
 
 
 @data.command()
@@ -29,8 +29,8 @@ def fetch(names: tuple[str, ...], revision: str | None, by_hand: Path | None) ->
     benchkit data fetch all
     benchkit run --preset paper --data hub --encoder DIR
 
-    An interrupted download continues where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy
-    variables are honoured. Licences and citations are shown.
+    The next call continues an interrupted download. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy
+    variables are used. Licences and citations are shown.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.hub.datasets import data_root, fetch_set, source_of, sources
 
@@ -51,7 +51,7 @@ def fetch(names: tuple[str, ...], revision: str | None, by_hand: Path | None) ->
 
 @data.command("list")
 def list_sets() -> None:
-    """List the data sets that can be fetched, and what of them is here."""
+    """List the data sets that can be fetched, and those that are here."""
     from benchkit.hub import damage
     from benchkit.hub.datasets import data_root, fetched_sets, sources
 
@@ -74,7 +74,7 @@ def list_sets() -> None:
 @data.command()
 @click.argument("name", metavar="[sst|quora|sts]", required=False)
 def path(name: str | None) -> None:
-    """Print the folder of what has been fetched, or of one data set."""
+    """Print the folder of all fetched data, or of one data set."""
     from benchkit.hub.datasets import data_root, fetched_sets, hub_folder, source_of
 
     if name is None:
@@ -87,16 +87,16 @@ def path(name: str | None) -> None:
 
 @data.command()
 @click.argument("folder", metavar="DIR|hub|demo")
-@options.tasks("Tasks that must be there; default: the installed ones that are.")
+@options.tasks("Tasks that the data must have; default: all installed ones that it has.")
 @options.head_file("A Python file with a task of yours; repeatable.")
 def check(folder: str, tasks: tuple[str, ...] | None, head_files: tuple[Path, ...]) -> None:
     """Show rows, label balance, lengths, duplicates, texts shared between splits, broken rows and sha256.
 
-    Files that were fetched are also compared with the record of what was fetched.
+    Fetched files are also compared with the record that was written when they were fetched.
 
-    Exits with 0 if the data can be used; with 1 if it was read but something is seriously off (listed under
-    Problems: a split or a class missing, scores of another range, dev or test found in train) or a fetched file has
-    changed; with 2 if the folder or a file cannot be used at all.
+    Exit code 0: the data can be used. 1: the data was read but has serious problems (a missing split or class, scores
+    in another range, dev or test rows in train; listed under Problems), or a fetched file has changed. 2: the folder or
+    a file cannot be used at all.
     """
     from benchkit.data import check_data, present
     from benchkit.data.check import render

@@ -31,13 +31,15 @@ def list_encoders() -> None:
 
 @encoders.command()
 @click.argument("id", metavar="ID")
-@click.option("--revision", metavar="COMMIT", help="A commit, branch or tag; default: main, or what is here.")
+@click.option("--revision", metavar="COMMIT",
+              help="A commit, branch or tag; default: the fetched one if there is one, else main.")  # fmt: skip
 def fetch(id: str, revision: str | None) -> None:
     """Fetch a BERT or DistilBERT from Hugging Face by its id, such as sentence-transformers/all-MiniLM-L6-v2.
 
-    Only the needed files are fetched, checked against what the hub knows of them, and loaded once. The commit is
-    recorded. Pickled weights are read as tensors alone and become safetensors. An interrupted download continues
-    where it was. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables are honoured.
+    Only the needed files are fetched. They are checked against the hub's sizes and checksums, and the encoder is loaded
+    once as a test. The commit is recorded. Pickled weights are read as tensors only and converted to safetensors. The
+    next call continues an interrupted download. HF_ENDPOINT, HF_HOME, HF_TOKEN, HF_HUB_OFFLINE and the proxy variables
+    are used.
     """
     from benchkit.hub.encoders import encoders_root, fetch_encoder
 
@@ -62,7 +64,7 @@ def show(name: str) -> None:
 def convert(name: str, folder: Path) -> None:
     """Write an encoder as a new folder in Hugging Face's BERT layout, with float32 safetensors.
 
-    From pickled weights, from a DistilBERT, or from a plugin's encoder; transformers reads the result too.
+    The source may have pickled weights, or be a DistilBERT or a plugin's encoder. transformers can read the result.
     """
     from benchkit.hub.encoders import convert_encoder
 
@@ -78,56 +80,58 @@ def _open(name: str) -> tuple[Encoder, Path | None]:
     return open_encoder(name, plugins), None if name in plugins.encoders else find_folder(name)
 
 
-# What only a new encoder can be given.
+# Options that only a new encoder takes.
 _SHAPE = ("layers", "hidden", "heads", "vocab_size", "cased", "dropout")
-# What is not part of how it is trained.
+# Options that are not part of the recipe.
 _REQUEST = ("out", "files", "data", "tasks", "columns", "base", "half", "device", "precision", "threads")
 
 
-@click.command(short_help="Train an encoder on texts, new or further.")
+@click.command(short_help="Train a new encoder on texts, or continue one.")
 @click.argument("files", nargs=-1, type=options.FILE)
 @options.out("The encoder's folder.", required=True)
-@options.data("Also the tasks' training texts in a folder, or `demo`.")
-@options.tasks("Of these tasks only; default: all that are there.")
+@options.data("Also train on the tasks' training texts in this folder, or `demo`.")
+@options.tasks("Only texts of these tasks; default: all that the data has.")
 @click.option("--column", "columns", multiple=True, metavar="NAME",
               help="Column of tables with text; repeatable; default: text, sentence, sentence1 and 2.")  # fmt: skip
 @click.option("--from", "base", metavar="NAME|DIR", help="Train this encoder further, with its own vocabulary.")
-@click.option("--layers", type=int, help="Of a new encoder; default 4.")
-@click.option("--hidden", type=int, help="Its width; default 256.")
-@click.option("--heads", type=int, help="Its attention heads; default 4.")
-@click.option("--vocab-size", type=int, help="Its word pieces, at most; default 8000.")
-@click.option("--cased", is_flag=True, default=None, help="Keep capitals and accents in its vocabulary.")
-@click.option("--dropout", type=float, help="Its dropout, also of later fine-tuning; default 0.1.")
-@click.option("--max-length", type=int, help="Word pieces of a sequence; longer texts are cut up. Default 128.")
+@click.option("--layers", type=int, help="Layers of a new encoder; default 4.")
+@click.option("--hidden", type=int, help="Width of a new encoder; default 256.")
+@click.option("--heads", type=int, help="Attention heads of a new encoder; default 4.")
+@click.option("--vocab-size", type=int, help="Most word pieces of a new vocabulary; default 8000.")
+@click.option("--cased", is_flag=True, default=None, help="Keep capitals and accents in a new vocabulary.")
+@click.option("--dropout", type=float, help="Dropout of a new encoder, also in later fine-tuning; default 0.1.")
+@click.option("--max-length", type=int, help="Most word pieces of a sequence; longer texts are split; default 128.")
 @click.option("--epochs", type=float, help="Passes over the texts; default 3.")
-@click.option("--steps", type=int, help="Instead of --epochs.")
+@click.option("--steps", type=int, help="Number of steps, instead of --epochs.")
 @click.option("--batch", type=int, help="Word pieces a step; default 4096.")
-@click.option("--lr", "learning_rate", type=float, help="Highest rate; default 5e-4, with --from 5e-5.")
-@click.option("--schedule", metavar="NAME", help="constant, linear (default) or cosine, after the warm-up.")
-@click.option("--warmup", type=float, help="Share of the steps in which the rate rises; default 0.1.")
-@click.option("--weight-decay", type=float, help="Default 0.01; not of biases and norms.")
-@click.option("--clip", type=float, help="Largest norm of the gradient; default 1, 0 leaves it.")
+@click.option("--lr", "learning_rate", type=float, help="Highest learning rate; default 5e-4, with --from 5e-5.")
+@click.option("--schedule", metavar="NAME", help="Schedule after the warm-up: constant, linear (default) or cosine.")
+@click.option("--warmup", type=float, help="Share of the steps in which the learning rate rises; default 0.1.")
+@click.option("--weight-decay", type=float, help="Weight decay, not of biases and norms; default 0.01.")
+@click.option("--clip", type=float, help="Largest norm of the gradient; 0 turns clipping off; default 1.")
 @click.option("--mask", type=float, help="Share of word pieces to predict; default 0.15.")
 @click.option("--whole-word", is_flag=True, default=None, help="Mask words with all their pieces.")
 @click.option("--held-out", type=float, help="Share of the texts that perplexity is measured on; default 0.01.")
-@click.option("--every", type=int, help="Steps between measurements, each with a checkpoint; default: fifty in all.")
+@click.option("--every", type=int,
+              help="Steps between evaluations, each with a checkpoint; default: fifty evaluations in all.")  # fmt: skip
 @click.option("--seed", type=int, help="Default 0.")
 @click.option("--half", is_flag=True, help="Store the weights as fp16.")
 @options.device()
 @options.precision(default="auto")
 @options.threads()
 def pretrain(**given: Any) -> None:
-    """Train an encoder to guess masked words in texts (Devlin et al. 2019): a new one, or --from one that exists.
+    """Train an encoder to predict masked words (Devlin et al. 2019): a new one, or an existing one with --from.
 
-    FILES are plain text, a sentence or a document a line, or tables (.tsv, .csv, .jsonl, .parquet); each also .gz.
+    FILES are plain text with one sentence or document per line, or tables (.tsv, .csv, .jsonl, .parquet). Each may also
+    be .gz.
 
     \b
     benchkit pretrain reviews.txt --out encoders/mine
     benchkit pretrain --data DIR --from bert-base-uncased --out encoders/adapted
     benchkit run --encoder encoders/mine
 
-    The same command goes on where it was stopped. The folder is in the Hugging Face layout and can be used from the
-    first checkpoint on.
+    The same command resumes a stopped training. The folder has the Hugging Face layout and can be used from the first
+    checkpoint on.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 

@@ -30,7 +30,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 @_common
 @click.pass_context
 def heads(context: click.Context, /, **given: Any) -> None:
-    """List the heads: what they read, how many parameters they have on this encoder, whose they are."""
+    """List the heads: their features, their number of parameters on this encoder, and their plugins."""
     if context.invoked_subcommand is not None:
         return
     from benchkit.inspect.heads import Setup, render_heads
@@ -47,10 +47,10 @@ def heads(context: click.Context, /, **given: Any) -> None:
 @click.argument("head", metavar="NAME|FILE", required=False)
 @_common
 @options.settings()
-@click.option("--svg", type=options.FILE, help="Draw it: a standalone SVG.")
-@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, and nothing else.")
+@click.option("--svg", type=options.FILE, help="Write a drawing of the head as a standalone SVG.")
+@click.option("--mermaid", is_flag=True, help="Print only a Mermaid flowchart.")
 def show(head: str | None, head_files: tuple[Path, ...], svg: Path | None, mermaid: bool, **given: Any) -> None:
-    """Show what a head is made of: its layers with the shapes of their results, its parameters, its settings.
+    """Show a head: its layers with the shapes of their outputs, its parameters, its settings.
 
     \b
     benchkit heads show cnn --set cnn.channels=16
@@ -86,10 +86,10 @@ def _of_files(plugins: Plugins, files: tuple[Path, ...]) -> tuple[str, ...]:
 @heads.command()
 @click.argument("head", metavar="NAME|FILE")
 def check(head: str) -> None:
-    """Check that a head keeps the contract: shapes, gradients, padding, seeds and more, in a few seconds.
+    """Check that a head meets the contract: shapes, gradients, padding, seeds and more, in a few seconds.
 
-    An installed head by its name, or every head in a Python file. The same checks are pytest tests in
-    benchkit.testing.HeadContract. Exit code 0: all passed; 1: some failed; 2: there is no such head or file.
+    Give the name of an installed head, or a Python file to check every head in it. benchkit.testing.HeadContract has
+    the same checks as pytest tests. Exit code 0: all passed. 1: some failed. 2: there is no such head or file.
     """
     path = Path(head)
     files = (path,) if path.suffix == ".py" or path.is_file() else ()
@@ -124,12 +124,12 @@ def _passes(spec: HeadSpec) -> bool:
 
 @heads.command()
 @click.argument("name")
-@click.option("--dir", "folder", type=options.DIR, default=".", help="Folder in which the package's own is made.")
+@click.option("--dir", "folder", type=options.DIR, default=".", help="Parent folder of the package's folder.")
 def new(name: str, folder: Path) -> None:
     """Write a package benchkit-NAME with a small working head: module, test, README, licence, CI.
 
-    It installs, is found, passes its test and runs as it is; then put your idea into its module. NAME is the head's
-    name, such as `my-head`.
+    The package can be installed and run as it is, and passes its test. Put your own head into its module. NAME is the
+    head's name, such as `my-head`.
     """
     from benchkit.testing.scaffold import check_name, write_package
 
@@ -151,14 +151,14 @@ def next_commands(name: str, place: Path) -> list[str]:
     ]
 
 
-@click.command(short_help="List what is installed, and what is broken.")
+@click.command(short_help="List installed plugins, and which are broken.")
 @options.head_file("A Python file with a head of yours, listed beside the plugins; repeatable.")
 @options.as_json()
 def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
-    """List every plugin: its distribution and version, its state, what it offers, through which hooks, and its file.
+    """List every plugin: distribution and version, state, what it adds through which hooks, and file.
 
-    A plugin that is broken, or claims another's name, is listed with its error; BENCHKIT_PLUGINS=NAME,NAME loads only
-    the plugins named. The exit code is 0 all the same.
+    A plugin that is broken, or that uses another plugin's name, is listed with its error. The exit code is 0 even then.
+    BENCHKIT_PLUGINS=NAME,NAME loads only the named plugins.
     """
     from benchkit.inspect import plugins_as_data, render_plugins
 
@@ -188,23 +188,25 @@ def plugins(head_files: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--cuda-graph/--no-cuda-graph", "graph", default=False, help="Time replays of a CUDA graph; needs a GPU.")
 @options.device()
 @options.threads()
-@click.option("--warmup", type=options.POSITIVE, default=10, help="Steps before any is timed.")
-@click.option("--min-iterations", type=options.POSITIVE, default=10, help="Time each head for at least so many steps,")
+@click.option("--warmup", type=options.POSITIVE, default=10, help="Untimed steps at the start.")
+@click.option("--min-iterations", type=options.POSITIVE, default=10,
+              help="Time each head for at least this many steps at each point.")  # fmt: skip
 @click.option("--min-time", type=click.FloatRange(min=0, min_open=True), default=10.0,
-              help="and for at least so many seconds, at each point.")  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=2), default=8, help="Parts of that time, each built anew.")
+              help="Time each head for at least this many seconds at each point.")  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=2), default=8,
+              help="Parts that this time is split into; the step is rebuilt for each.")  # fmt: skip
 @options.out("Where the CSV, the JSON and the picture go.", default="results/speed")
 def speed(modes: tuple[str, ...], batch_sizes: tuple[str, ...], seq_lens: tuple[str, ...], precision: tuple[str, ...],
           compiled: bool, graph: bool, warmup: int, min_iterations: int, min_time: float, repeats: int, out: Path,
           **given: Any) -> None:  # fmt: skip
-    """Time heads in turns (A B … B A), so that whatever else the machine does falls on all of them.
+    """Time heads in turns (A B … B A), so that other load on the machine affects all of them.
 
     \b
     benchkit speed --heads baseline,recurrent,cnn
     benchkit speed --heads cnn --mode infer --batch-sizes 1,8,64 --seq-lens 16,64,128 --encoder DIR
 
-    Inputs are made up and heads are untrained: neither changes how long a step takes. A batch is never made smaller;
-    what does not fit has a row that says so. Exit code 1: some heads failed.
+    Inputs are random and heads are untrained; neither changes the time of a step. A batch is never made smaller. If it
+    does not fit into memory, its row says so. Exit code 1: some heads failed.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     import torch
 

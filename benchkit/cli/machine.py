@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from benchkit.store.files import Cache
 
 
-@click.command(short_help="Say what this machine has, and what is missing for what.")
+@click.command(short_help="Show what this machine has and what is missing.")
 @options.as_json("A list of objects, for programs and bug reports.")
 def doctor(as_json: bool) -> None:
     """Look at versions, devices, plugins, data, weights, optional packages and the cache.
 
-    Exit code 0: everything needed works (what is marked – is optional); 1: something that is needed is broken. Works
-    where torch does not.
+    Exit code 0: everything that is needed works (items marked – are optional). 1: something that is needed is broken.
+    This command works even if torch does not.
     """
     from dataclasses import asdict
 
@@ -60,7 +60,7 @@ _KEY = 12  # characters of a key that tell stores apart
 
 @click.group()
 def cache() -> None:
-    """List, clear or verify what is stored between runs, under $BENCHKIT_CACHE or ~/.cache/benchkit."""
+    """List, clear or verify the data stored between runs, under $BENCHKIT_CACHE or ~/.cache/benchkit."""
 
 
 @cache.command("list")
@@ -76,14 +76,14 @@ def list_(as_json: bool) -> None:
 
 @cache.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--older-than", metavar="AGE", help="All that were not used for so long: 12h, 30d, 4w.")
+@click.option("--older-than", metavar="AGE", help="Feature stores not used for this long: 12h, 30d, 4w.")
 @click.option("--all", "everything", is_flag=True, help="All feature stores.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes: bool) -> None:
-    """Remove feature stores, by the beginning of their keys; or another folder of the cache by its name.
+    """Remove feature stores by the beginning of their keys, or other folders of the cache by name.
 
-    What is removed is encoded again when it is next needed. What a process holds a lock on is left alone. Exit code 1:
-    something was in use.
+    Texts of a removed store are encoded again when needed. A store that a process has locked is not removed. Exit code
+    1: something was in use.
     """
     from benchkit.store.files import clear as remove
 
@@ -108,7 +108,7 @@ def clear(names: tuple[str, ...], older_than: str | None, everything: bool, yes:
 def verify() -> None:
     """Compare every stored segment with its sha256. Exit code 1: some are damaged.
 
-    A damaged segment is never served: the next run that needs it removes it and encodes its texts again.
+    A damaged segment is never used. The next run that needs it removes it and encodes its texts again.
     """
     from benchkit.store.files import verify as check
 

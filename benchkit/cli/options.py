@@ -41,7 +41,7 @@ POSITIVE, AT_ONCE = click.IntRange(min=1), click.IntRange(1, 1024)
 
 
 def _shared(*names: str, **settings: Any) -> Callable[..., Callable[[Command], Command]]:
-    """An option as a function that makes it; called with a text, its help is that text."""
+    """A function that makes an option. Called with a text, it uses the text as help."""
 
     def make(text: str = "", **changes: Any) -> Callable[[Command], Command]:
         return click.option(*names, **{**settings, **changes, **({"help": text} if text else {})})
@@ -63,14 +63,14 @@ encoder = _shared("--encoder", metavar="NAME|DIR", help="An encoder's name, or a
 phases = _shared("--phases", type=NAMES)
 device = _shared("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 precision = _shared("--precision", type=click.Choice(["auto", "fp32", "bf16"]),
-                    help="Of the encoder; auto: bf16 where the hardware has it.")  # fmt: skip
+                    help="Precision of the encoder; auto: bf16 if the hardware supports it.")  # fmt: skip
 jobs = _shared("--jobs", type=AT_ONCE)
 executor = _shared("--executor", metavar="NAME")
 threads = _shared("--threads", type=AT_ONCE, default=1, help="CPU threads.")
 cuda_graph = _shared("--cuda-graph/--no-cuda-graph", "cuda_graph", default=None,
                      help="Capture steps as CUDA graphs and replay them; default: on a GPU.")  # fmt: skip
 compiled = _shared("--compile/--no-compile", "compiled", default=False,
-                   help="Hand the encoder's layers to torch.compile where they are trained.")  # fmt: skip
+                   help="Use torch.compile for the encoder's layers when they are trained.")  # fmt: skip
 out = _shared("--out", type=DIR, help="Where results go.")
 dry_run = _shared("--dry-run", is_flag=True, help="Show the cells and the estimated time; train nothing.")
 split = _shared("--split", type=click.Choice(["test", "dev"]), default="test")
@@ -84,21 +84,21 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flags(options: Mapping[str, Any]) -> str:
-    """The options that have a value, as they are written: `--heads, --set`; "" if none has."""
+    """The options that have a value, as typed: `--heads, --set`; "" if there are none."""
     written = {"settings": "set", "source": "input"}
     named = [name for name, value in options.items() if value or (value == 0 and value is not False)]
     return ", ".join(f"--{written.get(name, name).replace('_', '-')}" for name in named)
 
 
 def load_plugins(files: Iterable[Path] = (), *, strict: bool = True) -> Plugins:
-    """As `benchkit.core.plugins.load_plugins`, which is imported late."""
+    """Like `benchkit.core.plugins.load_plugins`, which is imported late."""
     from benchkit.core import plugins
 
     return plugins.load_plugins(files, strict=strict)
 
 
 def request(**options: Any) -> Request:
-    """The request that options of the same names make; those without a value are left to the request's defaults."""
+    """A request from options of the same names. Options without a value keep the request's defaults."""
     from benchkit.experiment.config import Request
 
     return Request(**given(options))

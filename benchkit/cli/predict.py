@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def _trained(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that name a trained head."""
     for option in reversed((
-        click.option("--run", type=options.DIR, help="What benchkit run --out wrote."),
+        click.option("--run", type=options.DIR, help="Folder that benchkit run --out wrote."),
         click.option("--head", metavar="NAME", help="One of the heads of the run."),
         click.option("--seed", type=click.IntRange(min=0), help="Default: the seed that is best on dev."),
         click.option("--cell", metavar="KEY",
                      help="A cell by its key, or the beginning of it, instead of head and seed."),
-        options.encoder("Where the run's encoder is, if its name does not lead to it."),
+        options.encoder("Where the run's encoder is, if its name does not find it."),
         options.head_file("The Python file that the head, task or encoder came from; repeatable."),
         options.device(),
     )):  # fmt: skip
@@ -42,11 +42,11 @@ def _trained(command: Callable[..., Any]) -> Callable[..., Any]:
 @_trained
 @click.option("--model", type=options.DIR, help="A folder that benchkit export wrote, instead of --run.")
 @click.option("--average", is_flag=True, help="Average over all seeds of the head.")
-@click.option("--task", metavar="NAME", help="What to predict; not needed where there is one task.")
+@click.option("--task", metavar="NAME", help="Task to predict; not needed if there is only one.")
 @click.option("--input", "source", type=options.FILE,
               help="Texts from a file: .txt, a line each; .csv, .tsv, .jsonl or .parquet; - is stdin.")  # fmt: skip
 @click.option("--format", "kind", type=click.Choice(["table", "csv", "jsonl", "cs224n"]),
-              help="Default: a table on a terminal, else by the suffix of --out, else csv.")  # fmt: skip
+              help="Default: by the suffix of --out; without --out, table on a terminal, else csv.")  # fmt: skip
 @click.option("--out", type=options.PATH, help="File to write instead of stdout; for cs224n the folder.")
 @options.data("For cs224n: the data to predict; default: the run's.")
 def predict(texts: tuple[str, ...], **given: Any) -> None:
@@ -58,11 +58,12 @@ def predict(texts: tuple[str, ...], **given: Any) -> None:
     benchkit predict --run DIR --head cnn --task quora --input pairs.tsv --out predictions.jsonl
     benchkit predict --run DIR --head cnn --format cs224n --out predictions
 
-    Arguments are sentences, or pairs two by two. In lines of text a tab stands between the sentences of a pair; in
-    tables the columns are named as in the task's data. Without texts and --input they are read from stdin.
+    Each argument is a sentence; for pairs, every two arguments are a pair. In lines of text, a tab separates the
+    sentences of a pair. In tables, the columns have the names of the task's data. Without arguments and --input, texts
+    are read from stdin.
 
-    The weights are those that a run ends with, after its last phase. Without --seed those of the seed that is best on
-    dev. One sentence gets the number that it gets among many, and that the run stored.
+    The weights are those after the last phase of the run. Without --seed, the seed that is best on dev is used. The
+    prediction for a sentence does not depend on the other sentences, and equals the one that the run stored.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     if given["kind"] == "cs224n":
         _submission(texts, given)
@@ -190,7 +191,7 @@ def _kind(kind: str | None, out: Path | None) -> str:
 @click.command(short_help="Write a trained head and its encoder to a folder.")
 @_trained
 @click.option("--out", type=options.DIR, metavar="FOLDER", required=True, help="A new folder.")
-@click.option("--onnx", is_flag=True, help="Also onnx/TASK.onnx, from word pieces to the prediction.")
+@click.option("--onnx", is_flag=True, help="Also write onnx/TASK.onnx, from word pieces to the prediction.")
 def export(out: Path, onnx: bool, **given: Any) -> None:
     """Write a folder with encoder, head, config and a loading example: safetensors and JSON, no pickle.
 
@@ -198,8 +199,8 @@ def export(out: Path, onnx: bool, **given: Any) -> None:
     benchkit export --run DIR --head cnn --out my-model
     benchkit predict --model my-model --task sst "A gripping film."
 
-    In Python, benchkit.load_exported("my-model") gives the model back. The folder holds no code: the head's plugin
-    must be installed, or given with --head-file, where it is loaded; an ONNX file needs neither it nor benchkit.
+    In Python, benchkit.load_exported("my-model") loads the model. The folder contains no code. To load it, the head's
+    plugin must be installed or given with --head-file. An ONNX file needs neither the plugin nor benchkit.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.predict.export import write_export
 

@@ -25,12 +25,13 @@ _task_file = options.head_file("A Python file with a task that is not installed;
 @click.command(short_help="Compare finished runs: tables, and which differences are real.")
 @_folders
 @options.against()
-@options.split("What heads are compared on; the table has both.")
-@click.option("--aso", is_flag=True, help="Also the almost stochastic order over seeds; it takes many.")
-@click.option("--only", type=click.Choice(["scores", "verdicts"]), help="One of the two tables; in csv: scores.")
+@options.split("Split that heads are compared on; the table shows both.")
+@click.option("--aso", is_flag=True, help="Also test almost stochastic order over seeds; needs many seeds.")
+@click.option("--only", type=click.Choice(["scores", "verdicts"]),
+              help="Show one of the two tables; default for csv: scores.")  # fmt: skip
 @click.option("--format", "format_", type=click.Choice(["terminal", "markdown", "csv", "json", "latex"]),
               default="terminal")  # fmt: skip
-@click.option("--out", type=options.FILE, help="Write it there instead of printing it.")
+@click.option("--out", type=options.FILE, help="Write the report to this file instead of printing it.")
 @click.option("--html", type=options.FILE, help="Also write one page: tables, charts, examples, provenance.")
 @click.option("--texts/--no-texts", default=True, help="Show the texts of examples on the page, or only their ids.")
 @click.option("--figures", type=options.DIR, help="Also write each plot as PNG and SVG.")
@@ -38,16 +39,16 @@ _task_file = options.head_file("A Python file with a task that is not installed;
 def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool, only: str | None, format_: Any,
            out: Path | None, html: Path | None, texts: bool, figures: Path | None,
            head_files: tuple[Path, ...]) -> None:  # fmt: skip
-    """Show what finished runs say, from their cells alone: nothing is trained.
+    """Report finished runs from their stored cells; nothing is trained.
 
     \b
     benchkit report results/runs/demo-embedded
     benchkit report results/runs/paper-* --against baseline --format latex --out table.tex
     benchkit report results/runs/paper-* --html report.html --figures figures
 
-    Scores are means over seeds; differences are judged pair by pair over seeds and test examples. One head run with
-    several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs were scored on
-    different data.
+    Scores are means over seeds. Differences are tested for each pair of heads, over seeds and test examples. A head
+    that was run with several settings is shown as several heads. Exit code 2: a folder has no usable cell, or the runs
+    were scored on different data.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.comparisons import compare_all, read_predictions
     from benchkit.analysis.report import as_csv, as_json, as_text
@@ -79,10 +80,10 @@ def report(folders: tuple[Path, ...], against: str | None, split: str, aso: bool
         say(f"wrote {len(write_figures(stored, predictions, figures))} files to {figures}")
 
 
-@click.command(short_help="How many seeds a difference takes, and how long they run.")
+@click.command(short_help="Estimate how many seeds a difference needs, and their time.")
 @_folders
 @click.option("--difference", type=float, default=0.01, help="The difference to find, in the tasks' metrics.")
-@click.option("--power", type=float, default=0.8, help="How probably, between 0.05 and 1.")
+@click.option("--power", type=float, default=0.8, help="Probability of finding it, between 0.05 and 1.")
 @options.against()
 @options.split()
 @_task_file
@@ -94,8 +95,9 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
     benchkit run --heads baseline,cnn --seeds 3
     benchkit plan results/runs/demo-embedded --difference 0.02 --power 0.9
 
-    More seeds average out the chance of training, not that of which examples the test set has: where these are too
-    few for the difference, it says so. Takes at least two seeds of two heads; with three it is a rough guess.
+    More seeds average out the randomness of training, but not the sampling of the test examples. If the test set is too
+    small for the difference, the output says so. At least two seeds of two heads are needed; with three seeds the
+    result is a rough estimate.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.comparisons import needs, plan_sections
     from benchkit.analysis.results import read_runs
@@ -114,26 +116,26 @@ def plan(folders: tuple[Path, ...], difference: float, power: float, against: st
 @click.argument("a", metavar="A", type=options.DIR)
 @click.argument("b", metavar="B", type=options.DIR)
 @click.option("--fail-if", "conditions", multiple=True, metavar="CONDITION",
-              help="What is a regression: sst.accuracy<-1.0, speed.train<-5%; repeatable.")  # fmt: skip
+              help="Condition for a regression: sst.accuracy<-1.0, speed.train<-5%; repeatable.")  # fmt: skip
 @click.option("--sure", is_flag=True, help="Fail only if the whole 95 % interval fulfils the condition.")
 @click.option("--across", type=click.Choice(["data", "protocol", "machine", "encoder"]), multiple=True,
-              help="A difference between the runs that is meant; repeatable.")  # fmt: skip
+              help="A difference between the runs that is intended; repeatable.")  # fmt: skip
 @options.split("Default: test, or dev where test is unlabelled.", default=None)
 @_task_file
 def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: tuple[str, ...], split: str | None,
             head_files: tuple[Path, ...]) -> None:  # fmt: skip
-    """Compare run B with run A, two folders that `benchkit run` wrote: cells of the same head and seed in pairs.
+    """Compare run B with run A, pairing the cells with the same head and seed.
 
     \b
     benchkit compare results/runs/before results/runs/after --fail-if 'sst.accuracy<-1.0' --fail-if 'speed.train<-5%'
 
-    A condition is [HEAD:]QUANTITY<NUMBER, with <, <=, > or >=, on B minus A. TASK.METRIC and mean.score are in points,
-    hundredths of the metric: -1.0 is from 0.40 to 0.39. speed.train, speed.eval and memory.peak are in per cent of A,
-    with a %. Without a head it is looked at for every head. A head whose cell has a number in A and none in B fulfils
-    each condition on it.
+    A and B are folders that `benchkit run` wrote. A condition is [HEAD:]QUANTITY<NUMBER, with <, <=, > or >=, on B
+    minus A. TASK.METRIC and mean.score are in points (hundredths of the metric): a change from 0.40 to 0.39 is -1.0.
+    speed.train, speed.eval and memory.peak are in per cent of A, and the number has a %. A condition without a head is
+    checked for every head. If a cell of a head has a number in A but not in B, the head fulfils every condition on it.
 
-    Exit code 0: no condition holds; 1: one does, a regression; 2: the runs cannot be compared, which is also so where
-    they differ in data, protocol, machine or encoder and --across does not say that this is meant.
+    Exit code 0: no condition holds. 1: a condition holds, which is a regression. 2: the runs cannot be compared. This
+    includes runs that differ in data, protocol, machine or encoder, unless --across names the difference.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.compare import compare as compare_runs
     from benchkit.analysis.compare import judge, parse, section
@@ -151,29 +153,31 @@ def compare(a: Path, b: Path, conditions: tuple[str, ...], sure: bool, across: t
         sys.exit(1)
 
 
-@click.command(short_help="Compare each of the report's numbers with a run's.")
+@click.command(short_help="Compare a run with the numbers of the published report.")
 @click.argument("folder", metavar="DIR", required=False, type=options.DIR)
 @options.data("Folder with the tasks' data.")
 @options.encoder("The report's is bert-base-uncased.")
 @options.seeds("Number of seeds per head, or the seeds themselves as 0,5,7; default: 3.")
 @options.phases("pretrain, finetune, or both, which is the default.")
-@options.settings("Change a field, as of benchkit run; what was changed is listed; repeatable.")
+@options.settings("Change a field, as in benchkit run; the output lists the changes; repeatable.")
 @options.out("Where results go; default: results/runs/paper-<encoder>.")
 @options.jobs("Cells that run at once.")
 @options.dry_run()
 @click.pass_context
 def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
-    """Compare each number of the report "miniBERT and Multitasking" with that of a run, test and train.
+    """Compare a run with the numbers of the report "miniBERT and Multitasking", on test and train.
 
     \b
     benchkit repro results/runs/paper-all-MiniLM-L6-v2
     benchkit repro --data DIR --encoder bert-base-uncased --dry-run
 
-    With DIR, a finished run is read. Without, this is `benchkit run --preset paper` first, which is long work: the
-    report took 2 to 4 hours a head and phase on an A100; --dry-run says how long it is here. Finished cells are reused.
+    With DIR, a finished run is read. Without DIR, `benchkit run --preset paper` is run first. This takes long: the
+    report took 2 to 4 hours per head and phase on an A100. --dry-run estimates the time on this machine. Finished cells
+    are reused.
 
-    Each number has what chance allows, and a verdict; below, in what encoder, data or protocol are not the report's.
-    Exit code 0, whatever the verdicts; 1: some cells failed; 2: there is nothing to compare.
+    Each number is shown with the range that chance allows and a verdict. Below are the differences from the report in
+    encoder, data and protocol. Exit code 0: the comparison was made, whatever its verdicts. 1: some cells failed. 2:
+    there is nothing to compare.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.analysis.baselines import agreement_section, agreements, deviations, published
     from benchkit.analysis.results import read_runs
@@ -202,21 +206,21 @@ def repro(context: click.Context, /, folder: Path | None, **given: Any) -> None:
     sys.exit(code)
 
 
-@click.command(short_help="Say what a cell's key is made of, and why it is reused or run again.")
+@click.command(short_help="Show what a cell's key is made of, and why it is reused or run again.")
 @click.argument("cell", metavar="CELL")
 @click.argument("other", metavar="CELL", required=False)
 @options.out("The run that a key belongs to; default: all of results/runs.")
 @options.head_file("The file that the cell's head came from; repeatable.")
 def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Path, ...]) -> None:
-    """Show what a cell's key is made of, and what differs: from another cell, or from a rerun.
+    """Show what a cell's key is made of, and how it differs from another cell or from a rerun.
 
     \b
     benchkit explain 1d59892e
     benchkit explain 1d59892e 8d215a44 --out results/runs/demo-embedded
 
-    A CELL is its folder, or the beginning of its key. A single one is compared with what the same request would be
-    now: its head, data, encoder and benchkit's own code are looked at again. For a run that is not stored yet,
-    `benchkit run … --dry-run` says in what each of its cells differs from the nearest one stored.
+    A CELL is the cell's folder, or the beginning of its key. A single cell is compared with a rerun of the same
+    request: its head, data, encoder and benchkit's own code are read again. For a run that is not stored yet, `benchkit
+    run … --dry-run` shows how each cell differs from the nearest stored one.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.store.cells import find_cell, open_record
 

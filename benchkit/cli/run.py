@@ -35,7 +35,7 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.protocol()
 @options.settings("Change a field: pretrain.epochs=3, pooling=mean, cnn.dropout=0.1 …; repeatable.")
 @click.option("--from-study", "study", metavar="NAME", help="Train a study's best config and the default, and compare.")
-@click.option("--storage", metavar="URL", help="Where that study is; default: a journal under results/tune.")
+@click.option("--storage", metavar="URL", help="Storage of that study; default: a journal under results/tune.")
 @options.data("Folder with the tasks' data, `hub` for what was fetched, or `demo`; default: the preset's.")
 @options.encoder("An encoder's name, the id of a fetched one, or a folder in the Hugging Face layout.")
 @options.phases("pretrain (encoder frozen), finetune (everything trained), or both.")
@@ -48,15 +48,15 @@ benchkit run --preset paper --data hub --encoder ID"""
 @options.cuda_graph()
 @options.compiled()
 @click.option("--feature-cache/--no-feature-cache", default=True,
-              help="Store the frozen encoder's features, or encode each batch anew to compare.")  # fmt: skip
+              help="Store the frozen encoder's features, or encode each batch again (for comparison).")  # fmt: skip
 @click.option("--keep-encoder", type=click.Choice(["all", "best", "none"]), default="best", show_default=True,
-              help="Fine-tuned encoders to store, to predict with them: the best seed's of each head.")  # fmt: skip
+              help="Fine-tuned encoders to store for predictions; best: that of each head's best seed.")  # fmt: skip
 @click.option("--encoder-dtype", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True,
-              help="What fine-tuned encoders are stored in.")  # fmt: skip
-@click.option("--interference", is_flag=True, help="Also measure each epoch how the tasks' gradients agree.")
+              help="Type in which fine-tuned encoders are stored.")  # fmt: skip
+@click.option("--interference", is_flag=True, help="Also measure after each epoch how far the tasks' gradients agree.")
 @click.option("--controls", is_flag=True, help="Also train on shuffled labels, and on a random encoder.")
-@click.option("--single-task", is_flag=True, help="Also train on each task alone; show what training together gains.")
-@options.dry_run("Show the cells, what is done and cached, and the estimated time; train nothing.")
+@click.option("--single-task", is_flag=True, help="Also train on each task alone; show the gain of training together.")
+@options.dry_run("Show the cells, which are finished or cached, and the estimated time; train nothing.")
 def run(study: str | None, storage: str | None, **given: Any) -> None:
     """Train each head on the same encoder, through the same two phases, on the same batches, and compare them.
 
@@ -64,8 +64,8 @@ def run(study: str | None, storage: str | None, **given: Any) -> None:
     benchkit run --heads baseline,recurrent,cnn
     benchkit run --preset paper --phases pretrain --data DIR --encoder DIR --seeds 3
 
-    Finished cells are reused, so the same command goes on where it was stopped. Exit code 0: every cell was trained;
-    1: some cells failed, or all diverged; 2: the request cannot be carried out.
+    Finished cells are reused, so the same command resumes a stopped run. Exit code 0: every cell was trained. 1: some
+    cells failed, or all diverged. 2: the request cannot be carried out.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     if study is not None or storage is not None:
         _run_study(study, storage, given)

@@ -17,25 +17,26 @@ if TYPE_CHECKING:
     from benchkit.tuning.search import StudyResult, Tuning
 
 
-@click.command(short_help="Search for a head's best config and rates.")
+@click.command(short_help="Search for a head's best config and learning rates.")
 @click.option("--head", "--heads", "heads", type=options.NAMES,
               help="Heads to tune, comma separated; each gets a study with the same budget.")  # fmt: skip
-@click.option("--trials", type=int, default=50, help="Finished trials of a study in all; failed ones do not count.")
+@click.option("--trials", type=int, default=50, help="Number of finished trials per study; failed ones do not count.")
 @click.option("--search", type=options.NAMES, default="head,lr",
               help="What is searched: head, dropout, lr, weight_decay, batch, schedule, loss, sampling, or fields such "
               "as cnn.pool.")  # fmt: skip
-@options.settings("Change a field, and keep it out of the search; repeatable.")
-@click.option("--show-space", is_flag=True, help="Show what would be searched, and stop.")
+@options.settings("Set a field and exclude it from the search; repeatable.")
+@click.option("--show-space", is_flag=True, help="Show the search space and exit.")
 @click.option("--objective", metavar="NAME", default="mean",
               help="On dev: mean (over tasks), a task's name, pareto (mean against parameters) or "
               "pareto-latency (against the head's milliseconds for one example).")  # fmt: skip
-@click.option("--match-params", metavar="SIZE", help="Only configs with so many parameters, ±5 %: 250k, 1.5M.")
+@click.option("--match-params", metavar="SIZE", help="Only configs with this number of parameters, ±5 %: 250k, 1.5M.")
 @click.option("--sampler", metavar="NAME", default="tpe", help="tpe, random, cmaes, qmc or grid.")
-@click.option("--sampler-seed", type=int, default=0, help="Trials train with seed 0, whatever this.")
-@click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, with pareto none.")
+@click.option("--sampler-seed", type=int, default=0, help="Seed of the sampler; trials always train with seed 0.")
+@click.option("--pruner", metavar="NAME", help="none, median or hyperband; default: median, or none with pareto.")
 @click.option("--storage", metavar="URL",
               help="journal:PATH, sqlite:///PATH or postgresql+psycopg://…; default: a journal in --out.")  # fmt: skip
-@click.option("--study", metavar="NAME", help="Default: the head's name. The same name goes on with it.")
+@click.option("--study", metavar="NAME",
+              help="Name of the study; an existing one is continued; default: the head's name.")  # fmt: skip
 @click.option("--final-seeds", type=int, default=3, help="Fresh seeds for the final comparison on test.")
 @options.preset()
 @options.protocol()
@@ -49,20 +50,20 @@ if TYPE_CHECKING:
 @options.cuda_graph()
 @options.compiled()
 @options.out("Where results go; default: results/tune/<preset>-<encoder>.")
-@options.jobs("Trials that run at once here; default: as benchkit run.")
+@options.jobs("Trials that run at once on this machine; default: as in benchkit run.")
 @options.executor("Where trials run: local (in this process) or processes; default: by --jobs.")
 @options.threads("CPU threads per trial.")
 def tune(show_space: bool, **given: Any) -> None:
-    """Search for the config and rates with which a head does best on dev, then see on test what that bought.
+    """Search for a head's best config and learning rates on dev, then measure the gain on test.
 
     \b
     benchkit tune --head cnn --trials 50
     benchkit tune --heads baseline,recurrent,cnn --match-params 250k
     benchkit tune --head cnn --storage postgresql+psycopg://me@host/studies
 
-    Texts are encoded once; trials train heads on stored features and never see test. The first trial is the default
-    config. The same command goes on where it was stopped, and on another machine, with the same database, helps.
-    Exit code 1: a study was given up, because its trials kept failing, or a cell of the comparison failed.
+    Texts are encoded once. Trials train heads on stored features and never see test. The first trial is the default
+    config. The same command resumes a stopped search. Run on another machine with the same database, it adds a worker.
+    Exit code 1: a study was given up because its trials kept failing, or a cell of the comparison failed.
     """  # noqa: D301 - click reads \b as "do not rewrap"
     from benchkit.tuning.report import space_table
     from benchkit.tuning.search import TuneRequest, Tuning

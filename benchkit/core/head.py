@@ -42,7 +42,7 @@ def option(default: Any, *, low: float | None = None, high: float | None = None,
     """A config field with its search range: `dropout: float = option(0.3, low=0.0, high=0.6)`.
 
     Raises:
-        TypeError: both a range and choices, or half a range, were given.
+        TypeError: both a range and choices were given, or only one end of a range.
     """
     if (low is None) != (high is None) or (choices and low is not None):
         raise TypeError("option() takes low and high together, or choices, or neither")
@@ -67,14 +67,11 @@ class HeadSpec:
         config: a frozen dataclass, every field with a default; its field names are what `--set` shows.
         reads: the features it needs: `Pooled`, `Tokens` or `Layers`.
         trunk: attribute of the module that the tasks share, for parameter counts; "" if there is none.
-        symmetric: whether a pair's sentences may change places without a change of the output; checked by
-            `benchkit heads check`.
-        loss: `loss(config, shape)` gives the loss that the head asks for: the name of one of the task's, or a function
-            `(outputs, labels, shape) -> ()` of the head's own; "" leaves it to the task. A loss that the protocol names
-            goes before it.
+        symmetric: whether swapping a pair's sentences leaves the output unchanged; checked by `benchkit heads check`.
+        loss: `loss(config, shape)` returns the loss of the head: the name of one of the task's losses, a function
+            `(outputs, labels, shape) -> ()`, or "" for the task's default. A loss that the protocol names has priority.
         auxiliary: `auxiliary(head, features, outputs, labels, shape) -> ()`, added to a batch's loss in training, or
-            None. `head` is the module, `features` and `outputs` what it read and returned. Curves show the loss without
-            it.
+            None. `head` is the module, `features` its input and `outputs` its output. Curves show the loss without it.
     """
 
     name: str
@@ -91,7 +88,7 @@ class HeadSpec:
         """A config with `values` over the defaults.
 
         Raises:
-            UserError: a field is unknown, or a value has the wrong type or is refused by the config.
+            UserError: a field is unknown, or a value has the wrong type or is rejected by the config.
         """
         try:
             config = apply(self.config(), values, where=self.name)
@@ -106,20 +103,20 @@ class HeadSpec:
         return config
 
     def build(self, config: Any, hidden: int, tasks: Sequence[TaskShape], layers: int = 1) -> nn.Module:
-        """A module with fresh weights from torch's global generator.
+        """Build the module. Its weights are drawn from torch's global generator.
 
         Args:
-            hidden: width of a vector of the features that the head reads.
-            layers: how many layers `Layers` has; of no interest to other heads.
+            hidden: width of the feature vectors that the head reads.
+            layers: number of layers in `Layers`; ignored unless the head reads them.
         """
         if issubclass(self.reads, Layers):
             return self.cls(config, hidden, tuple(tasks), layers=layers)
         return self.cls(config, hidden, tuple(tasks))
 
     def source(self) -> str:
-        """Hash of what the head's source computes: its module, or all modules of the package it lives in.
+        """Hash of the head's source code: its module, or all modules of its package.
 
-        Of a head file: the file, and the modules beside it that it imports.
+        For a head file, the hash covers the file and the modules in its folder that it imports.
         """
         return code_hash(self.files())
 
@@ -153,7 +150,7 @@ def parameter_counts(head: nn.Module, trunk: str) -> dict[str, int]:
     """Parameters of the head, of the part that its tasks share, and of the rest of it.
 
     Args:
-        trunk: attribute of the head, as in `HeadSpec.trunk`; counts as 0 where the head has no such module.
+        trunk: attribute of the head, as in `HeadSpec.trunk`; counts as 0 if the head has no such module.
     """
     total = count(head)
     module = dict(head.named_modules(remove_duplicate=False)).get(trunk) if trunk else None

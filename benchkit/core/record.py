@@ -1,6 +1,6 @@
-"""What a finished cell leaves behind: frozen, JSON-ready, with the provenance of every number.
+"""The record of a finished cell: frozen, JSON-ready, with the provenance of every number.
 
-And in what the identities of two cells differ, down to the field, in words.
+It also lists the fields in which the identities of two cells differ.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Cosine:
-    """How far two tasks pull what they share in one direction, at the weights after one epoch.
+    """How far the gradients of two tasks agree on their shared weights, after one epoch.
 
     Attributes:
-        part: `trunk`, all that the head shares between the two, or `encoder`.
-        value: cosine of the two tasks' gradients; below 0, a step for the one undoes some of the other's.
+        part: `trunk` (all weights of the head that both tasks use) or `encoder`.
+        value: cosine of the two tasks' gradients; if negative, a step for one task works against the other.
     """
 
     epoch: int
@@ -68,9 +68,9 @@ class PhaseResult:
     Attributes:
         best_epoch: 1-based epoch whose weights were kept, by the mean of the dev metrics.
         order_hash: hash over the order of all (task, example) seen; equal for heads that saw the same batches.
-        train_seconds, eval_seconds: wall-clock of optimisation and of evaluation, over all sittings of the cell.
-        interference: of each pair of tasks after each epoch; None where it was not asked for.
-        events: what happened on the way, such as a task whose predictions were all one class after an epoch.
+        train_seconds, eval_seconds: wall-clock of optimisation and of evaluation, summed over interrupted runs.
+        interference: one value for each pair of tasks after each epoch; None if it was not measured.
+        events: events of training, such as a task whose predictions were all one class after an epoch.
     """
 
     name: str
@@ -99,12 +99,12 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell has no number, or none that is worth anything.
+    """Why a cell has no number, or only a meaningless one.
 
     Attributes:
-        kind: `diverged` and `collapsed` are outcomes of training; `out_of_memory`, `head` (an exception of the head's
-            code), `input` (a `UserError`), `worker` (its process ended) and `timeout` ended the cell before; `unknown`
-            in older records.
+        kind: `diverged` and `collapsed` are outcomes of training. `out_of_memory`, `head` (an exception of the head's
+            code), `input` (a `UserError`), `worker` (its process ended) and `timeout` ended the cell early. `unknown`
+            occurs in older records.
         phase: the phase in which it happened; "" before the first one.
         message: one line.
     """
@@ -116,15 +116,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Record:
-    """One cell: (head config, protocol, encoder, data, seed) and what came of it.
+    """One cell, (head config, protocol, encoder, data, seed), and its results.
 
     Attributes:
         key: hash of `identity`.
         identity: everything that can change the numbers, by part (head, protocol, encoder, data, seed, engine …).
         parameters: counts for `head`, `trunk`, `branches` and `encoder`.
-        environment: versions, device, threads, git state: what explains a number but is not asked for.
-        sources: by part of the identity that has a `source`, a short hash of each file it is made of, so that a change
-            can be named; empty in older records.
+        environment: versions, device, threads, git state: they help to explain a number, but no request asks for them.
+        sources: for each part of the identity that has a `source`, a short hash of each of its files, so that a message
+            can name the file that changed; empty in older records.
         failure: why the cell is not `ok`.
     """
 
@@ -151,7 +151,7 @@ class Record:
 
     @property
     def dev_mean(self) -> float:
-        """What the last phase's best epoch was chosen by: the mean of its dev metrics; -inf without any."""
+        """The mean of the dev metrics by which the last phase's best epoch was chosen; -inf if there are none."""
         values = [score.value for score in self.phases[-1].scores if score.split == "dev"] if self.phases else []
         return sum(values) / len(values) if values else -math.inf
 
@@ -163,7 +163,7 @@ class Record:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: the data is of another schema or not a record.
+            ValueError: the data has another schema or is not a record.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"not a record: {type(data).__name__}")
@@ -187,11 +187,11 @@ _DIGITS = 12  # of a hash, where one has to be shown
 
 @dataclass(frozen=True)
 class Parts:
-    """An identity, and the names of what it has hashes of.
+    """An identity, and names for the contents that it holds as hashes.
 
     Attributes:
         sources: see `Record.sources`.
-        splits: what a data digest stands for, such as `8,544 rows of sst/train.tsv`, by `task.split`.
+        splits: by `task.split`, the meaning of a data digest, such as `8,544 rows of sst/train.tsv`.
         encoder: the encoder's name.
     """
 
@@ -203,7 +203,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Change:
-    """One field that differs; a value is `ABSENT` where a side does not have the field."""
+    """One field that differs; a value is `ABSENT` if that side does not have the field."""
 
     path: tuple[str, ...]
     a: Any
@@ -233,12 +233,12 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
 
 
 def differences(a: Parts, b: Parts) -> list[str]:
-    """In what B differs from A, a line each."""
+    """The differences of B from A, one line each."""
     return [describe(change, a, b) for change in changes(a.identity, b.identity)]
 
 
 def nearest(parts: Parts, records: Iterable[Record]) -> Record | None:
-    """The record that differs in the fewest fields, of those of the same head and seed."""
+    """Of the records with the same head and seed, the one that differs in the fewest fields."""
     head, seed = parts.identity.get("head", {}).get("name"), parts.identity.get("seed")
     alike = [record for record in records if (record.head, record.seed) == (head, seed)]
     return min(alike, key=lambda record: len(changes(record.identity, parts.identity)), default=None)
@@ -260,7 +260,7 @@ def describe(change: Change, a: Parts, b: Parts) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of an identity as a user would write it, a sha256 as its beginning."""
+    """A value of an identity as a user would write it. A sha256 is shortened."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={shown(each)}" for name, each in value.items()) or "none"
     if isinstance(value, list | tuple):
@@ -295,7 +295,7 @@ def _tables(named: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _files(change: Change, a: Parts, b: Parts) -> str:
-    """Which files changed, where both sides know theirs."""
+    """The files that changed, if both sides know theirs."""
     part = ".".join(change.path[:-1])
     old, new = a.sources.get(part), b.sources.get(part)
     if not old or not new:

@@ -1,4 +1,4 @@
-"""What a data folder holds, and what is wrong with it."""
+"""Describes a data folder and finds its problems."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class DataCheck:
     """The findings of `check_data`, as rows of tables.
 
     Attributes:
-        splits: of each its rows; mean, 95th percentile and largest number of words a text, split at white space;
-            duplicates, rows whose texts occurred before in the split, and those among them with another label.
-        labels: rows of each class, or in each fifth of the range of scores.
-        shared: what two splits share, exactly: rows with all texts alike, and rows with at least one text.
-        problems: what makes the data unusable or its numbers worthless.
+        splits: for each split, the number of rows; the mean, 95th percentile and largest number of words a text, split
+            at white space; `duplicates`, the rows whose texts occurred before in the split; and how many of these have
+            another label.
+        labels: number of rows of each class, or in each fifth of the range of scores.
+        shared: exact matches between two splits: rows with all texts equal, and rows with at least one text equal.
+        problems: reasons why the data is unusable or its numbers are meaningless.
     """
 
     source: str
@@ -51,11 +52,11 @@ class DataCheck:
 def check_data(source: str | Path, tasks: Sequence[TaskSpec]) -> DataCheck:
     """Read and measure all splits of `tasks` in a folder, or of their `demo` data.
 
-    Problems are: train or dev missing, a class without an example in train or dev, scores that fill less than half
-    of their range, and more than 5 % of dev or test in train.
+    These are problems: train or dev is missing, a class has no example in train or dev, the scores fill less than half
+    of their range, or more than 5 % of dev or test is in train.
 
     Raises:
-        UserError: no such folder, none of the tasks in it, or a file that cannot be used at all.
+        UserError: the folder does not exist or has none of the tasks, or a file cannot be used at all.
     """
     problems: list[str] = []
     data = load_data(source, tasks, problems)
@@ -105,7 +106,7 @@ def _labels(split: Split, task: TaskSpec) -> list[Row]:
 
 
 def _balance(split: Split, task: TaskSpec) -> dict[str, int]:
-    """Rows a class, or rows in each fifth of the score's range."""
+    """Number of rows of each class, or in each fifth of the score's range."""
     if task.classes:
         counts = np.bincount(split.labels.astype(int), minlength=len(task.classes))
         return dict(zip(task.classes, counts.tolist(), strict=True))
@@ -124,7 +125,7 @@ def _compare(first: Split, second: Split) -> Row:
 
 
 def label_problems(split: Split, task: TaskSpec) -> list[str]:
-    """What is odd about a split's labels, a line each: a class missing, scores of another range."""
+    """Problems of a split's labels, one line each: a missing class, or scores in another range."""
     if not split.labelled:
         return []
     where = f"{task.name} {split.name}"

@@ -175,7 +175,7 @@ class Encoder:
 
     Attributes:
         model: float32, also when it computes in bf16.
-        notes: what a user should know of this checkpoint, a line each.
+        notes: what a user should know about this checkpoint, one line each.
     """
 
     def __init__(self, name: str, model: MiniBert, tokenizer: Tokenizer, notes: tuple[str, ...] = ()) -> None:
@@ -203,7 +203,7 @@ class Encoder:
         return self
 
     def copy(self) -> Encoder:
-        """Another one with the same weights, to be trained."""
+        """A copy with the same weights, for training."""
         return Encoder(self.name, copy.deepcopy(self.model), self.tokenizer, self.notes)
 
     def train(self) -> Encoder:
@@ -216,10 +216,10 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the present weights, the config and the tokenizer: equal means the same numbers.
+        """sha256 over the current weights, the config and the tokenizer. Equal hashes mean equal numbers.
 
-        Computed at each access (0.1 s per 100 MB), so that a trained encoder is never taken for the original: torch
-        does not tell of every change (fused optimisers leave a parameter's version as it was).
+        It is computed at each access (0.1 s per 100 MB), so that a trained encoder is never mistaken for the original.
+        torch does not report every change: fused optimisers do not update a parameter's version.
         """
         tokenizer = json.loads(self.tokenizer.to_str())
         for setting in ("truncation", "padding"):  # of the last call, not of the tokenizer
@@ -233,7 +233,7 @@ class Encoder:
     def tokenize(self, inputs: Sequence[tuple[str, ...]], max_length: int = 512) -> Tokenized:
         """Sentences (1-tuples) and joint pairs (2-tuples, `[CLS] a [SEP] b [SEP]`) as packed word pieces.
 
-        Inputs are cut to `max_length` word pieces, or to the model's positions where these are fewer.
+        Inputs are cut to `max_length` word pieces, or to the model's positions if these are fewer.
 
         Raises:
             UserError: an input is not a tuple of one or two strings, a pair for a model with one segment only, or
@@ -256,8 +256,8 @@ class Encoder:
 
         Args:
             rows: (batch, segment) int64, which of the inputs.
-            layers: put side by side, so hidden of the result is the model's times their number; kept apart where
-                `reads` is `Layers`.
+            layers: their vectors are concatenated, so the result's `hidden` is the model's times the number of layers.
+                If `reads` is `Layers`, they are kept apart.
             weights: in place of the model's own of these names.
 
         Returns:
@@ -284,7 +284,7 @@ class Encoder:
         layers: tuple[int, ...] = (-1,),
         weights: Mapping[str, Tensor] | None = None,
     ) -> Pooled:
-        """As `features`, of a batch that is laid out already: its rows become (row, 1).
+        """Like `features`, for a batch that is already laid out: its rows become (row, 1).
 
         Args:
             weights: in place of the model's own of these names.
@@ -304,9 +304,9 @@ class Encoder:
         precision: str = "auto",
         chunk: int = 16384,
     ) -> Iterator[EncodedChunk]:
-        """All inputs, each once, of a batch the longest first; without gradients and without dropout.
+        """Encode all inputs once, the longest of a batch first, without gradients and dropout.
 
-        A batch is asked for while the one before it is computed on a GPU, which does not wait in between.
+        On a GPU, the next batch is requested while one is being computed, so the device does not wait.
         """
         numbers = self.check(pooling, layers)
         was_training = self.model.training
@@ -327,11 +327,12 @@ class Encoder:
         precision: str = "auto",
         max_length: int = 512,
     ) -> Tensor:
-        """(n, width) float32 on the CPU, width = hidden * len(layers); a text named twice is computed once.
+        """Encode texts as (n, width) float32 on the CPU, width = hidden * len(layers); a repeated text is computed
+        once.
 
         Raises:
-            UserError: `texts` is one string or holds something else than strings; a pooling, layer or precision
-                that does not exist.
+            UserError: `texts` is a single string or contains something other than strings, or the pooling, a layer or
+                the precision does not exist.
         """
         if isinstance(texts, str):
             raise UserError("encode takes a list of texts, not one text; write encode([text])")
@@ -345,10 +346,10 @@ class Encoder:
         return result if len(places) == len(texts) else result[torch.tensor(rows)]
 
     def check(self, pooling: str, layers: Sequence[int]) -> tuple[int, ...]:
-        """The layers counted from 0, the embeddings.
+        """Check pooling and layers; return the layers counted from 0 (the embeddings).
 
         Raises:
-            UserError: a layer or a pooling that this encoder does not have.
+            UserError: this encoder does not have the pooling or one of the layers.
         """
         last = self.config.num_hidden_layers
         if not layers:
@@ -367,12 +368,13 @@ class Encoder:
 
 
 def as_features(shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tensor] | None, layers: int = 0) -> Pooled:
-    """Rows of vectors as features of the shape (batch, segment).
+    """Arrange rows of vectors as features of shape (batch, segment).
 
     Args:
         pooled: (row, width).
         tokens: (row, time, width) and their mask (row, time), for `Tokens`.
-        layers: how many layers' vectors are side by side in `pooled`, to be kept apart in `Layers`; 0 for none.
+        layers: number of layers whose vectors are concatenated in `pooled`. They are split into `Layers`; 0 means no
+            split.
     """
     pooled = pooled.view(*shape, pooled.shape[-1])
     if layers:
@@ -384,7 +386,7 @@ def as_features(shape: Sequence[int], pooled: Tensor, tokens: tuple[Tensor, Tens
 
 
 def _in_bf16(model: MiniBert) -> MiniBert:
-    """A copy with weights in bf16; they are not copied in float32 first."""
+    """A copy with weights in bf16, made without a copy in float32."""
     rounded: dict[int, Any] = {
         id(each): nn.Parameter(each.detach().to(torch.bfloat16), requires_grad=False) for each in model.parameters()
     }
@@ -393,12 +395,12 @@ def _in_bf16(model: MiniBert) -> MiniBert:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """An encoder that can be asked for by name.
+    """An encoder that can be selected by name.
 
     Attributes:
         name: what `--encoder` takes.
         summary: one line for lists.
-        load: makes it; called only when the encoder is used.
+        load: returns the encoder; called only when it is used.
     """
 
     name: str

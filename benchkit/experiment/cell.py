@@ -53,14 +53,14 @@ class Cell:
         key: the first 16 hex digits of the hash of `identity`.
         encoder, data: names or folders, as the process that runs the cell can open them.
         head_files: files with heads that are not installed.
-        identity: everything that can change the numbers, by part; what `key` is the hash of.
-        kept_encoder: `all`: store the encoder that a fine-tuning cell trained along; `best`: that of a head's best
-            seed, so each is stored until a better one is; `none`. Of no consequence for a cell's numbers.
-        encoder_dtype: `bf16` or `fp32`, what its matrices are stored in.
-        splits: what the cell may look at. The others are not given to the trainer, rows and labels alike: a cell
+        identity: everything that can change the numbers, by part; `key` is its hash.
+        kept_encoder: `all`: store the encoder of every fine-tuning cell; `best`: only that of a head's best seed, so
+            each is stored until a better one replaces it; `none`. It does not change a cell's numbers.
+        encoder_dtype: `bf16` or `fp32`: the type in which its matrices are stored.
+        splits: the splits that the cell may read. The trainer gets neither rows nor labels of the others: a cell
             without `test` cannot be scored on it.
-        interference: measure it on the way; no part of the key, since it changes no number.
-        sources: see `sources_of`; no part of the key, it names what the key's hashes are made of.
+        interference: measure it during training; not part of the key, since it changes no number.
+        sources: see `sources_of`; not part of the key. It names the files behind the key's hashes.
     """
 
     key: str
@@ -89,7 +89,7 @@ class Cell:
 
     @property
     def keeps_encoder(self) -> bool:
-        """Whether there will be an encoder to keep, and it is to be kept."""
+        """Whether the cell trains an encoder and has to store it."""
         return self.kept_encoder != "none" and self.protocol.trains_encoder
 
     @property
@@ -97,13 +97,13 @@ class Cell:
         return f"{self.head} seed {self.seed}"
 
     def answered(self, record: Record | None) -> bool:
-        """Whether a stored record has all that is asked for. Failed cells are tried again."""
+        """Whether a stored record has everything that the cell asks for. Failed cells are run again."""
         if record is None or record.status == "failed":
             return False
         return not self.interference or all(phase.interference is not None for phase in record.phases)
 
     def trial(self, config: Mapping[str, Any], protocol: Protocol) -> Cell:
-        """The same cell with another config and protocol, and blind to test: what a search tries out."""
+        """The same cell with another config and protocol, and without test: a trial of a search."""
         changes = {"base": self.key, "config": dict(config), "protocol": plain(protocol), "splits": list(BLIND)}
         identity = {"encoder": self.identity["encoder"], **changes}
         return dataclasses.replace(
@@ -143,7 +143,7 @@ def head_part(spec: HeadSpec, config: Any) -> dict[str, Any]:
 
 
 def tasks_part(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> list[dict[str, Any]]:
-    """A list: their order decides that of batches and of initial weights."""
+    """A list, since the order of tasks decides the order of batches and of initial weights."""
     losses = losses_of(spec, config, tasks, protocol)
     return [
         {
@@ -171,7 +171,7 @@ def engine_part() -> dict[str, str]:
 
 
 def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, dict[str, str]]:
-    """A short hash of each file that the hashes of a cell's identity are made of, so that a change can be named."""
+    """A short hash of each file that a cell's identity hashes, so that a message can name the file that changed."""
     files = {"head": spec.files(), "engine": package_files(TRAINING)}
     losses = losses_of(spec, config, tasks, protocol)
     files |= {f"tasks.{task.name}": _task_files(task, losses[task.name][1], protocol) for task in tasks}
@@ -181,10 +181,10 @@ def sources_of(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol:
 def losses_of(
     spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol, phase: str = ""
 ) -> dict[str, tuple[str, Loss]]:
-    """By task, the name and the function of the loss that a head is trained with.
+    """The name and the function of the loss that a head is trained with, by task.
 
-    It is the phase's, where one is named, else the protocol's, else what the head asks for, else the task's first.
-    A function that the head brings is named `head:NAME`.
+    The first of these that is given is used: the phase's loss, the protocol's, the head's, the task's first. A function
+    that the head defines is named `head:NAME`.
 
     Raises:
         UserError: the head asks for a loss that the task does not have.
@@ -205,7 +205,7 @@ def losses_of(
 
 
 def loss_names(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, str]:
-    """By task, the name of the loss that a head is trained with; see `losses_of`."""
+    """The name of the loss that a head is trained with, by task; see `losses_of`."""
     return {name: each for name, (each, _) in losses_of(spec, config, tasks, protocol).items()}
 
 
@@ -223,7 +223,7 @@ def _task_files(task: TaskSpec, loss: Loss, protocol: Protocol) -> dict[str, Pat
 
 
 def _file_of(function: Any, task: TaskSpec) -> Path:
-    """The source file of a loss or metric; of what a partial wraps, or of a callable object's class."""
+    """The source file of a loss or metric: of a partial's function, or of a callable object's class."""
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function)

@@ -1,4 +1,4 @@
-"""What a run is compared with: constant predictions, each task alone, heads that cannot have learnt from the texts."""
+"""Baselines for a run: constant predictions, each task alone, and heads that cannot learn from the texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Control:
     Attributes:
         name: `majority class`, or `mean score` for a regression.
         value: the task's metric.
-        loss: of the constant outputs that `constant_loss` describes.
+        loss: the loss of the constant outputs that `constant_loss` describes.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Control:
 
 
 def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "", *, with_loss: bool = True) -> list[Control]:
-    """The control of a task on each labelled split. Of equally frequent classes the first is predicted.
+    """The control of a task on each labelled split. If several classes are equally frequent, it predicts the first.
 
     Args:
         splits: by name; `train` must be there and labelled.
         loss: name of the task's loss; "" is the default one.
-        with_loss: whether to find the loss, which takes torch; else it is NaN.
+        with_loss: whether to compute the loss, which needs torch; otherwise it is NaN.
 
     Raises:
         UserError: the task has no loss of that name, or its metric gives no number for constant predictions.
@@ -64,7 +64,7 @@ def controls(task: TaskSpec, splits: Mapping[str, Split], loss: str = "", *, wit
 
 
 def _metric(task: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """The metric of constant predictions, which is where a stranger's metric divides by zero."""
+    """The metric of constant predictions; here a user's metric may divide by zero."""
     where = f"task {task.name!r}: metric {task.metric.name!r} of constant predictions"
     try:
         value = float(task.metric.score(labels, predictions))
@@ -81,7 +81,7 @@ SHUFFLED_LABELS, RANDOM_ENCODER = "shuffled labels", "random encoder"
 
 
 def single_task_plans(plan: Plan) -> dict[str, Plan]:
-    """By task: the same heads and seeds on that task alone, all else equal.
+    """One plan per task: the same heads and seeds on that task alone, everything else unchanged.
 
     Raises:
         UserError: there is only one task.
@@ -98,7 +98,7 @@ def single_task_plans(plan: Plan) -> dict[str, Plan]:
 
 
 def control_plans(plan: Plan) -> dict[str, Plan]:
-    """The same heads and seeds with train's labels shuffled, and on an encoder with untrained weights."""
+    """Two plans with the same heads and seeds: shuffled labels in train, and an encoder with untrained weights."""
     from benchkit.experiment.workspace import RANDOM
 
     base = replace(plan, interference=False)

@@ -28,8 +28,8 @@ from benchkit.training.loop import State, train_phase
 def result_of(cell: Cell, store: CellStore) -> Record | None:
     """The record of a cell that need not run.
 
-    One that does not answer all that is asked is run again, and so is one whose encoder was not kept though all are to
-    be.
+    A cell is run again if its record lacks something that is asked for, or if its encoder was not stored although all
+    are to be stored.
     """
     done = store.load(cell.key)
     lacks_encoder = cell.keeps_encoder and cell.kept_encoder == "all" and not store.has_encoder(cell.key)
@@ -82,10 +82,10 @@ def splits_of(data: Data) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a cell that is blind to test showed on dev.
+    """The results on dev of a cell that cannot see test.
 
     Attributes:
-        states: one for each phase, its weights dropped.
+        states: one for each phase, without weights.
         parameters: see `parameter_counts`.
     """
 
@@ -131,7 +131,7 @@ class Predictions:
 
 
 def score_splits(context: PhaseContext, head: nn.Module, reader: Reader) -> tuple[tuple[Score, ...], Predictions]:
-    """Score every split; test is looked at here and nowhere else, once a phase."""
+    """Score every split. This is the only place that reads test, once per phase."""
     scores, predictions = [], Predictions()
     for split in SPLITS:
         if split not in context.corpus.splits():
@@ -161,15 +161,15 @@ class Busy(Exception):
 
 
 def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit, *, wait: bool = True) -> Record:
-    """Run a cell, or what is left of it, and store its record.
+    """Run a cell, or the rest of an interrupted one, and store its record.
 
-    Whatever a head raises becomes the record of a failed cell, so that the other cells go on.
+    An exception of a head becomes the record of a failed cell, so that the other cells continue.
 
     Args:
         wait: wait for another process that runs the same cell, and use its record.
 
     Raises:
-        Busy: there is such a process, and it is not to be waited for.
+        Busy: another process runs the cell, and `wait` is false.
     """
     waiting = {"event": "log", "line": f"{cell.label}: another run is working on this cell; waiting for its result"}
     with store.lock(cell.key, wait=wait, on_wait=lambda: emit(waiting)) as mine:
@@ -194,11 +194,11 @@ def execute(cell: Cell, workspace: Workspace, store: CellStore, emit: Emit, *, w
 def explore(cell: Cell, workspace: Workspace, watch: Watch) -> TrialResult:
     """Train a cell as `execute` would, without looking at test, and store nothing.
 
-    Ends with the phase in which training diverged, if it did; `watch` may end it sooner.
+    Training ends with the phase in which it diverged; `watch` may end it earlier.
 
     Raises:
-        ValueError: the cell is not blind to test.
-        Exception: whatever the head, or `watch`, raised.
+        ValueError: the cell may read test.
+        Exception: any exception of the head or of `watch`.
     """
     if "test" in cell.splits:
         raise ValueError(f"a cell that is tried out must be blind to test, this one may look at {cell.splits}")
@@ -216,7 +216,7 @@ def explore(cell: Cell, workspace: Workspace, watch: Watch) -> TrialResult:
 
 @dataclass
 class _Run:
-    """A cell on its way to a record.
+    """A cell that is being run.
 
     Attributes:
         phase: the phase that is being run.
@@ -229,7 +229,7 @@ class _Run:
     phase: str = ""
 
     def finish(self) -> Record:
-        """All phases, from the last checkpoint if there is one, then the record."""
+        """Run all phases, starting at the last checkpoint if there is one; store and return the record."""
         cell, memory = self.cell, PeakMemory(torch.device(self.cell.execution.device))
         opened = OpenCell.of(cell, self.workspace, self._log)
         saved = self.store.load_checkpoint(cell.key) or {}
@@ -255,14 +255,14 @@ class _Run:
         return self.store.load(cell.key) or record
 
     def _kept(self, model: nn.Module) -> dict[str, Tensor]:
-        """The weights of a fine-tuned encoder as they are stored: vectors, which are few, always in fp32."""
+        """The weights of a fine-tuned encoder as they are stored. Vectors are always in fp32, since they are small."""
         half = self.cell.encoder_dtype == "bf16"
         return {name: each.bfloat16() if half and each.ndim > 1 else each for name, each in model.state_dict().items()}
 
     def _phase(
         self, opened: OpenCell, state: State, done: Sequence[PhaseResult]
     ) -> tuple[PhaseResult, Predictions, str]:
-        """Train one phase to its end and score it; the last value says why it diverged, or is ""."""
+        """Train one phase and score it. The last value says why it diverged, or is ""."""
         context, reader = opened.context(self.phase), opened.reader(self.phase)
 
         def on_epoch(state: State) -> None:
@@ -291,7 +291,7 @@ class _Run:
         return result, predictions, state.diverged
 
     def _record(self, opened: OpenCell, done: Sequence[PhaseResult], diverged: str, predictions: Predictions) -> Record:
-        """The record of a cell that ran to its end, or until its training diverged."""
+        """The record of a cell that was trained to the end or diverged."""
         cell, encoder = self.cell, opened.encoder
         collapses = [reason for task in opened.tasks.values() if (reason := predictions.collapse(task))]
         status: Status = "diverged" if diverged else "collapsed" if collapses else "ok"

@@ -32,15 +32,15 @@ _LONGEST, _NOTICED = 8.0, 3.0  # seconds between two tries: at most, and after w
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository at one revision. A server may have chosen the values, and they become local paths.
+    """A file of a repository at one revision. The server may choose the values, and `path` becomes a local path.
 
     Attributes:
-        size: bytes; None where it is not known.
-        sha256: of the content, or "". The hub knows it of large files (git-lfs).
-        blob: git's id of the content, or "": what the hub knows of small files.
+        size: bytes; None if unknown.
+        sha256: of the content, or "". The hub gives it for large files (git-lfs).
+        blob: git's id of the content, or "". The hub gives it for small files.
 
     Raises:
-        ValueError: the path leads out of its folder, or an id is not one.
+        ValueError: the path leads out of its folder, or a checksum or the size is invalid.
     """
 
     path: str
@@ -63,7 +63,7 @@ class RemoteFile:
 
     @property
     def identity(self) -> str:
-        """A name for the content, of hex digits, or "" where nothing is known of it."""
+        """The checksum that identifies the content, in hex digits, or "" if none is known."""
         return self.sha256 or self.blob
 
     @property
@@ -72,7 +72,7 @@ class RemoteFile:
         return f"sha256:{self.sha256}" if self.sha256 else f"git:{self.blob}" if self.blob else "unknown"
 
     def flaw(self, path: Path) -> str:
-        """What is wrong with a local copy, or ""; everything that is known of the file is compared."""
+        """What is wrong with a local copy, or "". Size and checksum are compared, as far as they are known."""
         size = path.stat().st_size
         if self.size is not None and size != self.size:
             return f"it has {size:,} bytes, not {self.size:,}"
@@ -155,7 +155,7 @@ def _get(url: str, headers: dict[str, str], **options: Any) -> Iterator[Any]:
 
 
 def _listed(repo: str, kind: Kind, answer: Any, advice: str) -> Repository:
-    """A server's answer, of which nothing is trusted."""
+    """Parse a server's answer, which is not trusted."""
     if not re.fullmatch("[0-9a-f]{40}", answer["sha"]):
         raise ValueError("no commit")
     files = {}
@@ -172,7 +172,7 @@ def _listed(repo: str, kind: Kind, answer: Any, advice: str) -> Repository:
 
 @contextmanager
 def asking(url: str, advice: str) -> Iterator[None]:
-    """Raises a UserError, one line, instead of what the hub's library raises."""
+    """Turn exceptions of the hub's library into a UserError of one line."""
     from huggingface_hub import errors
 
     try:
@@ -215,12 +215,12 @@ def _reason(error: Exception) -> str:
 
 
 def download(repository: Repository, file: RemoteFile, folder: Path, progress: Progress) -> Path:
-    """A file, complete and checked, in `folder` under a name of its own; the caller moves it where it belongs.
+    """Download a file to `folder` under a temporary name, complete and checked. The caller moves it.
 
-    What an interrupted call left there is continued. Content that differs from its checksum is fetched once more.
+    An interrupted download is continued. Content that does not match its checksum is fetched once more.
 
     Raises:
-        UserError: it cannot be had, or is not what was expected.
+        UserError: the file cannot be fetched, or is not the expected one.
     """
     from huggingface_hub import hf_hub_url
 
@@ -252,9 +252,9 @@ def _size(path: Path) -> int:
 
 
 def _complete(part: Path, url: str, advice: str, progress: Progress) -> None:
-    """Request what is missing of `part`, again where the connection breaks.
+    """Request the missing rest of `part`, and repeat if the connection breaks.
 
-    The hub's own `hf_hub_download` begins again in each process, and writes no less than 10 MB at a time.
+    The hub's own `hf_hub_download` starts over in each process and writes at least 10 MB at a time.
     """
     from huggingface_hub import errors
 
@@ -280,7 +280,7 @@ def _complete(part: Path, url: str, advice: str, progress: Progress) -> None:
 
 
 def _append(part: Path, url: str, progress: Progress) -> None:
-    """One request; what arrives before it breaks stays in `part`."""
+    """Send one request. Data that arrives before the connection breaks stays in `part`."""
     from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
 
     have = _size(part)
@@ -309,7 +309,7 @@ def _refuse_links(paths: Iterable[Path]) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A folder for one thing that is being fetched: `raw` as the repository has it, `new` as it will be kept."""
+    """Folders of one download: `raw` has the repository's files, `new` the files that will be kept."""
 
     raw: Path
     new: Path
@@ -319,7 +319,7 @@ class Stage:
         """Put files into `raw`: from `by_hand`, the cache of the hub's own library, or the hub.
 
         Raises:
-            UserError: one cannot be had, or is not what was expected.
+            UserError: a file cannot be fetched, or is not the expected one.
         """
         for file in (repository.files[path] for path in paths):
             target = self.raw / file.path
@@ -336,7 +336,7 @@ class Stage:
                 download(repository, file, self.raw.parent, self.progress).replace(target)
 
     def place(self, where: Path, repository: Repository, paths: Iterable[str], **about: Any) -> Fetched:
-        """Put `new` with its record where it belongs, in the place of what was there."""
+        """Write the record into `new` and move it to `where`; an older folder there is replaced."""
         source = {path: repository.files[path].source for path in paths}
         record = Fetched(repository.name, repository.revision, source=source, files=sums(self.new), **about)
         write_atomic(self.new / NAME, (json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n").encode())
@@ -350,7 +350,7 @@ class Stage:
 
 @contextmanager
 def staged(name: str, progress: Progress) -> Iterator[Stage]:
-    """A stage under a name, for one process at a time; what an earlier one left in `raw` is still there."""
+    """A stage under a name, for one process at a time. Files that an earlier process left in `raw` are kept."""
     base = hub_root() / "downloads" / name.replace("/", "--")
     with locked(base.with_name(f"{base.name}.lock"), wait=True), writing(base):
         _refuse_links([base, *base.rglob("*")])
@@ -375,7 +375,7 @@ def _given(folder: Path, file: RemoteFile) -> Path:
 
 
 def _cached(repository: Repository, file: RemoteFile) -> Path | None:
-    """The file as another program has downloaded it ($HF_HOME), if it is complete and the right one."""
+    """The file in the cache of the hub's library ($HF_HOME), if it is complete and correct."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository.name, file.path, revision=repository.revision, repo_type=repository.kind)
@@ -384,7 +384,7 @@ def _cached(repository: Repository, file: RemoteFile) -> Path | None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file where the disk can, else a copy."""
+    """Hard-link a file, or copy it if the disk cannot link."""
     try:
         os.link(source, target)
     except OSError:
@@ -398,7 +398,7 @@ class Fetched:
 
     Attributes:
         revision: the commit.
-        pinned: whose word the checksums are: `benchkit` knew them before, or the `hub` gave them at the first fetch.
+        pinned: where the checksums come from: `benchkit` (built in) or `hub` (given at the first fetch).
         source: files as the repository has them: path -> `sha256:…` or `git:…`.
         files: in the folder: name -> sha256.
         splits: for data, which split they have; `rows` counts them.
@@ -434,7 +434,7 @@ def read_record(folder: Path) -> Fetched | None:
 
 
 def damage(folder: Path, record: Fetched) -> list[str]:
-    """What is missing from a fetched folder or differs from its record, a line each."""
+    """Files that are missing from a fetched folder or differ from its record, one line each."""
     problems = []
     for path, wanted in ((folder / name, wanted) for name, wanted in record.files.items()):
         if not path.is_file():

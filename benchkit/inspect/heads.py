@@ -53,7 +53,7 @@ class Shown:
 
     @property
     def about(self) -> str:
-        """The encoder's size, and how its states become features."""
+        """The encoder's size, and how its hidden states become features."""
         protocol, encoder = self.assembly.protocol, self.encoder
         size = f"{encoder.config.num_hidden_layers} layers of {encoder.hidden}"
         if self.assembly.features.apart:
@@ -66,7 +66,7 @@ class Shown:
         return figure(self.structure, f"encoder {self.encoder.name}", self.about)
 
     def losses(self) -> str:
-        """The loss of each task, and whether it is the head that asks for it."""
+        """The loss of each task, and whether the head chose it."""
         spec, config, tasks = self.spec, self.assembly.config, self.assembly.tasks
         names = loss_names(spec, config, tasks, self.assembly.protocol)
         asked = {shape.name for shape in self.assembly.shapes if spec.loss and spec.loss(config, shape)}
@@ -75,7 +75,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Setup:
-    """A request of `benchkit run`, resolved and loaded as far as heads can be looked at and timed without data."""
+    """A resolved request of `benchkit run` with its encoder loaded, to inspect and time heads without data."""
 
     plan: Plan
     plugins: Plugins
@@ -84,7 +84,11 @@ class Setup:
 
     @staticmethod
     def open(request: Request, plugins: Plugins) -> Setup:
-        """Raises: UserError: as `resolve` does, or the encoder cannot be used."""
+        """Resolve a request and load its encoder.
+
+        Raises:
+            UserError: the request cannot be resolved (see `resolve`), or the encoder cannot be used.
+        """
         plan = resolve(request, plugins)
         workspace = Workspace(plugins, cache_root(), lambda line: None)
         encoder = workspace.encoder(plan.encoder).to(plan.execution.device).eval()
@@ -99,15 +103,19 @@ class Setup:
         return self.plan.protocol.shapes(self.tasks)
 
     def assembly(self, head: str, precision: str = "fp32") -> Assembly:
-        """Raises: UserError: the head or the protocol reads what the encoder does not have."""
+        """The parts that a head is built from.
+
+        Raises:
+            UserError: the head or the protocol reads features that the encoder does not have.
+        """
         spec, config = self.plugins.head(head), self.plan.configs[head]
         return Assembly.of(spec, config, self.plan.protocol, self.tasks, self.encoder, precision, self.device)
 
     def shown(self, name: str) -> Shown:
-        """A head, looked through.
+        """Build a head, run it and describe it.
 
         Raises:
-            UserError: it cannot be built, does not run, or reads what the encoder does not have.
+            UserError: the head cannot be built, does not run, or reads features that the encoder does not have.
         """
         assembly = self.assembly(name)
         plugin = next(each for each in self.plugins.plugins if name in each.heads)
@@ -117,12 +125,12 @@ class Setup:
 
 
 def width_of(assembly: Assembly) -> int:
-    """Of a feature vector: layers stand side by side where the head does not read them apart."""
+    """Width of a feature vector. The layers are concatenated unless the head reads them separately."""
     return assembly.encoder.hidden * (1 if assembly.features.apart else len(assembly.features.layers))
 
 
 def render_heads(setup: Setup) -> str:
-    """A line a head with its parameters here, then what is wrong with some; none takes another down."""
+    """One line per head with its parameters, then the errors of heads and plugins that do not work."""
     rows, notes = [], []
     for name in setup.plan.heads:
         spec, owner, parameters = setup.plugins.head(name), setup.plugins.owners["head", name], "—"
@@ -168,7 +176,7 @@ def _filled(template: str, **values: Any) -> str:
 
 
 def _layers(shown: Shown) -> str:
-    """All layers in order, those that tasks share once; by number what each takes, if not simply the one before."""
+    """All layers in order, shared ones once. A layer lists its inputs by number unless it reads only the one before."""
     found, rows = shown.structure, list[tuple[str, ...]]()
     shared = "shared by all tasks" if len(found.branches) > 1 else "trunk"
     groups = [(shared, found.widest, range(found.shared))]
@@ -258,7 +266,7 @@ def _by_config(folder: Path) -> tuple[str, str]:
 
 
 def _has_pooler(files: Iterable[Path]) -> bool:
-    """Whether the weights hold one; pickled ones are not opened and taken to have one."""
+    """Whether the weights have a pooler. Pickled weights are not opened; they are assumed to have one."""
     names = set[str]()
     try:
         for path in files:
@@ -270,7 +278,7 @@ def _has_pooler(files: Iterable[Path]) -> bool:
 
 
 def render_encoders(here: Sequence[tuple[str, ...]]) -> str:
-    """What is here, then what could be fetched."""
+    """The encoders that are here, then those that could be fetched."""
     names = {row[0] for row in here}
     more = [row for row in _KNOWN if row[0] not in names]
     head = ("encoder", "shape", "parameters")

@@ -35,7 +35,7 @@ class Input:
 
 
 def from_arguments(arguments: Sequence[str], format: InputFormat) -> list[Input]:
-    """Each argument a sentence; for pairs two by two.
+    """Each argument is a sentence; for pairs, every two arguments are an example.
 
     Raises:
         UserError: a pair has no second sentence, or a text is empty.
@@ -50,10 +50,10 @@ def from_arguments(arguments: Sequence[str], format: InputFormat) -> list[Input]
 
 
 def from_lines(lines: Iterable[str], format: InputFormat, where: str) -> Iterator[Input]:
-    """Each line a sentence; for pairs with a tab between them. Empty lines are passed over.
+    """Each line is a sentence, or a pair with a tab between its sentences. Empty lines are skipped.
 
     Raises:
-        UserError: a line has another number of texts.
+        UserError: a line has the wrong number of texts.
     """
     size = len(format.texts)
     for number, line in enumerate(lines, start=1):
@@ -69,8 +69,8 @@ def from_lines(lines: Iterable[str], format: InputFormat, where: str) -> Iterato
 def from_file(path: Path, format: InputFormat, log: Log) -> Iterator[Input]:
     """A `.txt` file line by line, or a table with a header: .tsv, .csv, .jsonl (each also .gz), .parquet.
 
-    A column may be called by any of the names that a task's data may have, in any case. A row with an empty text is
-    left out, and `log` told so.
+    A column may have any of the names that the task's data may have, in any case. A row with an empty text is left out
+    and reported to `log`.
 
     Raises:
         UserError: the file cannot be read, or has no column for a text.
@@ -113,16 +113,17 @@ _COURSE: Mapping[str, tuple[str, str, type]] = {
 def write_submission(
     store: CellStore, record: Record, plugins: Plugins, model: Callable[[], Model], source: str, folder: Path, log: Log
 ) -> Iterator[Path]:
-    """Write the files of the CS224N project from one cell: one for each task, and each of dev and test in the data.
+    """Write the files of the CS224N project from one cell: one for each task and each of dev and test in the data.
 
-    A row an example in the order of the data, ids in lower case, " , " between id and prediction.
+    One row per example in the order of the data: the id in lower case, " , ", the prediction.
 
     Args:
-        model: opens the cell; called only if something must be predicted that the run did not.
-        source: a data folder, `demo`, or "" for that of the run.
+        model: loads the cell's model; called only if the run did not make all the predictions.
+        source: a data folder, `demo`, or "" for the data of the run.
 
     Raises:
-        UserError: the cell was trained on no task of the course, or the data cannot be read, or a file not written.
+        UserError: the cell was trained on none of the course's tasks, the data cannot be read, or a file cannot be
+            written.
     """
     trained = [each["name"] for each in record.identity["tasks"]]
     names = [name for name in trained if name in _COURSE]
@@ -147,7 +148,7 @@ def write_submission(
 
 
 def _predictions(store: CellStore, record: Record, split: Split, model: Callable[[], Model], log: Log) -> list[float]:
-    """The predictions of the run, if it made them for these rows; else made now."""
+    """The run's predictions if it made them for these rows; otherwise new ones."""
     if record.identity["data"][split.task].get(split.name) == split.digest():
         frame = store.predictions(record.key)
         mine = frame[(frame["task"] == split.task) & (frame["split"] == split.name)]
@@ -162,15 +163,15 @@ Predicted = tuple[Input, Prediction]
 
 
 def write(file: IO[str], predicted: Iterable[Predicted], format: InputFormat, kind: str) -> None:
-    """Write predictions as a `table`, `csv` or `jsonl`, each as soon as it is there."""
+    """Write predictions as a `table`, `csv` or `jsonl`, each as soon as it is made."""
     {"table": _table, "csv": _csv, "jsonl": _jsonl}[kind](file, predicted, format)
 
 
 def write_file(path: Path, predicted: Iterable[Predicted], format: InputFormat, kind: str) -> None:
-    """The same into a file, which is there only when it is complete.
+    """Like `write`, but to a file, which appears only when it is complete.
 
     Raises:
-        UserError: it cannot be written; also whatever making the predictions raises.
+        UserError: the file cannot be written. Exceptions raised while predicting also pass through.
     """
 
     def fill(binary: BinaryIO) -> None:
@@ -206,7 +207,7 @@ _WIDTH, _LEAST = 100, 30  # columns of a table, and of a text in it at the least
 def _table(file: IO[str], predicted: Iterable[Predicted], format: InputFormat) -> None:
     """Numbers first; then the texts, cut to what the width leaves for them.
 
-    All probabilities, or that of the predicted class alone where all would leave too little for the texts.
+    Shows all probabilities, or only that of the predicted class if all would leave too little room for the texts.
     """
     classes, count = format.classes, len(format.texts)
     shares = classes or ("score",)

@@ -26,7 +26,7 @@ from benchkit.store.files import write_atomic
 
 
 class MaskedLm(nn.Module):
-    """`BertForMaskedLM`: its outputs are tied to its inputs, so of its own it has a dense layer, a norm and a bias."""
+    """`BertForMaskedLM` with tied embeddings: the head itself has only a dense layer, a norm and a bias."""
 
     def __init__(self, bert: MiniBert) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class MaskedLm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(bert.config.vocab_size))
 
     def forward(self, batch: Batch, ids: Tensor, positions: Tensor) -> Tensor:
-        """Logits (n, vocab) at `positions`; `ids` (total,) stand in for the batch's own."""
+        """Logits (n, vocab) at `positions`; `ids` (total,) replace the batch's own."""
         top = len(self.bert.layers)
         states = self.bert(ids, batch.segments, batch.layout, {top})[top]
         x = self.norm(activate(self.dense(states[positions]), self.activation))
@@ -47,9 +47,9 @@ class MaskedLm(nn.Module):
 
     @torch.no_grad()
     def start_head(self, frequencies: Tensor, seed: int) -> None:
-        """A fresh head: BERT's initial weights, and a bias that alone predicts the word pieces' frequencies (vocab,).
+        """Start a new head: BERT's initial weights, and a bias that predicts the word pieces' frequencies (vocab,).
 
-        From a bias of zero, the first hundreds of steps would go by to learn no more than these.
+        With a bias of zero, the model would spend the first hundreds of steps on learning these frequencies.
         """
         spread = self.bert.config.initializer_range
         self.dense.weight.normal_(0.0, spread, generator=generator(seed, "encoder", "masked words"))
@@ -58,7 +58,7 @@ class MaskedLm(nn.Module):
 
 
 def frequencies(ids: Tensor, special: Tensor) -> Tensor:
-    """Of word pieces as targets, (vocab,), summing to one; none is zero (add-one)."""
+    """Frequencies of word pieces as targets, (vocab,), summing to one; add-one smoothing keeps them above zero."""
     counts = torch.bincount(ids.long(), minlength=len(special)).double() + 1
     counts[special.cpu()] = 1
     return (counts / counts.sum()).float()
@@ -74,10 +74,10 @@ _HEAD = {
 
 
 def read_head(model: MaskedLm, folder: Path) -> bool:
-    """Take the head's weights from a checkpoint's folder; False, and nothing is changed, where it has none.
+    """Load the head's weights from a checkpoint's folder. Returns False and changes nothing if it has none.
 
     Raises:
-        UserError: it has a head of another shape.
+        UserError: the checkpoint's head has another shape.
     """
     tensors = read_tensors(folder)
     if any(theirs not in tensors for theirs in _HEAD.values()):
@@ -93,7 +93,7 @@ def read_head(model: MaskedLm, folder: Path) -> bool:
 
 
 def write_folder(folder: Path, model: MaskedLm, tokenizer: Tokenizer, half: bool) -> None:
-    """Config, weights and tokenizer as transformers reads them, each file whole or not there, the weights last.
+    """Write config, tokenizer and, last, weights as transformers reads them; each file is complete or absent.
 
     Args:
         half: store the weights as fp16.
@@ -137,7 +137,7 @@ _RATE, _SEED, _BATCH = 0.15, 0, 4096
 
 @dataclass(frozen=True)
 class Score:
-    """Mean negative log-likelihood of a masked word piece in nats, and the share of them that was predicted right."""
+    """Mean negative log-likelihood per masked word piece in nats, and the share of pieces predicted correctly."""
 
     loss: float
     accuracy: float
@@ -148,7 +148,7 @@ class Score:
 
 
 class HeldOut:
-    """Held-out sequences with masks that are always the same: 15 % of the word pieces, whatever the recipe says."""
+    """Held-out sequences with fixed masks: always the same 15 % of the word pieces, whatever the recipe."""
 
     def __init__(self, tokenized: Tokenized, pieces: Pieces, device: torch.device) -> None:
         self.batches: list[tuple[Batch, Tensor, Tensor]] = []
@@ -164,7 +164,7 @@ class HeldOut:
 
     @torch.no_grad()
     def score(self, model: MaskedLm, autocast: bool) -> Score:
-        """Without dropout; leaves the model in `train()`."""
+        """Score the model without dropout; leaves it in `train()`."""
         model.eval()
         loss, right, count = 0.0, 0, 0
         for batch, ids, positions in self.batches:
@@ -178,14 +178,16 @@ class HeldOut:
         return Score(loss / count, right / count)
 
     def unigram(self, frequencies: Tensor) -> Score:
-        """What the training texts' frequencies (vocab,) alone reach: the model must get below that."""
+        """Score of predicting by the training texts' frequencies (vocab,) alone. A trained model must have a lower
+        loss.
+        """
         targets = self.targets.cpu()
         guess = int(frequencies.argmax())
         return Score(float(-frequencies[targets].log().mean()), float((targets == guess).float().mean()))
 
 
 def write_png(curve: pd.DataFrame, unigram: Score, path: Path) -> None:
-    """Loss above, guesses that were right below; dotted what frequencies alone reach.
+    """Plot loss (above) and share of correct predictions (below); dotted lines show frequencies alone.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What is timed: benchmark points, inputs of real lengths, a head's step on them, and what it computes."""
+"""Benchmark points, inputs of realistic lengths, the step of a head that is timed, and its work."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BenchmarkPoint:
             of the head alone, on stored features; `encode`: word pieces to features.
         batch: examples of each task.
         length: word pieces of every sentence; `mixed`: of different lengths, as in real data.
-        graph: the step is captured as a CUDA graph, on inputs of fixed shape, and replayed.
+        graph: whether the step is captured as a CUDA graph, on inputs of fixed shape, and replayed.
     """
 
     mode: Mode
@@ -74,13 +74,13 @@ def grid(
     graph: bool = False,
     longest: int,
 ) -> list[BenchmarkPoint]:
-    """All points, each once. Heads are trained on stored features in fp32, whatever the encoder computes in.
+    """All points, without repetition. Heads are trained on stored features in fp32, whatever the encoder's precision.
 
     Args:
-        longest: word pieces that the encoder takes.
+        longest: most word pieces that the encoder accepts.
 
     Raises:
-        UserError: a mode, precision, batch size or length that does not exist; a graph of what has none.
+        UserError: a mode, precision, batch size or length does not exist, or a graph is requested where there is none.
     """
     for name in modes:
         if name not in MODES:
@@ -181,9 +181,9 @@ class PreparedBenchmark:
     """A point with everything that its heads share.
 
     Attributes:
-        encoder: a copy where it is trained, compiled, or computes in bf16 weights.
-        kinds: how the inputs of the heads are encoded, by the kind of features that they read.
-        moments: the optimiser's, of the encoder's parameters.
+        encoder: a copy if it is trained, compiled, or has bf16 weights.
+        kinds: how the heads' inputs are encoded, by the kind of features that a head reads.
+        moments: the optimiser's moments of the encoder's parameters.
     """
 
     setup: Setup
@@ -212,7 +212,7 @@ class PreparedBenchmark:
         return PreparedBenchmark(setup, point, make_inputs(setup.encoder, setup.shapes, point), encoder, kinds)
 
     def names(self) -> tuple[str, ...]:
-        """What is compared: heads; for `encode` the kinds of features that they read."""
+        """The names that are compared: heads, or for `encode` the kinds of features that they read."""
         return tuple(self.kinds) if self.point.mode == "encode" else self.setup.plan.heads
 
     def assembly(self, head: str) -> Assembly:
@@ -230,7 +230,7 @@ class PreparedBenchmark:
         return captured(run, self.setup.device, self.point.compiled) if self.point.graph else run
 
     def _encode(self, settings: FeatureSettings, mark: Mark) -> None:
-        """As the feature store has its inputs encoded. The copy on the encoder's model is in the precision already."""
+        """Encode inputs as the feature store does. The copy of the encoder's model already has the right precision."""
         reads = Tokens if settings.reads == "tokens" else Pooled
         pooling, layers = settings.pooling, settings.layers
         for _ in self.encoder.encode_chunks(
@@ -239,10 +239,10 @@ class PreparedBenchmark:
             pass
 
     def _step(self, name: str, head: nn.Module) -> Run:
-        """A batch of every task, as `training.loop` takes them.
+        """One step on a batch of every task, as in `training.loop`.
 
-        `infer` is a forward pass. `train` and `head` also take a backward pass and an optimiser step; heads share the
-        encoder and the optimiser's moments of it. `head` reads features in memory, so that its step has no parts.
+        `infer` is a forward pass. `train` and `head` add a backward pass and an optimiser step. Heads share the encoder
+        and its optimiser moments. `head` reads features from memory, so its step has no parts.
         """
         mode, device, batch = self.point.mode, self.setup.device, self.point.batch
         trains, tuned = mode != "infer", mode == "train"
@@ -285,7 +285,7 @@ class PreparedBenchmark:
         return self.encoder.features(self.inputs.tokenized, rows, reads, settings.pooling, settings.layers)
 
     def _fixed(self, shape: TaskShape) -> Batch:
-        """A task's inputs in tensors of fixed shape, on the device, as steps that are captured have them."""
+        """A task's inputs in tensors of fixed shape on the device, as captured steps need them."""
         if shape.name not in self.batches:
             rows = self.inputs.rows[shape.name].flatten().numpy()
             size = bucket_size(self.inputs.tokenized.lengths.numpy()[rows], self.encoder.config.max_position_embeddings)
@@ -295,7 +295,7 @@ class PreparedBenchmark:
         return self.batches[shape.name]
 
     def _stored(self, settings: FeatureSettings) -> Callable[[TaskShape], Pooled]:
-        """Reads a task's features from a table in memory, which heads that read the same kind share."""
+        """Read a task's features from a table in memory. Heads that read the same kind share the table."""
         device = self.setup.device
         if settings not in self.tables:
             table = encode_table(self.encoder, self.inputs.tokenized, settings)
@@ -311,16 +311,16 @@ class PreparedBenchmark:
 
 
 def _tensors(features: Pooled) -> list[Tensor]:
-    """What a head's gradients go to: all of its features but their mask."""
+    """The tensors that a head passes gradients to: all of its features except the mask."""
     found = [getattr(features, each.name) for each in dataclasses.fields(features)]
     return [tensor for tensor in found if tensor.is_floating_point()]
 
 
 def captured(run: Run, device: torch.device, compiled: bool) -> Run:
-    """A step as replays of a CUDA graph. It has no parts: within a replay none can be timed.
+    """A step as replays of a CUDA graph. It has no parts, since parts of a replay cannot be timed.
 
     Raises:
-        UserError: the step waits for the device somewhere, or does something else that no graph can hold.
+        UserError: the step waits for the device or does something else that cannot be captured.
     """
 
     def step(row: Tensor) -> Tensor:
@@ -345,12 +345,14 @@ def captured(run: Run, device: torch.device, compiled: bool) -> Run:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step does.
+    """The work of one step.
 
     Attributes:
         examples, sentences, tokens: a pair is two sentences; tokens are word pieces, nothing padded.
-        flops: needed for it, 2 a multiply-accumulate; what an implementation does on padding or twice is not in it.
-        macs: of one example in one forward, encoder (where it takes part) and head, mean over the tasks.
+        flops: operations that the step needs, 2 per multiply-accumulate; work on padding and repeated work are not
+            counted.
+        macs: multiply-accumulates of one example in a forward pass of head and encoder (if it takes part), mean over
+            tasks.
         unknown: operations that could not be counted.
     """
 
@@ -367,7 +369,11 @@ _FEW = 2  # examples; one is too few for batch normalisation
 
 
 def count_work(prepared: PreparedBenchmark, name: str) -> Work:
-    """Raises: whatever the head raises."""
+    """Count the work of one step.
+
+    Raises:
+        Exception: any exception of the head.
+    """
     setup, point, inputs = prepared.setup, prepared.point, prepared.inputs
     encoder = forth = whole = parameters = 0
     unknown: tuple[str, ...] = ()
@@ -388,9 +394,10 @@ def count_work(prepared: PreparedBenchmark, name: str) -> Work:
 
 
 def _head_macs(prepared: PreparedBenchmark, name: str) -> tuple[int, int, tuple[str, ...]]:
-    """Of a forward pass over a batch of every task, and of all that a step computes; and what could not be counted.
+    """Multiply-accumulates of a forward pass on a batch of every task, those of the whole step, and uncounted
+    operations.
 
-    Where all sentences have one length, a few examples are counted and stand for all.
+    If all sentences have the same length, a few examples are counted and the result is scaled up.
     """
     point, assembly = prepared.point, prepared.assembly(name)
     reads, layers, head = assembly.spec.reads, len(assembly.features.layers), assembly.build()

@@ -1,4 +1,4 @@
-"""The feature store: each distinct input is encoded once, ever, for one encoder and one way of encoding."""
+"""The feature store: each distinct input is encoded only once for an encoder and a way of encoding."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FeatureSettings:
         pooling, layers: see `benchkit.core.protocol.Protocol`.
         max_length: word pieces kept of an input.
         precision: as resolved, not `auto`.
-        device: kind of device; its numbers differ in the last bits.
+        device: kind of device; features from different kinds differ in the last bits.
     """
 
     reads: Literal["pooled", "tokens", "layers"] = "pooled"
@@ -69,15 +69,15 @@ class FeatureSettings:
 
     @property
     def apart(self) -> int:
-        """How many layers are kept apart; 0 where they are side by side."""
+        """Number of layers that are kept apart; 0 if they are concatenated."""
         return len(self.layers) if self.reads == "layers" else 0
 
 
 class FeatureStore:
-    """Features under `root/features/<key>/`: `settings.json` for people, and segments.
+    """Features under `root/features/<key>/`: segments, and a `settings.json` for people to read.
 
-    Segments (see `benchkit.store.table`) are verified when opened, once a store object; a bad one is
-    removed and its inputs are encoded again. `log` gets a line for each such event.
+    Each store object verifies a segment (see `benchkit.store.table`) once, when it opens it. A damaged segment is
+    removed and its inputs are encoded again. `log` is called with one line for each such event.
     """
 
     def __init__(self, root: Path, log: Callable[[str], None] = _LOG.warning, chunk: int = CHUNK) -> None:
@@ -87,10 +87,10 @@ class FeatureStore:
         self._verified: dict[Path, tuple[int, int, int]] = {}
 
     def key(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str = "") -> str:
-        """Name of the folder of these features: a hash of all that can change them but the texts.
+        """Name of the folder of these features: a hash of everything that can change them, except the texts.
 
         Args:
-            fingerprint: of the encoder, where it is known, here and below.
+            fingerprint: of the encoder, if it is known; the same in the methods below.
         """
         return self._locate(encoder, settings, fingerprint)[0].name
 
@@ -147,8 +147,8 @@ class FeatureStore:
     ) -> None:
         """Encode and store what is not `stored`.
 
-        Which inputs are computed together follows from the request, not from what is there already: a run
-        that was killed and started again gets the same numbers, to the last bit.
+        The request decides which inputs are computed together, whatever is stored already. So a run that was killed and
+        restarted gets the same numbers, to the last bit.
         """
         total = len(distinct.keys() - stored)
         done = cut = 0
@@ -184,7 +184,7 @@ class FeatureStore:
             self._log(f"encoder {encoder.name}: {cut:,} of {total:,} texts were cut to {longest} word pieces")
 
     def _open(self, folder: Path) -> tuple[list[Segment], dict[Path, str]]:
-        """The sound segments of a folder, and why each other one is not."""
+        """The intact segments of a folder, and for each other one the reason why it is not."""
         sound, bad = [], {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
@@ -200,7 +200,7 @@ class FeatureStore:
         return sound, bad
 
     def _repair(self, folder: Path, bad: Mapping[Path, str], identity: Mapping[str, Any], name: str) -> None:
-        """Remove bad segments and write `settings.json` where it is not right; under the folder's lock."""
+        """Remove damaged segments and correct `settings.json`, under the folder's lock."""
         for path, why in bad.items():
             self._log(f"removed {path} ({why}): its inputs are encoded again")
             with writing(path):
@@ -213,7 +213,7 @@ class FeatureStore:
             write_atomic(path, text.encode() + b"\n")
 
     def _locate(self, encoder: Encoder, settings: FeatureSettings, fingerprint: str) -> tuple[Path, dict[str, Any]]:
-        """The folder of features, named by the hash of what they depend on; and that."""
+        """The folder of the features, and their identity, whose hash names the folder."""
         if settings.reads == "layers":  # kept apart or side by side, the vectors are the same
             settings = dataclasses.replace(settings, reads="pooled")
         identity = {
@@ -229,18 +229,18 @@ class FeatureStore:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes with a file."""
+    """The values by which a changed file is recognised."""
     stat = path.stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def encoder_source() -> str:
-    """Hash of the modules that compute features: other code may give other numbers."""
+    """Hash of the modules that compute features, since other code may give other numbers."""
     return code_hash(package_files(ENCODING))
 
 
 def _described(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether `settings.json` says what the folder's name says; segments do not rely on it."""
+    """Whether `settings.json` agrees with the folder's name. Segments do not depend on it."""
     try:
         found = read_json(folder / "settings.json")
     except UserError:

@@ -246,10 +246,10 @@ class Cache:
 
     Attributes:
         name: a feature store's key; the folder's name otherwise.
-        kind: `features`, or `other` for what is not benchkit's feature stores.
-        about: of a feature store; None where its `settings.json` is missing or damaged.
-        files, size: segments, or all files; bytes.
-        used: seconds since 1970.
+        kind: `features` for a feature store of benchkit, `other` for anything else.
+        about: the settings of a feature store; None if its `settings.json` is missing or damaged.
+        files, size: number of segments (or of all files), and their bytes.
+        used: time of the last use, in seconds since 1970.
     """
 
     path: Path
@@ -262,12 +262,12 @@ class Cache:
 
     @property
     def encoder(self) -> str:
-        """The encoder's name, or the beginning of its fingerprint where an older benchkit wrote the store."""
+        """The encoder's name; the beginning of its fingerprint if an older benchkit wrote the store."""
         return self.about.written_by.get("encoder", self.about.encoder[:12]) if self.about else ""
 
 
 def caches(root: Path) -> list[Cache]:
-    """All caches that hold something, feature stores first, the latest used first."""
+    """All caches that are not empty: feature stores first, then by last use, the latest first."""
     features = [_cache(path, "features", "*.safetensors") for path in _folders(root / FEATURES)]
     others = [_cache(path, "other", "**/*") for path in _folders(root) if path.name != FEATURES]
     found = [cache for cache in (*features, *others) if cache.files]
@@ -288,9 +288,9 @@ def _cache(path: Path, kind: str, pattern: str) -> Cache:
 
 
 def clear(cache: Cache) -> bool:
-    """Remove a cache's content; whether it was removed, which it is not while a process holds a lock in it.
+    """Remove a cache's content. Returns False, and removes nothing, while a process holds a lock in it.
 
-    Lock files stay where they are, empty: removing one would split those who wait for it.
+    The empty lock files stay. If one were removed, waiting processes would hold locks on different files.
 
     Raises:
         UserError: it cannot be removed.
@@ -315,7 +315,7 @@ def _is_lock(path: Path) -> bool:
 
 
 def verify(cache: Cache) -> Iterator[tuple[Path, str]]:
-    """The segments of a feature store that are damaged, or of another store, and why: none of these is served."""
+    """The segments of a feature store that are damaged or belong to another store, and why. They are never used."""
     from benchkit.store.table import BadSegment, open_segment
 
     for path in sorted(cache.path.glob("*.safetensors")):

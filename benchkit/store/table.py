@@ -42,14 +42,14 @@ class MappedTokens:
         return int(self.length.sum()) * self.parts[0].shape[1] * self.parts[0].element_size()
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of `rows` (row): tokens (row, time, hidden), float32, zero in the padding; mask (row, time)."""
+        """Tokens of `rows` (row): (row, time, hidden), float32, zero in the padding; and their mask (row, time)."""
         rows = rows.cpu()
         tokens, mask = _padding(self.length[rows], self.parts[0])
         self._copy(rows, tokens.flatten(0, 1), torch.arange(len(rows)) * mask.shape[1])
         return tokens.float(), mask
 
     def packed(self, rows: Tensor) -> Tensor:
-        """Of `rows` (row), end to end without padding: (piece, hidden), float32."""
+        """Tokens of `rows` (row), concatenated without padding: (piece, hidden), float32."""
         rows = rows.cpu()
         ends = self.length[rows].cumsum(0)
         found = self.parts[0].new_empty((int(ends[-1]) if len(rows) else 0, self.parts[0].shape[1]))
@@ -57,7 +57,7 @@ class MappedTokens:
         return found.float()
 
     def _copy(self, rows: Tensor, into: Tensor, places: Tensor) -> None:
-        """Copy the tokens of `rows` to (piece, hidden), those of each row from its place on."""
+        """Copy the tokens of `rows` to `into` (piece, hidden). Those of a row start at its place."""
         numbers = [each.tolist() for each in (places, self.part[rows], self.start[rows], self.length[rows])]
         raw = _bits(into).numpy()
         parts = {part: _bits(self.parts[part]).numpy() for part in set(numbers[1])}
@@ -78,12 +78,12 @@ class MappedTokens:
 
 @dataclass(frozen=True)
 class ResidentTokens:
-    """Tokens in one piece, in the memory of a device.
+    """Tokens in one tensor in the memory of a device.
 
     Attributes:
         tokens: (piece, hidden), float32 or bfloat16.
         start: (row), int64, on the same device.
-        length: (row), int64, on the CPU: the longest of a batch is known without waiting for the device.
+        length: (row), int64, on the CPU, so the longest of a batch is known without waiting for the device.
     """
 
     tokens: Tensor
@@ -91,7 +91,7 @@ class ResidentTokens:
     length: Tensor
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """As `MappedTokens.gather`, on the device of the tokens."""
+        """Like `MappedTokens.gather`, but on the device of the tokens."""
         tokens, mask = _padding(self.length[rows.cpu()], self.tokens)
         steps = torch.arange(mask.shape[1], device=mask.device)
         pieces = self.start[rows.to(self.start.device), None] + steps
@@ -99,13 +99,13 @@ class ResidentTokens:
         return tokens.float(), mask
 
     def packed(self, rows: Tensor) -> Tensor:
-        """As `MappedTokens.packed`, on the device of the tokens."""
+        """Like `MappedTokens.packed`, but on the device of the tokens."""
         rows = rows.cpu()
         pieces = _ranges(self.start.cpu()[rows], self.length[rows])
         return self.tokens[pieces.to(self.tokens.device)].float()
 
     def gather_fixed(self, rows: Tensor, time: int) -> tuple[Tensor, Tensor]:
-        """As `gather`, of `rows` on the device, padded to `time`, which no row exceeds; waits for nothing."""
+        """Like `gather`, for `rows` on the device, padded to `time` (no row is longer). Does not synchronise."""
         steps = torch.arange(time, device=rows.device)
         mask = steps < self.length_there[rows, None]
         pieces = (self.start[rows, None] + steps).clamp(max=len(self.tokens) - 1)
@@ -125,7 +125,7 @@ def _padding(length: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """NumPy knows no bfloat16: the same memory as integers."""
+    """The same memory as integers for bfloat16, which NumPy does not have."""
     return tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor
 
 
@@ -161,7 +161,7 @@ class Segment:
 
 
 def digest(texts: tuple[str, ...]) -> bytes:
-    """Names an input, a sentence or a joint pair; where one text ends and the next begins is part of it."""
+    """Hash that names an input, a sentence or a joint pair. It depends on where each text ends."""
     framed = "\0".join([*map(str, map(len, texts)), *texts]).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(framed, digest_size=DIGEST_BYTES).digest()
 
@@ -198,7 +198,7 @@ def open_segment(path: Path, *, verify: bool = True) -> Segment:
         verify: also compare the sha256 of the whole file with its name.
 
     Raises:
-        BadSegment: it is not what its name says, or not of the store that it lies in.
+        BadSegment: the content does not match its name, or the segment belongs to another store.
         OSError: it cannot be read.
     """
     if verify:
@@ -222,7 +222,7 @@ def open_segment(path: Path, *, verify: bool = True) -> Segment:
 
 @dataclass(frozen=True)
 class Report:
-    """What it took to get a table: distinct inputs that were stored already and that were encoded for it."""
+    """How a table was made: the number of distinct inputs that were stored already, and that were encoded."""
 
     reused: int
     encoded: int
@@ -236,7 +236,7 @@ class FeatureTable:
     Attributes:
         pooled: (row, hidden), float32, in memory.
         tokens: the word pieces of each row; None where only pooled features were asked for.
-        layers: how many layers' vectors a row of `pooled` holds, to be kept apart; 0 where it is one vector.
+        layers: number of layers whose vectors a row of `pooled` holds, to be kept apart; 0 if it is one vector.
     """
 
     pooled: Tensor
@@ -259,7 +259,7 @@ class FeatureTable:
         return self._gather(rows, self.tokens.gather if self.tokens else None)
 
     def gather_fixed(self, rows: Tensor, time: int) -> Pooled:
-        """As `gather`, of `rows` (batch, segment) on the device of `pooled`, with tokens padded to `time`.
+        """Like `gather`, for `rows` (batch, segment) on the device of `pooled`, with tokens padded to `time`.
 
         Only for a table whose tokens, if it has any, are `resident`.
         """
@@ -285,8 +285,9 @@ class FeatureTable:
         return dataclasses.replace(self, pooled=self.pooled.to(device), tokens=tokens)
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """As `Tensor.record_stream`, for all that is in a GPU's memory: once dropped, that is reused only when `stream`
-        has done what it was given.
+        """Like `Tensor.record_stream`, for all tensors in a GPU's memory.
+
+        Their memory is reused only after `stream` has finished the work that was queued on it.
         """
         tensors = [self.pooled]
         if isinstance(self.tokens, ResidentTokens):
@@ -299,9 +300,9 @@ class FeatureTable:
 def assemble(
     digests: Sequence[bytes], segments: Sequence[Segment], width: int, report: Report, layers: int = 0
 ) -> FeatureTable:
-    """A table whose row i is the input named `digests[i]`, which one of `segments` holds.
+    """A table whose row i is the input with digest `digests[i]`, taken from `segments`.
 
-    The table has tokens if the segments do. An input that several hold is taken from the last.
+    The table has tokens if the segments have them. An input in several segments is taken from the last one.
     """
     place = {name: i for i, name in enumerate(name for segment in segments for name in segment.digests)}
     places = torch.tensor([place[name] for name in digests], dtype=torch.int64)

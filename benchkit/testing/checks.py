@@ -1,4 +1,4 @@
-"""The checks of a head's contract, in the order in which a head should be mended."""
+"""The checks of a head's contract, in the order in which failures should be fixed."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def imports(spec: HeadSpec) -> None:
 
 @dataclass(frozen=True)
 class _Everything(Tokens, Layers):
-    """All levels of features at once, as no head is ever given them."""
+    """All levels of features at once, which no head gets outside this check."""
 
 
 @check
@@ -96,7 +96,7 @@ class _Everything(Tokens, Layers):
 def reads(spec: HeadSpec) -> None:
     """Reads no more of the features than it declares.
 
-    It must run on exactly what `HeadSpec.reads` names, and give the same where more can be read.
+    It must run on exactly the features that `HeadSpec.reads` names, and give the same output if more are available.
     """
     head, declared = build(spec).eval(), spec.reads.__name__
     for shape in TASKS:
@@ -113,8 +113,8 @@ def reads(spec: HeadSpec) -> None:
 def shapes(spec: HeadSpec) -> None:
     """Gives (batch, out) for every kind of task, a batch of 1 included.
 
-    At two widths, in training and in eval mode. A head that reads `Tokens` also meets the shortest text, 2 word pieces
-    (`[CLS]` and `[SEP]` of an empty one), and the longest, 512.
+    It is run at two widths, in training and in eval mode. A head that reads `Tokens` also gets the shortest text (2
+    word pieces, the `[CLS]` and `[SEP]` of an empty one) and the longest (512).
     """
     for hidden, layers in ((48, 3), (384, 7)):
         head = build(spec, hidden=hidden, layers=layers)
@@ -151,7 +151,7 @@ def alone(spec: HeadSpec) -> None:
 def scores(spec: HeadSpec) -> None:
     """Keeps a regression's scores inside the task's label range.
 
-    With features a hundred times as small and as large as usual, too.
+    This is also checked with features a hundred times smaller and larger than usual.
     """
     head = build(spec).eval()
     for shape in (shape for shape in TASKS if not shape.classes):
@@ -187,7 +187,7 @@ def _only(given: Pooled, example: int) -> Pooled:
 def padding(spec: HeadSpec) -> None:
     """Ignores padding and how much there is of it.
 
-    Compares each example as it stands in a batch, its word pieces followed by zeros, with itself cut to its own length.
+    Each example is run in a batch, padded with zeros, and alone, cut to its own length. The outputs are compared.
     """
     if not issubclass(spec.reads, Tokens):
         raise Skipped(f"it reads {spec.reads.__name__}, which has no padding")
@@ -265,7 +265,7 @@ def reaches(spec: HeadSpec) -> None:
 def gradients(spec: HeadSpec) -> None:
     """Trains every parameter by some task.
 
-    Weights are moved a little first, so that a gate which starts at zero hides nothing behind it.
+    The weights are perturbed a little first. Otherwise a gate that starts at zero would block the gradients behind it.
     """
     idle = {name for name, each in build(spec).named_parameters() if each.requires_grad}
     names = sorted(idle.difference(*(_trained(spec, shape) for shape in TASKS)))
@@ -278,7 +278,7 @@ def gradients(spec: HeadSpec) -> None:
 def trunk(spec: HeadSpec) -> None:
     """Shares its trunk among all tasks.
 
-    What `HeadSpec.trunk` names is counted as shared, so every task must train it.
+    The module that `HeadSpec.trunk` names is counted as shared, so every task must train it.
     """
     if not spec.trunk:
         return
@@ -309,8 +309,8 @@ def _trained(spec: HeadSpec, shape: TaskShape) -> set[str]:
 def seed(spec: HeadSpec) -> None:
     """Draws weights and dropout from torch's global generator alone.
 
-    That generator is what a cell's seed sets. With a generator of the head's own, or NumPy's or Python's, numbers could
-    not be reproduced; a head that seeds torch's own would make every seed the same.
+    A cell's seed sets this generator. If a head used its own generator, NumPy's or Python's, its numbers could not be
+    reproduced. If it seeded torch's generator, all seeds would give the same numbers.
     """
     before = _other_generators()
     first, same, other = (list(_draws(spec, each)) for each in (0, 0, 1))
@@ -331,7 +331,9 @@ def seed(spec: HeadSpec) -> None:
 
 
 def _draws(spec: HeadSpec, seed: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """What is drawn for a seed, and torch's generator after it: for the weights, then for a step of training."""
+    """The random draws for a seed and the state of torch's generator after them: for the weights, then for a training
+    step.
+    """
     with global_stream(seed, "init"):
         head = spec.build(spec.configure({}), HIDDEN, TASKS, LAYERS)
         yield list(head.state_dict().values()), torch.get_rng_state()
@@ -348,7 +350,7 @@ def _other_generators() -> str:
 def state(spec: HeadSpec) -> None:
     """Keeps all that it learns in its `state_dict`.
 
-    Weights go through a file, as a stopped run's do, into a head that started from other ones.
+    The weights are saved to a file, as in a stopped run, and loaded into a head with other initial weights.
     """
     first, second = build(spec, seed=0), build(spec, seed=1)
     for _ in outputs_of(first.train(), spec, batch=8):
@@ -390,7 +392,7 @@ def config(spec: HeadSpec) -> None:
 def search(spec: HeadSpec) -> None:
     """Works with every config that a search may draw.
 
-    Both ends of every range and every choice, one at a time; all low and all high; and a few from inside.
+    Tried are both ends of every range and every choice, one at a time; all low and all high; and a few from inside.
     """
     for values in samples(spec):
         given = ", ".join(f"{name}={value}" for name, value in values.items())
@@ -426,8 +428,8 @@ def bf16(spec: HeadSpec) -> None:
 def compiles(spec: HeadSpec) -> None:
     """Gives the same under `torch.compile`.
 
-    With the `eager` backend: it shows that TorchDynamo can trace the forward, or break it into graphs, without an error
-    and without another result. It makes no machine code, so it needs no compiler and says nothing of speed.
+    The `eager` backend is used. The check shows that TorchDynamo can trace the forward, or break it into graphs,
+    without an error or a changed result. No machine code is made, so it needs no compiler and says nothing about speed.
     """
     head = build(spec).eval()
     with torch.no_grad(), warnings.catch_warnings():

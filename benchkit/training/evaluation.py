@@ -1,4 +1,4 @@
-"""Scoring a head on a split, and telling a collapsed head from a working one."""
+"""Scores a head on a split, and detects a collapsed head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchkit.training.batches import Corpus, Order, Part
 
 @dataclass(frozen=True)
 class PhaseContext:
-    """What one phase of one cell trains on.
+    """The data and settings that one phase of a cell trains with.
 
     Attributes:
         constant_losses: by task, the loss of the best constant prediction on train.
@@ -27,7 +27,7 @@ class PhaseContext:
         interference: measure after each epoch how the tasks' gradients agree.
         graphs: capture them as CUDA graphs.
         compiled: hand the encoder's layers to `torch.compile`.
-        log: told what a user should know, a line each.
+        log: called with each line that a user should see.
     """
 
     phase: str
@@ -64,7 +64,7 @@ class Reader(Protocol):
         """Features of inputs: rows (batch, segment) int64 -> (batch, segment, hidden)."""
 
     def snapshot(self, rows: Tensor) -> Reader:
-        """A reader of these rows as the encoder is now, dropout off, no gradients."""
+        """A reader of these rows with the encoder's current weights, without dropout and gradients."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Evaluation:
     Attributes:
         predictions: (n,) class indices or scores in the label range.
         scores: (n,) probability of the predicted class; a regression's prediction.
-        value, loss: metric and mean loss; NaN where the split is unlabelled.
+        value, loss: metric and mean loss; NaN if the split is unlabelled.
     """
 
     predictions: np.ndarray
@@ -112,7 +112,7 @@ def forward(head: nn.Module, features: Pooled, shape: TaskShape, batch: int) -> 
     """The head's outputs (batch, out) in fp32.
 
     Raises:
-        ValueError: the head returned something of another shape.
+        ValueError: the head returned a result of another shape.
     """
     outputs = head(features, shape.name)
     if not isinstance(outputs, Tensor) or outputs.shape != (batch, shape.out):
@@ -133,11 +133,11 @@ def decide(outputs: Tensor, shape: TaskShape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def collapsed(predictions: np.ndarray, labels: np.ndarray | None, task: TaskSpec) -> str:
-    """Why predictions are worthless though finite: all one class, or all one score; "" if they are not.
+    """Why finite predictions are meaningless: all one class, or all one score. Returns "" if they are not.
 
     Args:
         predictions: (n,).
-        labels: (n,), or None where they are unknown. If they are all alike, so may the predictions be.
+        labels: (n,), or None if unknown. If all labels are equal, all predictions may be equal too.
     """
     if len(predictions) < 2 or (labels is not None and (labels == labels[0]).all()):
         return ""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StoredReader:
-    """Features of a frozen encoder; they never change, so a snapshot is the reader itself."""
+    """Features of a frozen encoder. They never change, so a snapshot is the reader itself."""
 
     table: FeatureTable
 
@@ -43,10 +43,10 @@ class LiveReader:
     """Features computed batch by batch.
 
     Attributes:
-        tokenized: the inputs as word pieces, or as their states below the lowest trained layer.
-        grad: whether the encoder is trained along; a frozen one is run in eval mode, without gradients.
-        make_table: builds a table of some rows from the encoder as it is now.
-        weights: makes weights that the encoder computes with in place of its own of these names, or None.
+        tokenized: the inputs as word pieces, or as their hidden states below the lowest trained layer.
+        grad: whether the encoder is trained too; a frozen one is run in eval mode, without gradients.
+        make_table: builds a table of some rows with the encoder's current weights.
+        weights: returns weights, by name, that replace the encoder's own; or None.
     """
 
     encoder: Encoder
@@ -73,7 +73,7 @@ class LiveReader:
 
 @dataclass
 class Snapshot:
-    """A table of some rows, addressed by their rows in the corpus."""
+    """A table of some rows, addressed by their row numbers in the corpus."""
 
     table: FeatureTable
     place: Tensor
@@ -86,7 +86,7 @@ class Snapshot:
 
 
 def gather_together(reader: Reader, batches: Sequence[Tensor]) -> list[Pooled]:
-    """The features of several batches of rows (batch, segment) by one call of the reader: one pass of an encoder."""
+    """The features of several batches of rows (batch, segment), computed in one encoder pass."""
     if len(batches) == 1:
         return [reader.gather(batches[0])]
     together = reader.gather(torch.cat([rows.flatten() for rows in batches])[:, None])
@@ -95,7 +95,7 @@ def gather_together(reader: Reader, batches: Sequence[Tensor]) -> list[Pooled]:
 
 
 def part_of(features: Pooled, start: int, shape: Sequence[int]) -> Pooled:
-    """Of features (row, 1) those from row `start` on that fill `shape`, (batch, segment), in that shape."""
+    """Take features (row, 1) from row `start` on and arrange them in `shape`, (batch, segment)."""
     values = {each.name: getattr(features, each.name) for each in dataclasses.fields(features)}
     return dataclasses.replace(
         features,
@@ -107,7 +107,7 @@ def part_of(features: Pooled, start: int, shape: Sequence[int]) -> Pooled:
 
 
 class ShadowWeights:
-    """bf16 copies of the weights of all trained linear layers, to compute with; the master weights stay float32."""
+    """bf16 copies of the weights of all trained linear layers for computing. The master weights stay float32."""
 
     def __init__(self, model: nn.Module) -> None:
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "pooler"]
@@ -119,7 +119,7 @@ class ShadowWeights:
         }
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The copies, their gradients cleared: what a step begins with."""
+        """The copies with cleared gradients, for the start of a step."""
         for each in self.copies.values():
             each.grad = None
         return self.copies
@@ -142,23 +142,23 @@ class ShadowWeights:
 
 
 class Source(Protocol):
-    """Where the features of static batches come from; a step's inputs are named by the rows of all its batches."""
+    """The source of features for batches of fixed shape. A step's inputs are the rows of all its batches."""
 
     @property
     def shadow(self) -> ShadowWeights | None:
-        """bf16 copies of the weights that the features are computed with, or None."""
+        """The bf16 weights that compute the features, or None."""
 
     def size(self, rows: np.ndarray) -> Size:
         """The size of the bucket for a step with these inputs (n,)."""
 
     def widths(self, size: Size) -> Mapping[str, int]:
-        """How many numbers a step has of each field."""
+        """Width of each field of a step."""
 
     def fields(self, rows: np.ndarray, size: Size) -> Mapping[str, np.ndarray]:
         """The fields (step, width), int32, of steps with these inputs (step, n)."""
 
     def features(self, fields: Mapping[str, Tensor], size: Size, shapes: Sequence[tuple[int, int]]) -> list[Pooled]:
-        """The features of a step's batches, each of a shape (batch, segment), from its fields on the device."""
+        """Features of a step's batches, from the step's fields on the device; `shapes` has each (batch, segment)."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class StoredSource:
     """Rows of a table in the device's memory.
 
     Attributes:
-        place: (n,) int64: where in the table an input is; None where input i is row i.
+        place: (n,) int64: row of each input in the table; None if input i is row i.
     """
 
     table: FeatureTable
@@ -206,10 +206,10 @@ class StoredSource:
 
 @dataclass(frozen=True)
 class LiveSource:
-    """Word pieces through the encoder that is being trained: all batches of a step in one pass.
+    """Runs word pieces through the encoder that is being trained, all batches of a step in one pass.
 
     Attributes:
-        shadow: bf16 copies of its weights to compute with; None where it computes with its own.
+        shadow: bf16 copies of its weights for computing; None if it computes with its own weights.
     """
 
     reader: LiveReader
@@ -242,7 +242,7 @@ class LiveSource:
 
 
 def source_of(reader: Reader, *, autocast: bool) -> Source | None:
-    """Where a reader's features can come from in steps of fixed shape; None where they cannot."""
+    """The source of a reader's features for steps of fixed shape; None if there is none."""
     if isinstance(reader, StoredReader | Snapshot):
         resident = reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
         place = reader.place.numpy() if isinstance(reader, Snapshot) else None

@@ -45,10 +45,10 @@ class BestOfK:
 def best_of_k(values: Sequence[float]) -> list[BestOfK]:
     """Expected maximum of k draws, k = 1 … n, from the n values that a search found.
 
-    Exact for draws with replacement (Dodge et al. 2019, "Show Your Work", equations 3 to 6): with F the share of values
-    up to v, the maximum of k draws is at most v with probability F(v)^k. It takes trials as exchangeable, which those
-    of a random search are; of a search that learns, later trials are better than early ones, and the curve says what
-    trials of that search are worth, not how fast it finds them.
+    This is exact for draws with replacement (Dodge et al. 2019, "Show Your Work", equations 3 to 6): if F is the share
+    of values up to v, the maximum of k draws is at most v with probability F(v)^k. Trials must be exchangeable, as in a
+    random search. In an adaptive search, later trials are better than early ones. The curve then describes the quality
+    of that search's trials, not how fast it finds them.
     """
     found, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     share = np.cumsum(counts) / max(1, len(values))
@@ -61,7 +61,7 @@ def best_of_k(values: Sequence[float]) -> list[BestOfK]:
 
 
 def curve(found: StudyResult) -> list[BestOfK]:
-    """Over all finished trials; a pruned one counts with what it had reached."""
+    """`best_of_k` over all finished trials. A pruned trial counts with the value that it had reached."""
     return best_of_k([trial.values[0] for trial in found.trials if trial.finished and trial.values])
 
 
@@ -69,7 +69,7 @@ def curve(found: StudyResult) -> list[BestOfK]:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: Literal["left", "right"] = "right") -> str:
-    """A table as on a terminal; `align` is of all columns but the first."""
+    """A table for a terminal; `align` is for all columns except the first."""
     aligned = ("left", *[align] * (len(header) - 1))
     return table([Block(tuple(header), [Row(tuple(cells)) for cells in rows], aligned)], "terminal")
 
@@ -80,7 +80,7 @@ def space_table(head: str, space: Space) -> str:
 
 
 def best_table(found: StudyResult) -> str:
-    """The best config beside the default, field by field."""
+    """A table of the best and the default config, field by field."""
     best, config = found.best, found.config
     if best is None:
         return "no trial finished"
@@ -96,7 +96,7 @@ def best_table(found: StudyResult) -> str:
 
 
 def final_table(final: FinalComparison) -> str:
-    """Default and best with fresh seeds: means, difference, interval and p."""
+    """A table of the default and the best config with fresh seeds: means, difference, interval and p."""
     if not final.differences:
         return "no comparison: " + "; ".join(final.faults())
     rows = []
@@ -119,7 +119,7 @@ def final_note(final: FinalComparison) -> list[str]:
 
 
 def budget_table(found: Sequence[StudyResult]) -> str:
-    """Expected best of k trials, a column a k; ± is the standard deviation of that best."""
+    """A table of the expected best of k trials, one column per k; ± is the standard deviation of that best."""
     curves = {each.head: curve(each) for each in found}
     longest = max(map(len, curves.values()), default=0)
     ks = [*(k for k in _KS if k < longest), *[longest] * bool(longest)]
@@ -148,10 +148,10 @@ def _show(value: Any) -> str:
 
 
 def draw_all(found: StudyResult, study: optuna.Study, importances: Mapping[str, float]) -> dict[str, bytes]:
-    """Optuna's PNGs by name, of a study with at least one complete trial.
+    """Optuna's PNGs, by name, for a study with at least one complete trial.
 
     Args:
-        importances: without any, there is no picture of them.
+        importances: if empty, they have no picture.
     """
     from matplotlib import pyplot, rc_context
     from optuna.visualization import matplotlib as plots
@@ -180,7 +180,7 @@ def draw_all(found: StudyResult, study: optuna.Study, importances: Mapping[str, 
 
 
 def best_of_k_plot(found: Sequence[StudyResult]) -> bytes:
-    """A PNG: expected best of k trials, a line a head, ± one standard deviation."""
+    """A PNG of the expected best of k trials, one line per head, ± one standard deviation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -226,7 +226,7 @@ def write_study(folder: Path, found: StudyResult, storage: Storage, log: Callabl
 
 
 def write_search(out: Path, found: Sequence[StudyResult], pictures: Mapping[str, Mapping[str, bytes]]) -> None:
-    """What is about all heads: `best-of-k.csv`, `best-of-k.png`, and `tune.html` with everything in it."""
+    """Write the files about all heads: `best-of-k.csv`, `best-of-k.png`, and `tune.html` with everything."""
     usable = [each for each in found if each.best]
     rows = [(each.head, point.k, point.mean, point.std) for each in usable for point in curve(each)]
     write_csv(out / "best-of-k.csv", pd.DataFrame(rows, columns=["head", "k", "expected_best", "std"]))
@@ -254,7 +254,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _trial_rows(found: StudyResult) -> Iterator[dict[str, Any]]:
-    """A row a trial; what else is minimised has a column, unless it has one of its own."""
+    """One row per trial. A minimised cost gets a column unless it already has one."""
     cost = found.config.cost
     for trial in found.trials:
         costs = {cost: trial.values[1] if len(trial.values) == 2 else None} if cost not in ("", "parameters") else {}

@@ -1,4 +1,4 @@
-"""Studies: what is searched for, the trials that there are, and who runs which."""
+"""Studies: the goal of a search, its trials, and the workers that run them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NAME = re.compile(r"\w[\w.-]{0,99}")
 
 
 def check_name(name: str) -> str:
-    """A study's name, which is that of its folder too.
+    """Check the name of a study, which also names its folder.
 
     Raises:
-        UserError: it is none.
+        UserError: the name is not allowed.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"a study's name has up to 100 letters, digits, '.', '_' and '-', not {name[:120]!r}")
@@ -38,17 +38,17 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """One head's search: all that a worker must know, and all that makes its trials comparable.
+    """One head's search: everything that a worker needs, and everything that makes its trials comparable.
 
     Attributes:
         storage: its URL.
-        objective: what is maximised on dev: the `mean` over tasks, or one task's metric; or one of `COSTS`: the mean,
-            against a cost that is minimised.
+        objective: what is maximised on dev: the `mean` over tasks or the metric of a named task. One of `COSTS`
+            maximises the mean and minimises a cost.
         cell: the default config under the base protocol, with the seed that all trials train with.
-        trials: finished trials wanted in all, whoever runs them.
-        size: parameters that the head must have, within 5 %; 0 for any.
-        widths: the head's fields that may be changed for that, the strongest first; the space is without the first.
-        encoder, data: as the user named them.
+        trials: total number of finished trials wanted, over all workers.
+        size: number of parameters that the head must have, within 5 %; 0 for any.
+        widths: the head's fields that may be changed to reach `size`, the strongest first; the first is not searched.
+        encoder, data: the names that the user gave.
     """
 
     name: str
@@ -71,25 +71,25 @@ class StudyConfig:
 
     @property
     def cost(self) -> str:
-        """What is minimised beside the quality, as tables name it, or ""."""
+        """Name of the minimised cost in tables, or ""."""
         return COSTS.get(self.objective, "")
 
     @property
     def quality(self) -> str:
-        """What is maximised, as tables name it."""
+        """Name of the maximised quantity in tables."""
         return f"dev {'mean' if self.cost else self.objective}"
 
     def epochs(self) -> int:
-        """Of a trial, over all phases."""
+        """Number of epochs of a trial, over all phases."""
         protocol = self.cell.protocol
         return sum(protocol.phase(name).epochs for name in protocol.phases)
 
     def wanted(self) -> int:
-        """Finished trials that end the study: those asked for, or as many as a grid has."""
+        """Number of finished trials that ends the study: those asked for, at most the size of a grid."""
         return min(self.trials, self.space.grid_size()) if self.sampler == "grid" else self.trials
 
     def given_up(self, trials: Sequence[Trial]) -> str:
-        """Why more trials would be lost time, or "": the last ones all failed, or more failed than were asked for."""
+        """Why more trials would waste time, or "": the last ones all failed, or as many failed as were asked for."""
         ended = [trial for trial in trials if trial.state in ("COMPLETE", "PRUNED", "FAIL")]
         failed, last = [trial for trial in ended if trial.state == "FAIL"], ended[-_IN_A_ROW:]
         if len(last) == _IN_A_ROW and all(trial.state == "FAIL" for trial in last):
@@ -109,8 +109,9 @@ class StudyConfig:
         return StudyConfig(**{**data, "cell": cell, "space": space, "widths": tuple(data["widths"])})
 
     def parts(self) -> dict[str, Any]:
-        """What two commands must agree on to work on one study, by what a user calls it. The number of
-        trials is not of it, nor are paths.
+        """The settings, by their names for users, that two commands must share to work on one study.
+
+        The number of trials and paths are not among them.
         """
         names = {"head": "head", "protocol": "protocol", "tasks": "tasks", "data": "data", "encoder": "encoder"}
         names |= {"engine": "benchkit or torch", "seed": "seed"}
@@ -132,8 +133,8 @@ class Trial:
 
     Attributes:
         state: `COMPLETE`, `PRUNED`, `FAIL`, `RUNNING` or `WAITING`, as Optuna has it.
-        values: of the objectives, on dev; of a pruned trial, the best epoch's before it was stopped.
-        params: what was drawn.
+        values: values of the objectives on dev; for a pruned trial, those of its best epoch.
+        params: the values that were drawn.
         config: the head's whole config as it was trained, by field.
         scores: dev metric by task, at the epoch that was kept.
         epoch: the epoch that was kept.
@@ -166,7 +167,7 @@ def read(frozen: FrozenTrial) -> Trial:
     """A trial as Optuna gives it.
 
     Raises:
-        ValueError, TypeError: what is stored of it is damaged.
+        ValueError, TypeError: its stored data is damaged.
     """
     attrs, state = frozen.user_attrs, frozen.state.name
     values = {
@@ -183,7 +184,7 @@ def read(frozen: FrozenTrial) -> Trial:
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a study is; `finished` trials are complete or pruned."""
+    """Progress of a study; `finished` trials are complete or pruned."""
 
     finished: int
     pruned: int
@@ -199,13 +200,13 @@ class Counts:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The complete trial with the highest first objective; of equals the earliest. A pruned one was below others."""
+    """The complete trial with the highest first objective; among equals the earliest. Pruned trials do not count."""
     complete = [trial for trial in trials if trial.state == "COMPLETE"]
     return max(complete, key=lambda trial: (trial.values[0], -trial.number), default=None)
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
-    """Complete trials that no other beats: at least as good at a lower cost, or better at the same."""
+    """Complete trials for which no other is at least as good at a lower cost, or better at the same cost."""
     complete = sorted(
         (trial for trial in trials if trial.state == "COMPLETE" and len(trial.values) == 2),
         key=lambda trial: (trial.values[1], -trial.values[0], trial.number),
@@ -226,8 +227,8 @@ _KEPT = ("config", "scores", "parameters", "seconds", "epoch", "reason", "note")
 class Study:
     """A study as one worker uses it.
 
-    A trial is handed out under the study's lock, and only while finished and running ones are fewer than asked for.
-    Whoever holds that lock first fails the trials whose workers died, and queues their parameters again.
+    A trial is handed out under the study's lock, while there are fewer finished and running trials than asked for. The
+    holder of the lock first fails the trials of dead workers and queues their parameters again.
 
     Attributes:
         worker: the name of this worker and of its lock.
@@ -239,7 +240,7 @@ class Study:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Hold this worker's lock: its trials are alive."""
+        """Hold this worker's lock, which shows that its trials are alive."""
         lock = _worker_lock(self.worker)
         try:
             with self.storage.locks.hold(lock):
@@ -248,7 +249,7 @@ class Study:
             self.storage.locks.forget(lock)
 
     def claim(self) -> optuna.Trial | Literal["wait", "done"]:
-        """A trial to run; `wait` while the last ones run elsewhere and may yet fail; `done` when there are enough."""
+        """A trial to run. `wait`: other workers run the last trials, which may still fail. `done`: there are enough."""
         config = self.config
         with self._locked():
             study = self._load()
@@ -272,7 +273,7 @@ class Study:
             return trial
 
     def finish(self, trial: optuna.Trial, found: Trial) -> bool:
-        """Store how a trial ended; False if it was taken from this worker meanwhile, and its result is dropped."""
+        """Store the result of a trial. If this worker has lost the trial, drops the result and returns False."""
         notes = {name: getattr(found, name) for name in _KEPT if getattr(found, name)}
         if found.state == "PRUNED":
             notes["best"] = found.values[0]
@@ -285,12 +286,12 @@ class Study:
         return False
 
     def give_back(self, number: int) -> None:
-        """Of a trial that was interrupted: fail it and queue its parameters again."""
+        """Fail an interrupted trial and queue its parameters again."""
         study = self._load()
         self._requeue(study, study.get_trials(deepcopy=False)[number], "interrupted")
 
     def fail_lost(self) -> list[int]:
-        """Fail running trials whose workers are gone and queue their parameters again; their numbers."""
+        """Fail running trials of dead workers and queue their parameters again. Returns the numbers of these trials."""
         with self._locked():
             return self._fail_lost(self._load())
 
@@ -317,7 +318,7 @@ class Study:
         return load(self.config.name, self.storage)
 
     def _fail_lost(self, study: optuna.Study) -> list[int]:
-        """A trial without a worker's name lost it between being made and being named, under the study's lock."""
+        """A trial without a worker's name belongs to one that died after making the trial, under the study's lock."""
         lost = []
         for frozen in study.get_trials(deepcopy=False):
             trial = read(frozen)
@@ -331,7 +332,7 @@ class Study:
         return lost
 
     def _requeue(self, study: optuna.Study, frozen: FrozenTrial, reason: str) -> bool:
-        """Fail a running trial and queue its parameters again, so often; False if it has ended meanwhile."""
+        """Fail a running trial and queue its parameters again, a limited number of times. False if it has ended."""
         trial = read(frozen)
         with suppress(UpdateFinishedTrialError):
             self.storage.optuna.set_trial_user_attr(frozen._trial_id, "reason", reason)
@@ -345,7 +346,7 @@ class Study:
         return False
 
     def _queue_next_of_grid(self, study: optuna.Study, trials: Sequence[Trial]) -> bool:
-        """False where every point was tried: one that failed stays failed."""
+        """Returns False if every point was tried; failed points are not repeated."""
         if not trials or any(trial.state == "WAITING" for trial in trials):
             return True
         tried = [dict(trial.params) for trial in trials]
@@ -373,13 +374,13 @@ _ATTRIBUTE = "benchkit"  # of a study: its config
 
 
 def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]:
-    """The study of that name, if it searches for the same; else the first free one of NAME-2, NAME-3, …
+    """The study of that name if it has the same settings; else the first usable one of NAME-2, NAME-3, …
 
     Returns:
-        Its config, and a line that says why it is another one than was named, or "".
+        Its config, and a line that says why the study has another name, or "".
 
     Raises:
-        UserError: the name is that of another head's study, or of one that is not benchkit's.
+        UserError: the named study belongs to another head, or is not one of benchkit's.
     """
     wanted, note = config.name, ""
     with storage.locks.hold("names"):
@@ -410,7 +411,7 @@ def open_study(storage: Storage, config: StudyConfig) -> tuple[StudyConfig, str]
 
 
 def read_config(storage: Storage, name: str) -> StudyConfig:
-    """What a study searches for; without its URL, which may hold a password: who reads this has opened the storage.
+    """The config of a study, without its URL, which may hold a password and is known to the reader anyway.
 
     Raises:
         UserError: there is no such study, it is not one of benchkit's, or it is damaged.
@@ -428,7 +429,7 @@ def read_config(storage: Storage, name: str) -> StudyConfig:
 
 
 def _is_unfinished(storage: Storage, name: str) -> bool:
-    """Whether a study was made and no more: its maker was killed, or the disk was full."""
+    """Whether a study was created but not set up, since the process was killed or the disk was full."""
     with damage_is_one_line(storage, name):
         study = load(name, storage)
         return not study.user_attrs and not study.get_trials(deepcopy=False)
