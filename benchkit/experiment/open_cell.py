@@ -32,7 +32,7 @@ from benchkit.store.table import FeatureTable
 from benchkit.training.batches import Corpus, Order
 from benchkit.training.constants import constant_loss
 from benchkit.training.evaluation import PhaseContext, Reader
-from benchkit.training.readers import LiveReader, Snapshot, StoredReader
+from benchkit.training.readers import LiveReader, StoredReader
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ class OpenCell:
         self._freeze_below(settings)
         if stored and not settings.trains_encoder:
             table, place = self._encoded(phase, features, only)
-            return StoredReader(table) if place is None else Snapshot(table, place)
+            return StoredReader(table, place)
         inputs: Inputs = self.workspace.tokenized(self.cell.encoder, self.texts, self.cell.protocol.max_length)
         if stored:
             lower = self.assembly.lower_features(settings)

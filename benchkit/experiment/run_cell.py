@@ -49,18 +49,11 @@ def failed(cell: Cell, error: Exception, phase: str = "") -> Record:
     return unfinished(cell, Failure(kind, phase, text))
 
 
-def unfinished(cell: Cell, failure: Failure) -> Record:
+def unfinished(cell: Cell, failure: Failure | None, status: Status = "failed") -> Record:
     """The record of a cell without results."""
-    return Record(
-        key=cell.key,
-        head=cell.head,
-        seed=cell.seed,
-        status="failed",
-        identity=cell.identity,
-        sources=cell.sources,
-        environment=environment(cell.execution),
-        failure=failure,
-    )
+    made = environment(cell.execution)
+    return Record(cell.key, cell.head, cell.seed, status, cell.identity, environment=made, failure=failure,
+                  sources=cell.sources)  # fmt: skip
 
 
 def out_of_memory(cell: Cell) -> str:
@@ -297,15 +290,9 @@ class _Run:
         status: Status = "diverged" if diverged else "collapsed" if collapses else "ok"
         kind: FailureKind = "diverged" if diverged else "collapsed"
         failure = Failure(kind, self.phase, diverged or "; ".join(collapses)) if status != "ok" else None
-        return Record(
-            key=cell.key,
-            head=cell.head,
-            seed=cell.seed,
-            status=status,
-            identity=cell.identity,
-            sources=cell.sources,
+        return dataclasses.replace(
+            unfinished(cell, failure, status),
             parameters={**parameter_counts(opened.head, opened.assembly.spec.trunk), "encoder": encoder.parameters},
-            environment=environment(cell.execution),
             data={"name": cell.data, "splits": splits_of(self.workspace.data(cell.data, cell.protocol))},
             encoder={
                 "name": encoder.name,
@@ -314,7 +301,6 @@ class _Run:
                 "config": dataclasses.asdict(encoder.config),
             },
             phases=tuple(done),
-            failure=failure,
         )
 
     def _checkpoint(

@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class StoredReader:
-    """Features of a frozen encoder. They never change, so a snapshot is the reader itself."""
+    """Features of an encoder that does not change meanwhile, so a snapshot is the reader itself.
+
+    Attributes:
+        place: (row of the corpus), int64: where in the table it is; None where the table has the corpus's rows.
+    """
 
     table: FeatureTable
+    place: Tensor | None = None
 
     def gather(self, rows: Tensor) -> Pooled:
-        return self.table.gather(rows)
+        return self.table.gather(rows if self.place is None else self.place[rows])
 
     def snapshot(self, rows: Tensor) -> StoredReader:
         return self
@@ -64,25 +69,11 @@ class LiveReader:
         weights = self.weights() if self.weights else None
         return self.encoder.features(self.tokenized, rows, self.reads, settings.pooling, settings.layers, weights)
 
-    def snapshot(self, rows: Tensor) -> Snapshot:
+    def snapshot(self, rows: Tensor) -> StoredReader:
         table = self.make_table(rows)
         place = torch.full((len(self.tokenized),), -1, dtype=torch.int64)
         place[rows] = torch.arange(len(rows))
-        return Snapshot(table, place)
-
-
-@dataclass
-class Snapshot:
-    """A table of some rows, addressed by their row numbers in the corpus."""
-
-    table: FeatureTable
-    place: Tensor
-
-    def gather(self, rows: Tensor) -> Pooled:
-        return self.table.gather(self.place[rows])
-
-    def snapshot(self, rows: Tensor) -> Snapshot:
-        return self
+        return StoredReader(table, place)
 
 
 def gather_together(reader: Reader, batches: Sequence[Tensor]) -> list[Pooled]:
@@ -243,9 +234,9 @@ class LiveSource:
 
 def source_of(reader: Reader, *, autocast: bool) -> Source | None:
     """The source of a reader's features for steps of fixed shape; None if there is none."""
-    if isinstance(reader, StoredReader | Snapshot):
+    if isinstance(reader, StoredReader):
         resident = reader.table.tokens is None or isinstance(reader.table.tokens, ResidentTokens)
-        place = reader.place.numpy() if isinstance(reader, Snapshot) else None
+        place = None if reader.place is None else reader.place.numpy()
         return StoredSource(reader.table, place) if resident else None
     if not (isinstance(reader, LiveReader) and reader.grad):
         return None
