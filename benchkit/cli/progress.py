@@ -128,10 +128,13 @@ class Progress:
         assert self.eta is not None
         self.eta.epoch(event["key"], event["phase"], event["epoch"], event["seconds"])
         if self.terminal:
-            from benchkit.experiment.estimate import total_epochs
-
             if self.bar is None:
-                self.start("train", 0, total_epochs(list(self.cells.values())), "epochs")
+                self.start(
+                    "train",
+                    0,
+                    sum(sum(cell["phases"].values()) for cell in self.cells.values() if not cell["done"]),
+                    "epochs",
+                )
             cell = self.cells[event["key"]]
             self.advance(1, f"{cell['head']} seed {cell['seed']} {event['phase']} dev {event['score']:.3f}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _LONGEST = 1000  # characters of a message
+_LONGEST_CAUSE = 300  # of what a stranger's code raised
 
 
 class UserError(Exception):
@@ -27,3 +28,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})")
+
+
+def one_line(error: BaseException) -> str:
+    """`TypeError: what was wrong`, on one line, however long and broken the message."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST_CAUSE else f"{text[:_LONGEST_CAUSE]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from benchkit.core import hookspecs
-from benchkit.core.errors import UserError, unknown
+from benchkit.core.errors import UserError, one_line, unknown
 from benchkit.core.protocol import phase_names
 from benchkit.core.source import FILE_MARK, files_beside, modules_beside
 
@@ -315,7 +315,6 @@ def _check_name(kind: str, name: str) -> None:
 
 
 def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name in _MOVED:
-        text += f"; it is now benchkit.nn.{error.name.rpartition('.')[2]}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"{one_line(error)}; it is now benchkit.nn.{error.name.rpartition('.')[2]}"
+    return one_line(error)

@@ -367,7 +367,9 @@ def override(
         new = {name: Phase() for name in result.phases if name not in settings and name in values}
         if taken := new.keys() & (tasks | heads):
             raise UserError(f"phase {min(taken)!r} has the name of a task or head: choose another")
-        settings = _in_order({**settings, **new}, result.phases) if new else settings
+        if new:  # in the order that the file names
+            both = {**settings, **new}
+            settings = {name: both[name] for name in dict.fromkeys((*result.phases, *both)) if name in both}
     for table, fields in values.items():
         if not isinstance(fields, Mapping):
             continue
@@ -382,11 +384,6 @@ def override(
         else:
             raise unknown("table", table, [*settings, *tasks, *heads])
     return _checked(replace(result, phase_settings=settings))
-
-
-def _in_order(settings: Mapping[str, Phase], names: Sequence[str]) -> dict[str, Phase]:
-    """The phases in the order of `names`, then those that are not named."""
-    return {name: settings[name] for name in dict.fromkeys((*names, *settings)) if name in settings}
 
 
 def _apply(settings: _Settings, values: Mapping[str, Any], table: str) -> _Settings:

@@ -17,24 +17,16 @@ from typing import Any
 NUMERICS = 1
 """Version of the numbers, to be raised when they change though no hashed file does (a kernel of another library)."""
 
-ENCODING = (
-    *("encoder/attention.py", "encoder/bert.py", "encoder/encoder.py"),
-    *("encoder/kernels.py", "encoder/packing.py", "encoder/tokenizer.py"),
-)
+ENCODING = tuple(f"encoder/{name}.py" for name in ("attention", "bert", "encoder", "kernels", "packing", "tokenizer"))
 """The modules that compute features, relative to the package."""
 
+_STEPS = ("batches", "constants", "cuda_graphs", "evaluation", "fast_cpu", "loop", "optimizer", "readers")
 TRAINING = (
-    *("core/features.py", "core/rng.py", "core/task.py"),
-    *("nn/blocks.py", "nn/losses.py", "nn/metrics.py", *ENCODING),
-    *(
-        "store/table.py",
-        "training/batches.py",
-        "training/constants.py",
-        "training/cuda_graphs.py",
-        "training/evaluation.py",
-    ),
-    *("training/fast_cpu.py", "training/loop.py", "training/optimizer.py", "training/readers.py"),
-    *("training/static_batches.py", "training/steps.py", "experiment/open_cell.py"),
+    *(f"core/{name}.py" for name in ("features", "rng", "task")),
+    *(f"nn/{name}.py" for name in ("blocks", "losses", "metrics")),
+    *(*ENCODING, "store/table.py"),
+    *(f"training/{name}.py" for name in (*_STEPS, "static_batches", "steps")),
+    "experiment/open_cell.py",
 )
 """The modules that compute a cell's numbers, relative to the package."""
 

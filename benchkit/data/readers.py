@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchkit.core.errors import UserError
+from benchkit.core.errors import UserError, one_line
 from benchkit.core.task import SPLITS, Example, TaskSpec
 from benchkit.data.splits import BrokenRow, Split, content_sha256
 from benchkit.data.tables import STATE, Table, format_of, read_table
@@ -186,7 +186,10 @@ def require_column(table: Table, wanted: str, aliases: Aliases, path: Path) -> i
         return found[0]
     named = [column if len(column) <= 30 else column[:29] + "…" for each in table.columns if (column := each.strip())]
     near = next((match[0] for name in names if (match := get_close_matches(name, named, n=1))), None)
-    nested = next((name for at, name in enumerate(table.columns) if _is_nested(table, at)), None)
+    first = [cells for _, cells in table.rows[:100]]
+    nested = next(
+        (name for at, name in enumerate(table.columns) if any(isinstance(row[at], dict | list) for row in first)), None
+    )
     hint = "; is there a header row?" if table.dialect.startswith(("TSV", "CSV")) else ""
     if nested is not None:
         hint = f"; {nested!r} holds lists or structures: make columns of what is in them"
@@ -195,10 +198,6 @@ def require_column(table: Table, wanted: str, aliases: Aliases, path: Path) -> i
     other = f" (or {', '.join(names[1:])})" if names[1:] else ""
     there = ", ".join(named[:10]) + (f" and {len(named) - 10} more" if len(named) > 10 else "")
     raise UserError(f"{path} has no column {wanted!r}{other}, only {there or 'unnamed ones'}{hint}")
-
-
-def _is_nested(table: Table, column: int) -> bool:
-    return any(isinstance(cells[column], dict | list) for _, cells in table.rows[:100])
 
 
 def _label_column(table: Table, task: TaskSpec, split: str, path: Path) -> int | None:
@@ -392,8 +391,7 @@ def _made(
     except UserError:
         raise
     except Exception as error:  # a stranger's plugin may raise anything
-        text = " ".join(str(error).split())
-        raise UserError(f"{kind} data of task {task.name!r} cannot be made: {type(error).__name__}: {text}") from error
+        raise UserError(f"{kind} data of task {task.name!r} cannot be made: {one_line(error)}") from error
     for split in REQUIRED:
         if split not in tables:
             raise UserError(f"{kind} data of task {task.name!r} has no {split} split: its plugin must make one")

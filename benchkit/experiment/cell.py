@@ -204,11 +204,6 @@ def losses_of(
     return found
 
 
-def loss_names(spec: HeadSpec, config: Any, tasks: Sequence[TaskSpec], protocol: Protocol) -> dict[str, str]:
-    """The name of the loss that a head is trained with, by task; see `losses_of`."""
-    return {name: each for name, (each, _) in losses_of(spec, config, tasks, protocol).items()}
-
-
 def _task_files(task: TaskSpec, loss: Loss, protocol: Protocol) -> dict[str, Path]:
     """The files of a task's losses and metric, by what is in them.
 

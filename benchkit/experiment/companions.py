@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchkit.core.errors import UserError, unknown
+from benchkit.core.errors import UserError, one_line, unknown
 from benchkit.data.splits import SHUFFLED
 from benchkit.training.constants import constant_outputs, mean_loss
 
@@ -69,7 +69,7 @@ def _metric(task: TaskSpec, labels: np.ndarray, predictions: np.ndarray) -> floa
     try:
         value = float(task.metric.score(labels, predictions))
     except Exception as error:
-        raise UserError(f"{where} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where} raised {one_line(error)}") from error
     if not np.isfinite(value):
         raise UserError(f"{where} is {value}: return a number there, such as 0.0")
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchkit.core.errors import one_line
 from benchkit.core.record import Parts, differences, nearest, parts_of
 from benchkit.core.rng import global_stream
 from benchkit.experiment.cell import Cell
@@ -86,10 +87,6 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def total_epochs(cells: Sequence[Mapping[str, Any]]) -> int:
-    return sum(sum(cell["phases"].values()) for cell in cells if not cell["done"])
-
-
 _TEXTS = 256
 _SHOWN = 3  # differences between a cell and one that is stored
 _EXAMPLES = 512  # scored a task
@@ -121,7 +118,7 @@ def describe(session: Session) -> Iterator[str]:
         seconds = [_phase_seconds(session, cell, phase) for cell in pending for phase in cell.protocol.phases]
         train = sum(seconds) / jobs
     except Exception as error:  # noqa: BLE001 - a stranger's head may raise anything
-        yield f"no estimate of the time to train: a step raised {type(error).__name__}: {' '.join(str(error).split())}"
+        yield f"no estimate of the time to train: a step raised {one_line(error)}"
         return
     yield f"estimated time: {clock(encode)} to encode, {clock(train)} to train, {jobs} cells at once"
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchkit.core.errors import UserError
+from benchkit.core.errors import UserError, one_line
 from benchkit.core.features import Layers, Tokens
 from benchkit.core.head import HeadSpec, count
 from benchkit.core.protocol import Phase, Protocol
@@ -115,8 +115,7 @@ class Assembly:
             with torch.device("meta"):
                 parameters = count(self.build())
         except Exception as error:  # a stranger's head may raise anything
-            text = " ".join(str(error).split())
-            raise UserError(f"head {name!r} cannot be built with {config}: {type(error).__name__}: {text}") from error
+            raise UserError(f"head {name!r} cannot be built with {config}: {one_line(error)}") from error
         check_memory(parameters, f"head {name!r} with {config}")
 
     def stored_features(self) -> list[FeatureSettings]:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from benchkit.core.errors import UserError, unknown
+from benchkit.core.errors import UserError, one_line, unknown
 from benchkit.core.plugins import Plugins
 from benchkit.core.protocol import Protocol
 from benchkit.core.task import SPLITS, TaskSpec
@@ -65,8 +65,7 @@ def _made(name: str, plugins: Plugins) -> Encoder:
     except UserError as error:
         raise UserError(f"{whose}: {error}") from error
     except Exception as error:  # a stranger's plugin may raise anything
-        text = " ".join(str(error).split())
-        raise UserError(f"{whose} cannot be loaded: {type(error).__name__}: {text}") from error
+        raise UserError(f"{whose} cannot be loaded: {one_line(error)}") from error
     if not isinstance(encoder, Encoder):
         raise UserError(f"{whose}: load() returned {encoder!r:.60}, not an Encoder (see benchkit.encoder.load_encoder)")
     return encoder

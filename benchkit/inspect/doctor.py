@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import benchkit
+from benchkit.core.errors import one_line
 from benchkit.store.files import FEATURES, cache_root, total_memory
 
 State = Literal["ok", "note", "broken"]
@@ -141,10 +142,6 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001 - the point of this module
             broken = (name, name, one_line(error), "broken", "see the line above")
             print(json.dumps(broken), flush=True)  # noqa: T201
-
-
-def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}".removesuffix(": ")
 
 
 def packages() -> Iterator[Finding]:

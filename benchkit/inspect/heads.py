@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from benchkit.core.errors import UserError
+from benchkit.core.errors import UserError, one_line
 from benchkit.core.features import POOLINGS, Layers, Pooled, Tokens
 from benchkit.core.head import Choice, HeadSpec, Range, count
 from benchkit.core.plugins import Plugin, Plugins
 from benchkit.core.task import TaskShape, TaskSpec
 from benchkit.encoder import Encoder, MiniBert
 from benchkit.encoder.checkpoint import model_folder, read_config, weight_files
-from benchkit.experiment.cell import loss_names
+from benchkit.experiment.cell import losses_of
 from benchkit.experiment.config import Plan, Request, resolve
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.workspace import Workspace, weights_folders
@@ -32,7 +32,6 @@ from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, milli
 from benchkit.inspect.structure import LENGTH, Branch, Structure, structure
 from benchkit.inspect.trace import encoder_macs
 from benchkit.store.files import cache_root
-from benchkit.testing import one_line
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,11 @@ class Shown:
     def losses(self) -> str:
         """The loss of each task, and whether the head chose it."""
         spec, config, tasks = self.spec, self.assembly.config, self.assembly.tasks
-        names = loss_names(spec, config, tasks, self.assembly.protocol)
+        losses = losses_of(spec, config, tasks, self.assembly.protocol)
         asked = {shape.name for shape in self.assembly.shapes if spec.loss and spec.loss(config, shape)}
-        return "; ".join(f"{names[task.name]} for {task.name}{' (asked for)' * (task.name in asked)}" for task in tasks)
+        return "; ".join(
+            f"{losses[task.name][0]} for {task.name}{' (asked for)' * (task.name in asked)}" for task in tasks
+        )
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from benchkit.core.errors import UserError
+from benchkit.core.errors import UserError, one_line
 from benchkit.core.features import Layers
 from benchkit.core.head import HeadSpec, parameter_counts
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
 from benchkit.inspect.trace import Call, Trace, trace
-from benchkit.testing import features, one_line
+from benchkit.testing import features
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from benchkit.pretraining.texts import (
 from benchkit.store.cells import load_checkpoint, save_checkpoint
 from benchkit.store.files import locked, write_atomic
 from benchkit.training.fast_cpu import fast_cpu_layers
-from benchkit.training.optimizer import AdamW, rate
+from benchkit.training.optimizer import AdamW, groups_of, rate
 
 _EPOCHS = 1_000_000
 _LIMITS = {
@@ -111,13 +111,8 @@ class Recipe:
 
     def phase(self) -> Phase:
         """What the optimiser and its schedule need to know."""
-        return Phase(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            warmup=self.warmup,
-            clip=self.clip,
-        )
+        names = ("learning_rate", "weight_decay", "schedule", "warmup", "clip")
+        return Phase(decays="matrices", **{name: getattr(self, name) for name in names})  # as for BERT
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,7 @@ class State:
     seen: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
-    optimizers: list[dict[str, Any]] = field(default_factory=list)
+    optimizer: dict[str, Any] = field(default_factory=dict)
 
 
 class Training:
@@ -192,6 +187,7 @@ class Training:
             encoder = _new(self.texts.train, recipe, request.out.name)
         self.tokenizer, config = encoder.tokenizer, encoder.config
         self.identity: dict[str, Any] = {
+            "format": 2,  # of the checkpoint
             "recipe": dataclasses.asdict(recipe),
             "texts": self.texts.fingerprint,
             "encoder": encoder.fingerprint,
@@ -215,12 +211,8 @@ class Training:
         self.held_out = HeldOut(held_out, self.pieces, self.device)
         self.unigram = self.held_out.unigram(counted)
         self.model.to(self.device)
-        # As for BERT: matrices and embeddings decay, biases and norms do not.
-        parameters = list(self.model.parameters())
-        self.optimizers = [
-            AdamW([each for each in parameters if each.ndim > 1], recipe.weight_decay),
-            AdamW([each for each in parameters if each.ndim == 1], 0.0),
-        ]
+        groups = groups_of(self.model, recipe.phase())
+        self.optimizer = AdamW(self.model.parameters(), recipe.weight_decay, groups)
 
     def train(self, state: State, progress: Progress) -> None:
         """Train from a state to the last step; the folder is written after each evaluation.
@@ -231,8 +223,7 @@ class Training:
         model, recipe, lengths = self.model, self.recipe, self.tokenized.lengths
         if state.curve:
             model.load_state_dict(state.weights)
-            for optimizer, kept in zip(self.optimizers, state.optimizers, strict=True):
-                optimizer.load_state_dict(kept)
+            self.optimizer.load_state_dict(state.optimizer)
         else:
             self._evaluate(state, math.nan, progress)
         plan = batches(lengths, recipe.batch, recipe.seed, state.epoch)
@@ -267,13 +258,11 @@ class Training:
         ):
             logits = model(batch, ids, positions)
         loss = F.cross_entropy(logits.float(), batch.ids[positions].long())
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        for optimizer in self.optimizers:
-            optimizer.step(rate(recipe.phase(), step, self.steps))
+        self.optimizer.step(rate(recipe.phase(), step, self.steps))
         return loss.detach()
 
     def _evaluate(self, state: State, loss: float, progress: Progress) -> None:
@@ -285,7 +274,7 @@ class Training:
             {
                 "step": state.step,
                 "epoch": round(state.seen / len(self.tokenized.ids), 4),
-                "learning_rate": self.optimizers[0].lr,
+                "learning_rate": self.optimizer.lr,
                 "loss": loss,
                 **{f"held_out_{name}": value for name, value in score.items()},
                 "pieces": state.seen,
@@ -293,7 +282,7 @@ class Training:
             }
         )
         state.weights = self.model.state_dict()
-        state.optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state.optimizer = self.optimizer.state_dict()
         out = self.request.out
         _write_record(out, self.record(state, "running"))  # first, since it says whose the folder is
         save_checkpoint(out / CHECKPOINT, vars(state))

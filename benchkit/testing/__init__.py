@@ -18,12 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from benchkit.core.errors import one_line
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import Choice, HeadSpec, Range
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
-
-_LONGEST = 300  # characters of a stranger's error message
 
 
 class Failed(AssertionError):
@@ -89,13 +88,6 @@ def check(function: Callable[[HeadSpec], None]) -> Check:
     lines = (inspect.getdoc(function) or "").splitlines()
     CHECKS.append(Check(function.__name__, lines[0].rstrip("."), function))
     return CHECKS[-1]
-
-
-def one_line(error: BaseException) -> str:
-    """`TypeError: what was wrong`, on one line, however long and broken the message."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 HIDDEN = 48

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchkit.core.errors import one_line
 from benchkit.core.features import Layers, Pooled, Tokens
 from benchkit.core.head import HeadSpec, Range
 from benchkit.core.rng import global_stream
@@ -37,7 +38,6 @@ from benchkit.testing import (
     each_tensor,
     expect_same,
     features,
-    one_line,
     outputs_of,
     prefixed,
     run,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchkit.testing import one_line
+from benchkit.core.errors import one_line
 
 SLOW = 1.0
 """Seconds that a module may spend at import, what it imports itself not counted."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchkit.core.record import CurvePoint
 from benchkit.core.rng import global_stream
-from benchkit.training.batches import OrderHash
+from benchkit.training.batches import hash_order
 from benchkit.training.cuda_graphs import make_steps
 from benchkit.training.evaluation import PhaseContext, Reader, collapsed, decide, evaluate
 from benchkit.training.fast_cpu import fast_cpu_layers
@@ -112,12 +112,10 @@ def _epoch(
 
 def _steps(context: PhaseContext, modules: nn.ModuleDict, steps: Steps, state: State) -> dict[str, Trained]:
     """All optimiser steps of an epoch; returns the results of its batches by task."""
-    seen = OrderHash(state.order_hash)
     modules.train()
     modules["head"].train(not context.settings.ranking_only)
     batches = list(context.order.epoch(state.epoch))
-    seen.epoch(batches)
-    state.order_hash = seen.state
+    state.order_hash = hash_order(state.order_hash, batches)
     count = context.order.steps()
     first, total = (state.epoch - 1) * count, context.settings.epochs * count
     rates = [rate(context.settings, first + step, total) for step in range(count)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchkit.experiment.estimate import Eta, clock, total_epochs
+from benchkit.experiment.estimate import Eta, clock
 
 
 def cell(head: str = "a", done: bool = False, **phases: int) -> dict[str, Any]:
@@ -89,8 +89,3 @@ def test_a_resumed_cell_has_its_earlier_phases_behind_it() -> None:
 )
 def test_a_clock_is_short(seconds: float, shown: str) -> None:
     assert clock(seconds) == shown
-
-
-def test_epochs_of_a_plan() -> None:
-    cells = [cell(pretrain=2, finetune=3), cell(done=True), cell(pretrain=4)]
-    assert total_epochs(cells) == 9

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchkit.core.features import Pooled
 from benchkit.core.task import TaskShape
-from benchkit.training.batches import OrderHash
+from benchkit.training.batches import hash_order
 
 
 @pytest.mark.parametrize("trained", list(TASKS))
@@ -70,12 +70,9 @@ def test_dropout_does_not_move_the_batches() -> None:
 
 def test_the_order_hash_is_of_all_epochs() -> None:
     context, vectors = make_work(epochs=2)
-    last = OrderHash()
-    last.epoch(list(context.order.epoch(2)))
-    both = OrderHash()
-    both.epoch(list(context.order.epoch(1)))
-    both.epoch(list(context.order.epoch(2)))
-    assert train(context, vectors, make_modules()).order_hash == both.state != last.state
+    first, second = (list(context.order.epoch(epoch)) for epoch in (1, 2))
+    both = hash_order(hash_order("", first), second)
+    assert train(context, vectors, make_modules()).order_hash == both != hash_order("", second)
 
 
 def test_training_leaves_torchs_generator_alone() -> None:
