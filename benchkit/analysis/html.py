@@ -288,7 +288,7 @@ def _surroundings(record: Record) -> dict[str, str]:
     environment = {**record.environment, **record.environment.get("packages", {}), "packages": ""}
     return {
         "encoder": str(record.encoder.get("name", "")),
-        "encoder parameters": _thousands(record.parameters.get("encoder")),
+        "encoder parameters": f"{record.parameters['encoder']:,}" if "encoder" in record.parameters else "",
         "encoder fingerprint": str(record.encoder.get("fingerprint", "")),
         "encoder notes": "; ".join(record.encoder.get("notes", ())),
         "engine source": str(record.identity.get("engine", {}).get("source", "")),
@@ -315,10 +315,6 @@ def _folder_name(record: Record) -> str:
     return Path(str(record.data.get("name") or "")).name
 
 
-def _thousands(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"
-
-
 def _flat(part: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Fields by their dotted names, as `--set` has them."""
     rows: dict[str, str] = {}
@@ -338,7 +334,7 @@ def _heads(stored: Stored) -> Section:
         own = records[0].identity["head"]
         config = " ".join(f"{name}={value}" for name, value in _flat(own.get("config", {})).items())
         sizes = next((each.parameters for each in records if each.parameters), {})
-        counts = (_thousands(sizes.get(part)) or NOTHING for part in ("head", "trunk", "branches"))
+        counts = (f"{sizes[part]:,}" if part in sizes else NOTHING for part in ("head", "trunk", "branches"))
         source, seeds = str(own.get("source", NOTHING))[:12], ranges(each.seed for each in records)
         rows.append((head, config, *counts, source, seeds))
     return _plain("Heads", ("head", "config", "parameters", "trunk", "branches", "source", "seeds"), rows)

@@ -87,7 +87,8 @@ def subsample(split: Split, size: int, seed: int, stratified: bool) -> Split:
         raise ValueError(f"size must be at least 0, not {size}")
     if size == 0 or size >= len(split):
         return split
-    order = sorted(range(len(split)), key=lambda row: _rank(seed, split, row))
+    names = [f"{seed}/{split.task}/{split.name}/{each}".encode() for each in split.ids]
+    order = sorted(range(len(split)), key=lambda row: hashlib.sha256(names[row]).digest())
     if stratified and split.labelled:
         quota = _quotas(split.labels, size)
         chosen = []
@@ -106,10 +107,6 @@ def subsample(split: Split, size: int, seed: int, stratified: bool) -> Split:
         labels=split.labels[rows],
         source=f"{split.source}; {size} of {len(split)} rows, {'stratified, ' if stratified else ''}seed {seed}",
     )
-
-
-def _rank(seed: int, split: Split, row: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{split.task}/{split.name}/{split.ids[row]}".encode()).digest()
 
 
 def _quotas(labels: np.ndarray, size: int) -> dict[float, int]:

@@ -5,14 +5,5 @@ from benchkit.encoder.checkpoint import load_encoder, random_encoder, save_encod
 from benchkit.encoder.encoder import Encoder, EncoderSpec, resolve_precision
 from benchkit.encoder.tokenizer import Tokenized
 
-__all__ = [
-    "BertConfig",
-    "Encoder",
-    "EncoderSpec",
-    "MiniBert",
-    "Tokenized",
-    "load_encoder",
-    "random_encoder",
-    "resolve_precision",
-    "save_encoder",
-]
+__all__ = ["BertConfig", "Encoder", "EncoderSpec", "MiniBert", "Tokenized", "load_encoder", "random_encoder",
+           "resolve_precision", "save_encoder"]  # fmt: skip

@@ -220,11 +220,8 @@ def _jobs(request: Request, device: torch.device) -> int:
         return request.jobs
     if device.type != "cpu" or request.executor == "local":
         return 1
-    return max(1, min(4, _cores() // request.threads))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(4, cores // request.threads))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -263,17 +263,14 @@ def run_cell(payload: Mapping[str, Any], workspace: Workspace, emit: Emit) -> Re
         except Busy:
             return {"busy": True}
         found = {"status": record.status, "error": record.error}
-        return found if payload["store"] else {**found, "files": _packed(root / cell.key)}
+        if payload["store"]:
+            return found
+        files = [path for name in _STORED if (path := root / cell.key / name).exists()]
+        return {**found, "files": {path.name: base64.b64encode(path.read_bytes()).decode() for path in files}}
 
 
 _LAST = "record.json"  # a cell counts as finished when it is there
 _STORED = ("weights.safetensors", "encoder.safetensors", "predictions.parquet", _LAST)
-
-
-def _packed(folder: Path) -> dict[str, str]:
-    return {
-        name: base64.b64encode((folder / name).read_bytes()).decode() for name in _STORED if (folder / name).exists()
-    }
 
 
 @dataclass

@@ -57,12 +57,11 @@ class Session:
         def log(line: str) -> None:
             emit({"event": "log", "line": line})
 
-        def progress(done: int, total: int) -> None:
-            emit({"event": "encode", "done": done, "total": total})
-
         check_executor(request.executor, request.jobs)
         plan = resolve(request, plugins)
-        workspace = Workspace(plugins, cache_root(), log, progress)
+        workspace = Workspace(
+            plugins, cache_root(), log, lambda done, total: emit({"event": "encode", "done": done, "total": total})
+        )
         cells = make_cells(plan, workspace)
         for line in _remarks(plan, workspace):
             log(line)

@@ -40,9 +40,6 @@ def main() -> None:
         except BrokenPipeError:  # the parent is gone; the last checkpoint is kept
             os._exit(1)
 
-    def log(line: str) -> None:
-        emit({"event": "log", "line": line})
-
     from benchkit.core.errors import UserError
     from benchkit.core.plugins import load_plugins
     from benchkit.experiment.executors import Job
@@ -54,7 +51,9 @@ def main() -> None:
         try:
             if workspace is None or files != job.head_files:
                 files = job.head_files
-                workspace = Workspace(load_plugins(map(Path, files)), cache, log)
+                workspace = Workspace(
+                    load_plugins(map(Path, files)), cache, lambda line: emit({"event": "log", "line": line})
+                )
             emit(job.run(workspace, emit))
         except UserError as error:
             emit({"event": "error", "line": str(error)})

@@ -111,7 +111,8 @@ class Watch:
         self._start(thread)
 
     def _timed_import(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        outermost = self.depth == 0 and not self._is_sibling(name)
+        sibling = not name or name.partition(".")[0] == Path(self.root).stem  # by name or relatively
+        outermost = self.depth == 0 and not sibling
         self.depth += outermost
         start = time.perf_counter()
         try:
@@ -120,10 +121,6 @@ class Watch:
             if outermost:
                 self.depth -= 1
                 self.elsewhere += time.perf_counter() - start
-
-    def _is_sibling(self, name: str) -> bool:
-        """Whether a module's own package is asked for, by name or relatively."""
-        return not name or name.partition(".")[0] == Path(self.root).stem
 
 
 class _Ear(io.StringIO):

@@ -284,7 +284,8 @@ def call(words: list[str]) -> tuple[int, str]:
 
 
 def call_process(words: list[str]) -> tuple[int, str]:
-    words = [word.replace("\0", "") for word in words]  # which no system can hand to a process
+    # What no system can hand to a process.
+    words = [word.replace("\0", "").encode("utf-8", "replace").decode() for word in words]
     done = subprocess.run([sys.executable, "-m", "benchkit", *words], capture_output=True, text=True,
                           timeout=PATIENCE, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
     return done.returncode, done.stderr
