@@ -261,6 +261,7 @@ class OpenCell:
             device=self.device,
             autocast=settings.trains_encoder and execution.precision == "bf16",
             interference=cell.interference,
+            fixed=execution.cuda_graph or execution.compiled,
             graphs=execution.cuda_graph,
             compiled=execution.compiled,
             log=self.log,

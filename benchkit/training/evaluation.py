@@ -25,6 +25,7 @@ class PhaseContext:
         autocast: run the encoder's forward in bf16; weights and optimiser state stay fp32.
         auxiliary: see `HeadSpec.auxiliary`.
         interference: measure after each epoch how the tasks' gradients agree.
+        fixed: take steps of a few fixed shapes (`benchkit.training.cuda_graphs`), as `graphs` and `compiled` ask for.
         graphs: capture them as CUDA graphs.
         compiled: hand the encoder's layers to `torch.compile`.
         log: called with each line that a user should see.
@@ -43,14 +44,10 @@ class PhaseContext:
     auxiliary: Callable[[nn.Module, Pooled, Tensor, Tensor, TaskShape], Tensor] | None = None
     autocast: bool = False
     interference: bool = False
+    fixed: bool = False
     graphs: bool = False
     compiled: bool = False
     log: Callable[[str], None] = lambda line: None
-
-    @property
-    def fixed(self) -> bool:
-        """Whether steps have one of a few fixed shapes (`benchkit.training.cuda_graphs`)."""
-        return self.graphs or self.compiled
 
 
 _BATCH = 512

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 BIN = Path(sys.executable).parent
 SMALL = ["--phases", "pretrain", "--seeds", "2", "--set", "pretrain.epochs=2"]
+SHORTER = {"benchkit run --head-file": ["--seeds", "2", "--set", "pretrain.epochs=2"],
+           "benchkit tune": ["--set", "pretrain.epochs=2"]}  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:
@@ -85,7 +87,7 @@ def test_the_protocol_of_its_page_loads(tmp_path: Path) -> None:
 def test_the_readme_s_commands_run(tmp_path: Path) -> None:
     """In order, in one folder, as a reader would; a head of one's own among them.
 
-    The one that `make run` runs is small here: CI runs it at its full size.
+    The one that `make run` runs is small here, since CI runs it at its full size; two others train for fewer epochs.
     """
     by_make = execute(["make", "-n", "run"], ROOT).stdout
     (head, python) = blocks("python")
@@ -97,6 +99,7 @@ def test_the_readme_s_commands_run(tmp_path: Path) -> None:
             continue  # `make` and `pip` set up what this test runs in; real data have a test of their own
         if f"bin/{line}\n" in by_make:
             arguments += SMALL
+        arguments += next((more for start, more in SHORTER.items() if line.startswith(start)), [])
         done = execute(arguments, tmp_path)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ CASES = {
     "value": (["--set", "pretrain.batch_size=0"], ["batch_size", "at least 1"]),
     "choice": (["--set", "recurrent.cell=lstn"], ["recurrent.cell is one of lstm, gru, rnn"]),
     "no equals": (["--set", "pooling"], ["--set takes field=value"]),
-    "pooling": (["--set", "pooling=median"], ["unknown pooling 'median'", "mean"]),
+    "pooling": (["--set", "pooling=median"], ["pooling is one of cls, mean, max, pooler, not 'median'", "mean"]),
     "loss": (["--set", "sts.loss=hinge"], ["unknown loss of sts 'hinge'", "mse"]),
     "phase": (["--phases", "finetun"], ["unknown phase 'finetun'", "did you mean 'finetune'"]),
     "phase order": (["--phases", "finetune,pretrain"], ["phases run in the order pretrain, finetune"]),
