@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 
 # Low to high. A module imports from lower layers and from its own package. A new package must be placed here.
 LAYERS = (
-    {"turns"},
     {"core"},
     {"nn"},
     {"data", "encoder", "testing"},
