@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def table(old: Version, new: Version, limit: float) -> tuple[list[str], bool]:
     slower = False
     for name, before in old.seconds.items():
         after = new.seconds[name]
-        ratios = sorted(b / a for a, b in zip(before, after, strict=True))
+        ratios = sorted(b / a for a, b in zip(before, after, strict=False))
         middle = statistics.median(ratios)
         slower |= middle > 1 + limit / 100 and ratios[0] > 1
         lines.append(
@@ -120,10 +121,11 @@ def main() -> int:
                 work = Path(folder, name)
                 work.mkdir()
                 versions.append(Version(name, each, python, work))
-            for repeat in range(options.repeats):
-                for version in versions if repeat % 2 == 0 else versions[::-1]:
-                    version.measure(repeat)
-                    print(f"repeat {repeat + 1}: {version.name}", file=sys.stderr, flush=True)
+            with suppress(KeyboardInterrupt):  # Ctrl-C shows what there is so far
+                for repeat in range(options.repeats):
+                    for version in versions if repeat % 2 == 0 else versions[::-1]:
+                        version.measure(repeat)
+                        print(f"repeat {repeat + 1}: {version.name}", file=sys.stderr, flush=True)
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=True)
         lines, slower = table(*versions, options.limit)
