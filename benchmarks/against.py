@@ -25,7 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 HEADS = "baseline,cnn"
-PHASES = ["--set", "pretrain.epochs=12", "--set", "finetune.epochs=1"]
+PHASES = ["--set", "pretrain.epochs=6", "--set", "finetune.epochs=1"]
 
 
 @dataclass
