@@ -52,8 +52,8 @@ def fetch(names: tuple[str, ...], revision: str | None, by_hand: Path | None) ->
 @data.command("list")
 def list_sets() -> None:
     """List the data sets that can be fetched, and those that are here."""
-    from benchkit.hub import damage
     from benchkit.hub.datasets import data_root, fetched_sets, sources
+    from benchkit.hub.download import damage
 
     here, parts = fetched_sets(), []
     for task, source in sources().items():

@@ -229,23 +229,18 @@ class _Attend(torch.autograd.Function):
 
 
 # The same as operators of torch, which `torch.compile` takes as a whole.
-_attend = torch.library.custom_op("benchkit::short_attention", attend, mutates_args=())
+_NAMESPACE = "benchkit"
+_attend = torch.library.custom_op(f"{_NAMESPACE}::short_attention", attend, mutates_args=())
 _attend.register_fake(lambda qkv, *_: qkv.new_empty(qkv.shape[0], *qkv.shape[2:]))
-_attend_backward = torch.library.custom_op("benchkit::short_attention_backward", attend_backward, mutates_args=())
+_attend_backward = torch.library.custom_op(f"{_NAMESPACE}::short_attention_backward", attend_backward, mutates_args=())
 _attend_backward.register_fake(lambda qkv, *_: torch.empty_like(qkv))
 _attend.register_autograd(_gradients(_attend_backward), setup_context=_keep)
 
 
 def _launch(
-    kernel: Any,
-    tensors: tuple[Tensor, ...],
-    qkv: Tensor,
-    starts: Tensor,
-    lengths: Tensor,
-    longest: int,
-    dropout: float,
-    seed: Tensor | None,
-) -> None:
+    kernel: Any, tensors: tuple[Tensor, ...], qkv: Tensor, starts: Tensor, lengths: Tensor, longest: int,
+    dropout: float, seed: Tensor | None,
+) -> None:  # fmt: skip
     total, _, heads, width = qkv.shape
     block = max(16, 1 << (longest - 1).bit_length())
     rows, spare = len(starts), starts if seed is None else seed

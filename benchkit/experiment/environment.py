@@ -34,7 +34,6 @@ def threads(count: int) -> Iterator[None]:
 
 
 def environment(execution: Execution) -> dict[str, Any]:
-    packages = ("torch", "numpy", "tokenizers", "safetensors")
     on_gpu = execution.device.startswith("cuda")
     return {
         "benchkit": benchkit.__version__,
@@ -43,7 +42,7 @@ def environment(execution: Execution) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name(execution.device) if on_gpu else _processor(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in ("torch", "numpy", "tokenizers", "safetensors")},
         **dataclasses.asdict(execution),
     }
 

@@ -355,9 +355,8 @@ class CellQueue(JobQueue):
 
 def _reason(code: int, cell: Cell) -> str:
     """Why a worker ended in the middle of a cell. Linux ends who takes the last memory with signal 9."""
-    if code == -signal.SIGKILL:
-        return f"its worker was killed, by hand or {out_of_memory(cell)}; run the same command again to resume"
-    return f"its worker {describe_end(code)}; run the same command again to resume"
+    why = f"was killed, by hand or {out_of_memory(cell)}" if code == -signal.SIGKILL else describe_end(code)
+    return f"its worker {why}; run the same command again to resume"
 
 
 def describe_end(code: int) -> str:

@@ -37,7 +37,12 @@ class Outcome:
 
 @dataclass
 class Session:
-    """A resolved request with what it has loaded."""
+    """A resolved request with what it has loaded.
+
+    Attributes:
+        errors: of cells that ended, by key; "" where there is none.
+        best: by head, the record of the best seed so far, where only its encoder is kept.
+    """
 
     plan: Plan
     workspace: Workspace
@@ -45,6 +50,7 @@ class Session:
     cells: list[Cell]
     controls: tuple[Control, ...]
     errors: dict[str, str] = field(default_factory=dict)
+    best: dict[str, Record] = field(default_factory=dict)
 
     @staticmethod
     def open(request: Request, plugins: Plugins, emit: Emit) -> Session:
@@ -85,6 +91,8 @@ class Session:
     def run(self, emit: Emit, executor: Executor | None = None) -> Outcome:
         """Run what is not done; every cell has a record afterwards. Without an executor the plan decides how."""
         done = self.finished()
+        for record in done.values():
+            self._keep_better(record)
         pending = [cell for cell in self.cells if cell.key not in done]
         emit({"event": "plan", "cells": [_describe(cell, cell.key in done) for cell in self.cells]})
         if pending:
@@ -104,12 +112,13 @@ class Session:
     def _pass_on(self, event: Event, emit: Emit) -> None:
         """Show a finished cell's record to the plugins that observe records."""
         emit(event)
-        if event["event"] == "cell":
-            self.errors[event["key"]] = event["error"]
-            self._keep_best(next(cell.head for cell in self.cells if cell.key == event["key"]))
-        record = self.store.load(event["key"]) if event["event"] == "cell" else None
-        for line in self.workspace.plugins.observe(record) if record else []:
-            emit({"event": "log", "line": line})
+        if event["event"] != "cell":
+            return
+        self.errors[event["key"]] = event["error"]
+        if record := self.store.load(event["key"]):
+            self._keep_better(record)
+            for line in self.workspace.plugins.observe(record):
+                emit({"event": "log", "line": line})
 
     def encoders_kept(self, cells: Sequence[Cell]) -> str:
         """What storing the fine-tuned encoders of cells will take, in a line; "" where there are none."""
@@ -124,15 +133,13 @@ class Session:
             f"{self.store.root}; --keep-encoder none keeps none"
         )
 
-    def _keep_best(self, head: str) -> None:
-        """Of a head's encoders that are stored, drop all but that of the best seed so far."""
-        cells = sorted((cell for cell in self.cells if cell.head == head), key=lambda cell: cell.seed)
-        if self.plan.keep_encoder != "best" or not self.plan.protocol.trains_encoder:
-            return
-        records = [record for cell in cells if (record := self.store.load(cell.key))]
-        best = max(records, key=lambda record: record.dev_mean, default=None)
-        for record in records:
-            if record is not best:
+    def _keep_better(self, record: Record) -> None:
+        """Of a head's stored encoders, keep that of the best seed so far."""
+        if self.plan.keep_encoder == "best" and self.plan.protocol.trains_encoder:
+            best = self.best.setdefault(record.head, record)
+            if (record.dev_mean, -record.seed) > (best.dev_mean, -best.seed):
+                self.best[record.head], record = record, best
+            if record is not self.best[record.head]:
                 self.store.drop_encoder(record.key)
 
     def _lost(self, cell: Cell) -> Record:

@@ -13,12 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from benchkit import hub
 from benchkit.core.errors import UserError, unknown
 from benchkit.core.progress import Progress
 from benchkit.core.settings import parse
 from benchkit.core.task import SPLITS
 from benchkit.data.tables import read_table
+from benchkit.hub import download as hub
 from benchkit.store.files import hub_root
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchkit import hub
 from benchkit.core.errors import UserError
 from benchkit.core.progress import Progress
 from benchkit.core.settings import read_json
+from benchkit.hub import download as hub
 from benchkit.store.files import hub_root, new_folder
 
 if TYPE_CHECKING:

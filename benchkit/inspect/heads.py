@@ -25,7 +25,7 @@ from benchkit.experiment.cell import losses_of
 from benchkit.experiment.config import Plan, Request, resolve
 from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.workspace import Workspace, weights_folders
-from benchkit.hub import read_record
+from benchkit.hub.download import read_record
 from benchkit.hub.encoders import fetched_encoders, pooling_advice
 from benchkit.inspect import NO_BREAK, columns, paragraph, short_path
 from benchkit.inspect.diagram import Figure, axes, figure, label, meaning, millions, render_template

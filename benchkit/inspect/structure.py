@@ -17,7 +17,7 @@ from benchkit.core.head import HeadSpec, parameter_counts
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
 from benchkit.inspect.trace import Call, Trace, trace
-from benchkit.testing import features
+from benchkit.testing.contract import features
 
 
 @dataclass(frozen=True)

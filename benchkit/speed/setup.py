@@ -27,7 +27,7 @@ from benchkit.inspect.heads import Setup, width_of
 from benchkit.inspect.trace import counting, encoder_macs, trace
 from benchkit.store.features import FeatureSettings, encode_table
 from benchkit.store.table import FeatureTable, ResidentTokens
-from benchkit.testing import make_features
+from benchkit.testing.contract import make_features
 from benchkit.training.cuda_graphs import GraphedStep, graph_pool, side_stream
 from benchkit.training.evaluation import forward
 from benchkit.training.optimizer import AdamW

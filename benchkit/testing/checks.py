@@ -25,7 +25,7 @@ from benchkit.core.head import HeadSpec, Range
 from benchkit.core.rng import global_stream
 from benchkit.core.settings import plain
 from benchkit.core.task import TaskShape
-from benchkit.testing import (
+from benchkit.testing.contract import (
     FEW,
     HIDDEN,
     LAYERS,

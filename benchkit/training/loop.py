@@ -127,9 +127,7 @@ def _steps(context: PhaseContext, modules: nn.ModuleDict, steps: Steps, state: S
 def _train_points(context: PhaseContext, kept: Mapping[str, Trained], state: State) -> list[CurvePoint]:
     """Running means over the epoch, and the verdict whether training has left the rails."""
     points = []
-    for name in (
-        each for each in context.tasks if each in kept
-    ):  # some samplings may leave a tiny task out of an epoch
+    for name in filter(kept.__contains__, context.tasks):  # some samplings may leave a tiny task out of an epoch
         loss = float(kept[name].losses.mean())
         predictions, _ = decide(kept[name].outputs, context.shapes[name])
         if not math.isfinite(loss):

@@ -24,7 +24,7 @@ from benchkit.experiment.open_cell import Assembly
 from benchkit.experiment.run_cell import Emit, TrialResult, explore, failed
 from benchkit.experiment.workspace import Workspace
 from benchkit.store.files import write_atomic
-from benchkit.testing import features
+from benchkit.testing.contract import features
 from benchkit.training.loop import State
 from benchkit.tuning.space import COSTS, fit_size
 from benchkit.tuning.storage import Storage, open_storage

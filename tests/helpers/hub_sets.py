@@ -10,8 +10,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchkit.hub import RemoteFile
 from benchkit.hub.datasets import Source, sources
+from benchkit.hub.download import RemoteFile
 from helpers.hub import COMMIT, etag
 
 WORDS = ("films", "boats", "songs", "roads", "birds", "games", "books", "trees")

@@ -14,7 +14,8 @@ from benchkit.core.head import HeadSpec
 from benchkit.core.plugins import load_plugins
 from benchkit.core.rng import global_stream
 from benchkit.core.task import TaskShape
-from benchkit.testing import HeadContract, features
+from benchkit.testing import HeadContract
+from benchkit.testing.contract import features
 
 HEADS = load_plugins().heads
 # As the report's tasks are, and one it has not.

@@ -19,7 +19,7 @@ from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.encoder import Encoder, load_encoder, random_encoder, save_encoder
 from benchkit.experiment.workspace import open_encoder
-from benchkit.hub import RETRIES, read_record
+from benchkit.hub.download import RETRIES, read_record
 from benchkit.hub.encoders import encoders_root, fetch_encoder, fetched_encoders
 
 ID = "somebody/tiny-bert"

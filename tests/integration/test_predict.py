@@ -225,6 +225,12 @@ def test_the_best_seeds_encoder_is_kept_by_default(tmp_path: Path, data: Path) -
     best = one(store, "baseline", None, "")
     assert best.dev_mean == max(each.dev_mean for each in cells)
     assert [each.key for each in cells if store.has_encoder(each.key)] == [best.key]
+    # A command that was killed may have left one more; the next one removes it.
+    other = next(each for each in cells if each.key != best.key)
+    kept = (store.root / best.key / "encoder.safetensors").read_bytes()
+    (store.root / other.key / "encoder.safetensors").write_bytes(kept)
+    assert run(tmp_path, data, heads=["baseline"], seeds=3, tasks=["sst", "sts"]).cells == cells
+    assert [each.key for each in cells if store.has_encoder(each.key)] == [best.key]
     assert any("encoder of each head's best seed is kept, in bf16: 1 × " in line for line in lines)
     model = loader(store).load(best)
     for task in ("sst", "sts"):  # bf16 has eight bits

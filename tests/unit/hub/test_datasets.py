@@ -14,8 +14,8 @@ from helpers.progress import Silent
 from benchkit.core.errors import UserError
 from benchkit.core.plugins import load_plugins
 from benchkit.data import load_data
-from benchkit.hub import RETRIES, git_blob, read_record, sha256_of
 from benchkit.hub.datasets import data_root, fetch_set, split_pairs
+from benchkit.hub.download import RETRIES, git_blob, read_record, sha256_of
 
 
 @pytest.fixture

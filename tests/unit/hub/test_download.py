@@ -13,7 +13,7 @@ import pytest
 from helpers.hub import COMMIT, Fault, Hub, etag, serving, use
 
 from benchkit.core.errors import UserError
-from benchkit.hub import (
+from benchkit.hub.download import (
     RETRIES,
     RemoteFile,
     Repository,

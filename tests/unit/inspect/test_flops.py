@@ -19,7 +19,7 @@ from benchkit.encoder import BertConfig, Encoder, random_encoder
 from benchkit.encoder.tokenizer import SPECIAL
 from benchkit.inspect.structure import structure
 from benchkit.inspect.trace import counting, encoder_macs, trace
-from benchkit.testing import features
+from benchkit.testing.contract import features
 
 HEADS = load_plugins().heads
 TASKS = (TaskShape("sst", 1, 5), TaskShape("quora", 2, 2), TaskShape("sts", 2, 0, 0.0, 5.0))
