@@ -285,10 +285,10 @@ def presets() -> list[str]:
 
 
 def load_preset(name: str, tasks: Iterable[str], heads: Iterable[str]) -> Protocol:
-    """A shipped protocol.
+    """The shipped protocol of that name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such preset.
     """
     if name not in presets():
         raise unknown("preset", name, presets())

@@ -173,7 +173,7 @@ def id_column(table: Table, aliases: Aliases) -> int | None:
 
 
 def require_column(table: Table, wanted: str, aliases: Aliases, path: Path) -> int:
-    """The column called `wanted` or, of its other names, by the first that is there; in any case.
+    """The index of the column `wanted`, or of the first of its other names that is present. Case does not matter.
 
     Raises:
         UserError: there is no such column, or several.

@@ -56,7 +56,7 @@ class Layout:
         return list(zip(counts.tolist(), times.tolist(), strict=True))
 
     def views(self, packed: Tensor) -> list[Tensor]:
-        """(total, ...) to a view (rows, time, ...) of each of `groups`."""
+        """Views (rows, time, ...) of a tensor (total, ...), one for each of `groups`."""
         parts = torch.split(packed, [rows * time for rows, time in self.groups])
         return [part.view(*group, *packed.shape[1:]) for part, group in zip(parts, self.groups, strict=True)]
 

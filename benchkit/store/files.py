@@ -161,7 +161,7 @@ _POLL = 0.05  # seconds
 
 @contextmanager
 def locked(path: Path, *, wait: bool, on_wait: Callable[[], None] | None = None) -> Iterator[bool]:
-    """Hold the lock of the file `path`, which stays there empty: removing it would split those who wait.
+    """Hold a lock on the file `path`. The empty file stays: without it, two waiting processes could both get the lock.
 
     Args:
         wait: wait for another holder; else go on without the lock.

@@ -30,9 +30,9 @@ def fast_cpu_layers(modules: nn.Module) -> Iterator[None]:
 
 
 class _Dropout(nn.Dropout):
-    """Four decisions from each 64 random bits, where torch makes one from 64.
+    """Dropout that draws four decisions from 64 random bits; torch draws one.
 
-    The rate is rounded to 1/65536, and what is kept is scaled by the rounded one, so the mean is exact.
+    The rate is rounded to a multiple of 1/65536. Kept values are scaled by the rounded rate, so the mean is exact.
     """
 
     def forward(self, input: Tensor) -> Tensor:

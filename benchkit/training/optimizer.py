@@ -127,7 +127,7 @@ class AdamW:
         """Update all parameters that have a gradient.
 
         Args:
-            lr: a tensor, () float32 on the parameters' device, is read there and not kept as `lr`.
+            lr: a number, or a tensor () float32 on the parameters' device, which is read there and not stored in `lr`.
         """
         if not isinstance(lr, Tensor):
             self.lr = lr

@@ -107,11 +107,11 @@ def descend(
     lr: float | Tensor,
     shadow: ShadowWeights | None = None,
 ) -> list[Result]:
-    """One optimiser step down the summed loss of a batch of each of `tasks`.
+    """One optimiser step on the sum of the losses of one batch for each of `tasks`.
 
     Args:
-        shadow: bf16 copies that the encoder computed with; their gradients go to the master weights before the step,
-            and the new master weights to them after it.
+        shadow: the bf16 copies that the encoder computed with. Their gradients are copied to the master weights before
+            the step, and the new master weights to the copies after it.
     """
     results, losses = [], []
     passes = 2 if context.settings.r_drop else 1
