@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -38,6 +37,8 @@ def fail(errors: Iterable[object], code: int = 1) -> None:
 
 
 def echo_json(data: Any) -> None:
+    import json
+
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 

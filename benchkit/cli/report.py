@@ -13,7 +13,6 @@ from benchkit.cli import options
 from benchkit.cli.output import labelled, say
 from benchkit.cli.run import run
 from benchkit.core.errors import UserError
-from benchkit.core.record import differences, nearest, parts_of, shown
 
 if TYPE_CHECKING:
     from benchkit.core.record import Record
@@ -238,6 +237,7 @@ def explain(cell: str, other: str | None, out: Path | None, head_files: tuple[Pa
 
 def _explain_one(record: Record, folder: Path, head_files: tuple[Path, ...]) -> None:
     """The parts of a cell's key, what a rerun would change, and the nearest cell of the same head and seed."""
+    from benchkit.core.record import differences, nearest, parts_of, shown
     from benchkit.experiment.explain import today
     from benchkit.experiment.workspace import Workspace
     from benchkit.store.cells import CellStore
@@ -268,6 +268,8 @@ def _explain_one(record: Record, folder: Path, head_files: tuple[Path, ...]) -> 
 
 
 def _explain_pair(records: list[Record], folders: list[Path]) -> None:
+    from benchkit.core.record import differences, parts_of
+
     a, b = records
     found = differences(parts_of(a), parts_of(b))
     if not found and folders[0] == folders[1]:
@@ -298,6 +300,7 @@ def _echo_part(label: str, lines: Iterable[str]) -> None:
 def _part(name: str, value: Any, record: Record) -> Iterator[str]:
     """A part of a key as lines: its plain fields, then its tables."""
     from benchkit.analysis.results import protocol_fields
+    from benchkit.core.record import parts_of, shown
 
     known = parts_of(record)
     if name == "head":
